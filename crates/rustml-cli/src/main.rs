@@ -1,0 +1,2 @@
+//! The rustml command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Model names to local files: download, cache, list, remove.

@@ -1,0 +1,5 @@
+//! GGUF and safetensors files as one store of named tensors.
+
+mod dtype;
+
+pub use dtype::DType;

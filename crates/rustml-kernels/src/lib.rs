@@ -1,0 +1,1 @@
+//! Number formats and the operations that compute on them.

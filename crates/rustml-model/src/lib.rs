@@ -1,0 +1,1 @@
+//! Transformer architectures as data and the one forward pass over them.

@@ -1,0 +1,2 @@
+//! The classic command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The library people import, and the rustml-infer command.

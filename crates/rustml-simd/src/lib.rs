@@ -1,0 +1,1 @@
+//! Vectors of each instruction set behind one trait.
