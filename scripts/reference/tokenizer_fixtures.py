@@ -5,8 +5,8 @@
 
 Needs `scripts/fetch-models all` and the packages of requirements.txt. Ids are kept where two
 independent implementations agree: llama.cpp reading the GGUF file, and Hugging Face's `tokenizers`
-set up by hand from the same vocabulary as the model's own tokenizer.json is. (Not as transformers
-rebuilds it from a GGUF: that loses SmolLM2's digit splitting.) The few texts on which they differ
+set up by hand from the same vocabulary: SmolLM2's as its own tokenizer.json has it (transformers,
+rebuilding it from a GGUF, loses the digit splitting), Gemma's as SentencePiece has it. The few texts on which they differ
 are listed apart, as disputed, with both answers. For GPT-2, whose vocabulary files are the
 original ones, it is `tokenizers` alone.
 README.md beside this file describes the format.
@@ -130,7 +130,7 @@ def pieces_sha256(pieces):
 
 
 def rebuild(path):
-    """The same vocabulary in Hugging Face's `tokenizers`, as the model's own tokenizer.json has it."""
+    """The same vocabulary in Hugging Face's `tokenizers`."""
     from gguf import GGUFReader
     from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -149,7 +149,10 @@ def rebuild(path):
         return tokenizer
 
     # SentencePiece's BPE: every way to make a token of two others is a merge, the best score first.
-    # GGUF shows a user-defined run of spaces as spaces, tokenizer.json as "▁".
+    # User-defined tokens are found first, the longest first, in the text with "▁" for every space (GGUF
+    # shows their own as spaces). Gemma's tokenizer.json comes close by other means: there such a token
+    # is found in the text as it was typed, so runs of spaces are left to the merges, of which they are
+    # the first; a run longer than the longest token (31) then comes out in other pieces.
     tokens = [t.replace(" ", "▁") if kind == user_defined else t for t, kind in zip(tokens, types)]
     scores = fields["tokenizer.ggml.scores"].contents()
     vocabulary = {t: i for i, t in enumerate(tokens)}
