@@ -1,1 +1,15 @@
 //! Number formats and the operations that compute on them.
+
+pub mod acts;
+pub mod attention;
+mod buffer;
+pub mod formats;
+pub mod gemm;
+pub mod ops;
+pub mod panel;
+pub mod pool;
+
+pub use acts::{Acts, Forms};
+pub use gemm::Product;
+pub use panel::Matrix;
+pub use pool::Pool;

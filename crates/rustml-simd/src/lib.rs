@@ -1,1 +1,169 @@
 //! Vectors of each instruction set behind one trait.
+//!
+//! A kernel is written once, generic over [`Simd`], and compiled once per
+//! instruction set. A value of an ISA's token type (say `Avx2`) exists
+//! only if the CPU has the features, so holding it proves that the vector
+//! methods may run; the methods that touch no memory are therefore safe.
+//!
+//! Every intrinsic of the project lives in this crate, under `isa`, one file
+//! per instruction set; the scalar file is the definition that the others are
+//! tested against.
+//!
+//! Invariants:
+//! * A kernel runs through [`Simd::vectorize`], which enters a function
+//!   compiled with the ISA's features; everything a kernel calls that takes
+//!   vectors is `#[inline(always)]`, or it would be compiled without them.
+//! * Reductions have one fixed order per ISA, so results never depend on who
+//!   calls.
+//!
+//! ```
+//! use rustml_simd::{with_isa, Isa, Kernel, Simd};
+//!
+//! struct Sum<'a>(&'a [f32]);
+//! impl Kernel for Sum<'_> {
+//!     type Out = f32;
+//!     #[inline(always)]
+//!     fn run<S: Simd>(self, s: S) -> f32 {
+//!         let mut acc = s.splat(0.0);
+//!         let mut chunks = self.0.chunks_exact(S::LANES);
+//!         for c in &mut chunks {
+//!             // SAFETY: `c` holds LANES values.
+//!             acc = s.add(acc, unsafe { s.load(c.as_ptr()) });
+//!         }
+//!         s.reduce_add(acc) + chunks.remainder().iter().sum::<f32>()
+//!     }
+//! }
+//! for isa in Isa::available() {
+//!     assert_eq!(with_isa(isa, Sum(&[1.0; 37])), 37.0);
+//! }
+//! ```
+
+mod detect;
+mod isa;
+mod math;
+
+pub use detect::{with_isa, Isa};
+#[cfg(target_arch = "aarch64")]
+pub use isa::neon::{Neon, NeonDot};
+pub use isa::scalar::Scalar;
+#[cfg(target_arch = "x86_64")]
+pub use isa::{
+    avx2::{Avx2, Avx2Vnni},
+    avx512::Avx512,
+    sse41::Sse41,
+};
+pub use math::{exp, gelu_tanh, sigmoid, tanh};
+
+/// A computation that is compiled once per instruction set.
+pub trait Kernel {
+    /// What it returns.
+    type Out;
+    /// Runs with the given token. Implementations are `#[inline(always)]`.
+    fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Operations on the vectors of one instruction set.
+///
+/// `F` holds [`Simd::LANES`] single-precision numbers, `I` as many 32-bit
+/// integers or four times as many bytes. Lane `i` of a byte dot product sums
+/// the bytes `4 i .. 4 i + 4`.
+///
+/// # Safety
+/// An implementation's token can only be had where the CPU supports it.
+#[allow(clippy::missing_safety_doc)] // the memory operations share one contract, stated below
+pub unsafe trait Simd: Copy + Send + Sync + 'static {
+    /// Single-precision vector.
+    type F: Copy;
+    /// Integer vector.
+    type I: Copy;
+    /// 32-bit lanes of a vector.
+    const LANES: usize;
+    /// What is added to a signed byte code before it is given to
+    /// [`Simd::dot_i8`]: 128 where the dot instruction takes unsigned codes.
+    const I8_BIAS: i32;
+
+    /// The token, made without asking the CPU.
+    ///
+    /// # Safety
+    /// The CPU has the ISA's features.
+    unsafe fn assume() -> Self;
+
+    /// Runs `kernel` in a function compiled with this ISA's features.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Out;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F;
+    /// Reads LANES values. Memory operations need no alignment.
+    ///
+    /// # Safety
+    /// For this and every other method that takes a pointer: the bytes it
+    /// names (LANES elements of the pointee's kind unless said otherwise)
+    /// are valid for the access.
+    unsafe fn load(self, p: *const f32) -> Self::F;
+    /// Writes LANES values.
+    unsafe fn store(self, p: *mut f32, v: Self::F);
+    /// Reads LANES half-precision values.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F;
+    /// Writes LANES half-precision values, rounding to nearest even.
+    unsafe fn store_f16(self, p: *mut u16, v: Self::F);
+    /// Reads LANES bfloat16 values.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F;
+    /// Reads LANES unsigned bytes, one to a lane.
+    unsafe fn load_u8(self, p: *const u8) -> Self::I;
+    /// Reads LANES signed bytes, one to a lane.
+    unsafe fn load_i8(self, p: *const u8) -> Self::I;
+    /// `a + b`
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a - b`
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b`
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a / b`
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, fused where the ISA can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// The larger of each pair; which of the two for NaN is unspecified.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller of each pair; which of the two for NaN is unspecified.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Absolute values.
+    fn abs(self, a: Self::F) -> Self::F;
+    /// Sum of all lanes, halves added to halves.
+    fn reduce_add(self, a: Self::F) -> f32;
+    /// Largest lane.
+    fn reduce_max(self, a: Self::F) -> f32;
+    /// Nearest integers, ties to even; the argument is within i32.
+    fn round_i32(self, a: Self::F) -> Self::I;
+    /// Integers as floats.
+    fn to_f32(self, a: Self::I) -> Self::F;
+    /// The same bits as floats.
+    fn bits_to_f32(self, a: Self::I) -> Self::F;
+
+    /// All 32-bit lanes `x`.
+    fn splat_i32(self, x: i32) -> Self::I;
+    /// Reads a whole vector of bytes.
+    unsafe fn load_i(self, p: *const u8) -> Self::I;
+    /// Reads 4 bytes into every lane.
+    unsafe fn splat_load(self, p: *const u8) -> Self::I;
+    /// Writes a whole vector of bytes.
+    unsafe fn store_i(self, p: *mut u8, v: Self::I);
+    /// Writes the low byte of every lane, saturated from i32 to i8: LANES bytes.
+    unsafe fn store_i8(self, p: *mut i8, v: Self::I);
+    /// Lane-wise 32-bit `a + b`.
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise and.
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bitwise or.
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    /// 32-bit lanes shifted left by `N` bits.
+    fn shl<const N: u32>(self, a: Self::I) -> Self::I;
+    /// 32-bit lanes shifted right by `N` bits, zeros in.
+    fn shr<const N: u32>(self, a: Self::I) -> Self::I;
+    /// Every byte of `index` (0 to 15) replaced by `table[index]`.
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I;
+    /// `acc + sum of 4 products` of codes 0..=127 and signed bytes in -127..=127.
+    fn dot_u7(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I;
+    /// The same for signed codes stored with [`Simd::I8_BIAS`] added; the sum
+    /// is that of the biased codes.
+    fn dot_i8(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I;
+}

@@ -1,0 +1,295 @@
+//! Activations prepared once for all matrix products that read them.
+//!
+//! Rows (tokens) are grouped into *tiles* of up to [`MAX_TILE`]; within a tile
+//! the values of all rows for a block of inputs lie together, so that the
+//! product's inner loop addresses them by constants from one pointer. A tile
+//! that begins at row `r` begins at `r` times the bytes of a row in every
+//! buffer.
+//!
+//! Which forms are needed depends on the weights: single precision for float
+//! weights; for integer ones 8-bit codes with a scale for 32 inputs, and sums
+//! of the codes that correct for codes stored with an offset.
+
+use crate::panel::codes::BLOCK;
+use rustml_simd::Simd;
+
+/// Rows of the largest tile.
+pub const MAX_TILE: usize = 16;
+/// Sizes of tiles, largest first.
+pub const TILES: [usize; 5] = [MAX_TILE, 8, 4, 2, 1];
+
+/// A correction for the offset of a format's codes, made from sums of
+/// activation codes over 16 or 32 inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Correction {
+    /// `-zero * sum of codes`, the start of the integer accumulator.
+    Integer {
+        /// The code that stands for zero.
+        zero: i32,
+        /// Inputs of a sum.
+        sub: usize,
+    },
+    /// `scale * sum of codes`, to be multiplied by the weights' offset.
+    Float {
+        /// Inputs of a sum.
+        sub: usize,
+    },
+}
+
+const CORRECTIONS: [Correction; 7] = [
+    Correction::Integer { zero: 8, sub: 32 },
+    Correction::Integer { zero: 16, sub: 32 },
+    Correction::Integer { zero: 128, sub: 32 },
+    Correction::Integer { zero: 32, sub: 16 },
+    Correction::Integer { zero: 4, sub: 16 },
+    Correction::Float { sub: 32 },
+    Correction::Float { sub: 16 },
+];
+
+impl Correction {
+    /// Index among the buffers of [`Acts`].
+    pub const fn index(self) -> usize {
+        let mut i = 0;
+        while i < CORRECTIONS.len() {
+            let same = match (CORRECTIONS[i], self) {
+                (Correction::Integer { zero: z, sub: s }, Correction::Integer { zero, sub }) => {
+                    z == zero && s == sub
+                }
+                (Correction::Float { sub: s }, Correction::Float { sub }) => s == sub,
+                _ => false,
+            };
+            if same {
+                return i;
+            }
+            i += 1;
+        }
+        panic!("no format uses this correction")
+    }
+}
+
+/// The forms of the activations that a set of weights reads.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Forms(u16);
+
+impl Forms {
+    /// Single precision.
+    pub const FLOATS: Forms = Forms(1);
+    /// 8-bit codes and scales.
+    pub const CODES: Forms = Forms(2);
+
+    /// Codes with a correction.
+    pub const fn corrected(c: Correction) -> Forms {
+        Forms(Forms::CODES.0 | 4 << c.index())
+    }
+    /// Both sets of forms.
+    pub const fn union(self, other: Forms) -> Forms {
+        Forms(self.0 | other.0)
+    }
+    /// Whether every form of `other` is in `self`.
+    pub const fn contains(self, other: Forms) -> bool {
+        self.0 & other.0 == other.0
+    }
+    const fn has_correction(self, i: usize) -> bool {
+        self.0 & (4 << i) != 0
+    }
+}
+
+/// Prepared activations: up to `capacity` rows of up to `max_cols` values.
+#[derive(Default)]
+pub struct Acts {
+    rows: usize,
+    cols: usize,
+    forms: Forms,
+    /// `[tile][input][row of tile]`
+    pub(crate) floats: Vec<f32>,
+    /// `[tile][block][row of tile][32]`
+    pub(crate) codes: Vec<i8>,
+    /// `[tile][block][row of tile]`
+    pub(crate) scales: Vec<f32>,
+    /// `[tile][sub-block][row of tile]`, bits of i32 or f32
+    pub(crate) sums: [Vec<u32>; CORRECTIONS.len()],
+}
+
+/// Splits `rows` into tiles: `(first row, rows)`.
+pub fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let n = *TILES.iter().find(|&&n| n <= rows - at)?;
+        at += n;
+        Some((at - n, n))
+    })
+}
+
+/// The tile that holds `row`: `(first row, rows)`.
+fn tile_of(rows: usize, row: usize) -> (usize, usize) {
+    let full = rows / MAX_TILE * MAX_TILE;
+    if row < full {
+        return (row / MAX_TILE * MAX_TILE, MAX_TILE);
+    }
+    let (at, n) = tiles(rows - full)
+        .find(|(at, n)| row - full < at + n)
+        .expect("row < rows");
+    (full + at, n)
+}
+
+impl Acts {
+    /// Buffers for `capacity` rows of `max_cols` values in the given forms.
+    pub fn new(capacity: usize, max_cols: usize, forms: Forms) -> Acts {
+        let mut a = Acts::default();
+        let blocks = max_cols.div_ceil(16) * capacity;
+        if forms.contains(Forms::FLOATS) {
+            a.floats = vec![0.0; capacity * max_cols];
+        }
+        if forms.contains(Forms::CODES) {
+            a.codes = vec![0; capacity * max_cols];
+            a.scales = vec![0.0; blocks];
+        }
+        for (i, s) in a.sums.iter_mut().enumerate() {
+            if forms.has_correction(i) {
+                *s = vec![0; blocks];
+            }
+        }
+        a
+    }
+
+    /// Announces what will be written: every row follows by [`Self::put_row`].
+    ///
+    /// # Panics
+    /// If the buffers are too small, or codes are asked for of a width that
+    /// is no multiple of 32.
+    pub fn begin(&mut self, rows: usize, cols: usize, forms: Forms) {
+        assert!(!forms.contains(Forms::CODES) || cols.is_multiple_of(BLOCK));
+        if forms.contains(Forms::FLOATS) {
+            assert!(self.floats.len() >= rows * cols);
+        }
+        if forms.contains(Forms::CODES) {
+            assert!(self.codes.len() >= rows * cols);
+        }
+        for i in 0..CORRECTIONS.len() {
+            assert!(!forms.has_correction(i) || self.sums[i].len() >= rows * cols.div_ceil(16));
+        }
+        (self.rows, self.cols, self.forms) = (rows, cols, forms);
+    }
+
+    /// Rows announced.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+    /// Values in a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+    /// Forms announced.
+    pub fn forms(&self) -> Forms {
+        self.forms
+    }
+
+    /// A handle through which different rows can be written at once.
+    pub fn writer(&mut self) -> RowWriter<'_> {
+        RowWriter {
+            rows: self.rows,
+            cols: self.cols,
+            forms: self.forms,
+            floats: self.floats.as_mut_ptr(),
+            codes: self.codes.as_mut_ptr(),
+            scales: self.scales.as_mut_ptr(),
+            sums: self.sums.each_mut().map(|s| s.as_mut_ptr()),
+            _acts: std::marker::PhantomData,
+        }
+    }
+}
+
+/// Writes rows of [`Acts`], from several threads if each row has one writer.
+pub struct RowWriter<'a> {
+    rows: usize,
+    cols: usize,
+    forms: Forms,
+    floats: *mut f32,
+    codes: *mut i8,
+    scales: *mut f32,
+    sums: [*mut u32; CORRECTIONS.len()],
+    _acts: std::marker::PhantomData<&'a mut Acts>,
+}
+
+// SAFETY: `put` of different rows touches different memory, and its contract
+// forbids two writers of one row.
+unsafe impl Sync for RowWriter<'_> {}
+// SAFETY: as above.
+unsafe impl Send for RowWriter<'_> {}
+
+impl RowWriter<'_> {
+    /// Writes row `row` in all announced forms.
+    ///
+    /// # Safety
+    /// No other thread writes this row at the same time.
+    ///
+    /// # Panics
+    /// If the row's length or number is not as announced.
+    #[inline(always)]
+    pub unsafe fn put<S: Simd>(&self, s: S, row: usize, x: &[f32]) {
+        assert!(row < self.rows && x.len() == self.cols);
+        let (row0, n) = tile_of(self.rows, row);
+        let lane = row - row0;
+        if self.forms.contains(Forms::FLOATS) {
+            let to = self.floats.add(row0 * self.cols);
+            for (i, x) in x.iter().enumerate() {
+                *to.add(i * n + lane) = *x;
+            }
+        }
+        if !self.forms.contains(Forms::CODES) {
+            return;
+        }
+        let blocks = self.cols / BLOCK;
+        for b in 0..blocks {
+            let codes = self.codes.add(row0 * self.cols + (b * n + lane) * BLOCK);
+            let scale = quantize_block(s, x.as_ptr().add(b * BLOCK), codes);
+            *self.scales.add(row0 * blocks + b * n + lane) = scale;
+            let codes = std::slice::from_raw_parts(codes, BLOCK);
+            let mut sums = [0i32; 2];
+            for i in 0..16 {
+                sums[0] += i32::from(codes[i]);
+                sums[1] += i32::from(codes[16 + i]);
+            }
+            for (c, correction) in CORRECTIONS.iter().enumerate() {
+                if !self.forms.has_correction(c) {
+                    continue;
+                }
+                let value = |sum: i32| match correction {
+                    Correction::Integer { zero, .. } => (-zero * sum) as u32,
+                    Correction::Float { .. } => (scale * sum as f32).to_bits(),
+                };
+                let (Correction::Integer { sub, .. } | Correction::Float { sub }) = *correction;
+                if sub == 32 {
+                    let to = self.sums[c].add(row0 * blocks);
+                    *to.add(b * n + lane) = value(sums[0] + sums[1]);
+                } else {
+                    let to = self.sums[c].add(row0 * blocks * 2);
+                    *to.add(2 * b * n + lane) = value(sums[0]);
+                    *to.add((2 * b + 1) * n + lane) = value(sums[1]);
+                }
+            }
+        }
+    }
+}
+
+/// Quantises 32 values to codes in -127..=127; returns the scale.
+///
+/// # Safety
+/// `x` is readable and `codes` writable for 32 values.
+#[inline(always)]
+unsafe fn quantize_block<S: Simd>(s: S, x: *const f32, codes: *mut i8) -> f32 {
+    let mut m = s.splat(0.0);
+    for i in (0..BLOCK).step_by(S::LANES) {
+        m = s.max(m, s.abs(s.load(x.add(i))));
+    }
+    let amax = s.reduce_max(m);
+    let scale = amax / 127.0;
+    // A block of zeros, of subnormals or with infinities must not make NaN codes.
+    let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
+    let inverse = s.splat(inverse);
+    for i in (0..BLOCK).step_by(S::LANES) {
+        let v = s.mul(s.load(x.add(i)), inverse);
+        s.store_i8(codes.add(i), s.round_i32(v));
+    }
+    scale
+}

@@ -1,0 +1,434 @@
+//! Attention over a cache of keys and values in blocks of positions.
+//!
+//! Keys are stored transposed within a block, `[kv head][value][position]`,
+//! values as `[kv head][position][value]`; so scores and weighted sums are the
+//! same small matrix product, vectors run along its columns, and nothing is
+//! summed across lanes. Softmax is computed online, block by block (Dao et
+//! al., "FlashAttention"), always from the same block borders: the result of a
+//! query does not depend on how many others are computed with it.
+
+use crate::ops::{exp_minus_max, sum};
+use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+/// Positions of a cache block.
+pub const KV_BLOCK: usize = 64;
+/// Largest head.
+pub const MAX_HEAD_DIM: usize = 512;
+/// Queries computed together.
+const MAX_QUERIES: usize = 8;
+/// Head sizes are rounded up to whole vectors of the widest set.
+const PAD: usize = 16;
+
+/// How cached keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+}
+
+impl KvType {
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+        }
+    }
+}
+
+/// Sizes of one layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Storage.
+    pub kv_type: KvType,
+}
+
+impl KvShape {
+    const fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(PAD)
+    }
+    /// Bytes of a block's keys, and of its values.
+    pub const fn block_bytes(&self) -> usize {
+        self.kv_heads * self.padded_dim() * KV_BLOCK * self.kv_type.bytes()
+    }
+    const fn head_bytes(&self) -> usize {
+        self.padded_dim() * KV_BLOCK * self.kv_type.bytes()
+    }
+}
+
+/// One layer's cache, shared by all sequences.
+#[derive(Clone, Copy)]
+pub struct KvLayer {
+    /// Sizes.
+    pub shape: KvShape,
+    /// Key blocks, [`KvShape::block_bytes`] each.
+    pub keys: *mut u8,
+    /// Value blocks, likewise.
+    pub values: *mut u8,
+}
+
+// SAFETY: a pair of pointers; the unsafe functions below say who may use them.
+unsafe impl Sync for KvLayer {}
+// SAFETY: as above.
+unsafe impl Send for KvLayer {}
+
+impl KvLayer {
+    /// Stores the key and value (`kv_heads * head_dim` values each) of one
+    /// position in `block` at `slot`.
+    ///
+    /// # Safety
+    /// The block exists and nobody else uses this slot.
+    pub unsafe fn put(&self, block: u32, slot: usize, key: &[f32], value: &[f32]) {
+        let sh = self.shape;
+        let (hd, padded) = (sh.head_dim, sh.padded_dim());
+        assert!(slot < KV_BLOCK);
+        assert!(key.len() == sh.kv_heads * hd && value.len() == key.len());
+        let at = block as usize * sh.block_bytes();
+        for head in 0..sh.kv_heads {
+            let k = self.keys.add(at + head * sh.head_bytes());
+            let v = self.values.add(at + head * sh.head_bytes());
+            let (key, value) = (&key[head * hd..][..hd], &value[head * hd..][..hd]);
+            match sh.kv_type {
+                KvType::F32 => {
+                    let (k, v) = (k.cast::<f32>(), v.cast::<f32>());
+                    for d in 0..hd {
+                        *k.add(d * KV_BLOCK + slot) = key[d];
+                        *v.add(slot * padded + d) = value[d];
+                    }
+                }
+                KvType::F16 => {
+                    let (k, v) = (k.cast::<u16>(), v.cast::<u16>());
+                    for d in 0..hd {
+                        *k.add(d * KV_BLOCK + slot) = half::f16::from_f32(key[d]).to_bits();
+                        *v.add(slot * padded + d) = half::f16::from_f32(value[d]).to_bits();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What attention does in one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads, a multiple of the KV heads.
+    pub heads: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`, if any.
+    pub soft_cap: Option<f32>,
+    /// How many positions back a query sees, itself included.
+    pub window: Option<usize>,
+    /// Whether a query sees only positions up to its own.
+    pub causal: bool,
+}
+
+/// The queries of one sequence in a step.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// First query row; a row is `heads * head_dim` values.
+    pub q: *const f32,
+    /// Where the first row's result goes, laid out alike.
+    pub out: *mut f32,
+    /// Values from one row to the next, in both.
+    pub stride: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Position of the first row.
+    pub first: usize,
+    /// Cache blocks of the sequence, of positions 0.. in order.
+    pub blocks: &'a [u32],
+}
+
+// SAFETY: as for `KvLayer`.
+unsafe impl Sync for Queries<'_> {}
+// SAFETY: as above.
+unsafe impl Send for Queries<'_> {}
+
+/// Time spent in the phases of attention.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phases {
+    /// Queries times keys.
+    pub scores: Duration,
+    /// Maximum, exponential, sum.
+    pub softmax: Duration,
+    /// Weights times values.
+    pub values: Duration,
+}
+
+/// Computes the rows `rows` of `q` for one KV head and all query heads that
+/// share it. With `phases` the clock is read around each phase.
+///
+/// # Safety
+/// The rows of `q` are readable and those of `out` writable at this head, and
+/// no other thread writes them; the cache holds every visible position.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub unsafe fn attend(
+    isa: Isa,
+    shape: &AttentionShape,
+    cache: &KvLayer,
+    q: &Queries,
+    kv_head: usize,
+    rows: Range<usize>,
+    phases: Option<&mut Phases>,
+) {
+    let kv = cache.shape;
+    assert!(kv.head_dim <= MAX_HEAD_DIM && shape.heads.is_multiple_of(kv.kv_heads));
+    assert!(kv_head < kv.kv_heads && rows.end <= q.rows);
+    assert!(q.blocks.len() * KV_BLOCK >= q.first + q.rows);
+    let job = Job {
+        shape,
+        cache,
+        q,
+        kv_head,
+    };
+    with_isa(isa, Run(job, rows, phases))
+}
+
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    shape: &'a AttentionShape,
+    cache: &'a KvLayer,
+    q: &'a Queries<'a>,
+    kv_head: usize,
+}
+
+struct Run<'a>(Job<'a>, Range<usize>, Option<&'a mut Phases>);
+
+impl Kernel for Run<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Run(job, rows, mut phases) = self;
+        let group = job.shape.heads / job.cache.shape.kv_heads;
+        // Queries are numbered row by row, the heads of a group together.
+        let (mut at, end) = (rows.start * group, rows.end * group);
+        while at < end {
+            let phases = phases.as_deref_mut();
+            // SAFETY: by the contract of `attend`.
+            unsafe {
+                match (end - at, job.cache.shape.kv_type) {
+                    (8.., KvType::F32) => tile::<S, F32, 8>(s, job, at, phases),
+                    (8.., KvType::F16) => tile::<S, F16, 8>(s, job, at, phases),
+                    (4.., KvType::F32) => tile::<S, F32, 4>(s, job, at, phases),
+                    (4.., KvType::F16) => tile::<S, F16, 4>(s, job, at, phases),
+                    (_, KvType::F32) => tile::<S, F32, 1>(s, job, at, phases),
+                    (_, KvType::F16) => tile::<S, F16, 1>(s, job, at, phases),
+                }
+            }
+            at += match end - at {
+                8.. => 8,
+                4.. => 4,
+                _ => 1,
+            };
+        }
+    }
+}
+
+/// How cached values are read.
+trait Stored {
+    type T;
+    unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::F;
+}
+struct F32;
+struct F16;
+impl Stored for F32 {
+    type T = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
+        s.load(p)
+    }
+}
+impl Stored for F16 {
+    type T = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::F {
+        s.load_f16(p)
+    }
+}
+
+/// `out[n][c] = out[n][c] * keep[n] + sum over k of a[k][n] * b[k][c]`, for
+/// `V` vectors of columns at a time; `a` has `N` columns, `b` and `out` have
+/// `b_stride` and `out_stride`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn product<S: Simd, T: Stored, const N: usize, const V: usize>(
+    s: S,
+    a: *const f32,
+    k: Range<usize>,
+    b: *const T::T,
+    b_stride: usize,
+    cols: Range<usize>,
+    out: *mut f32,
+    out_stride: usize,
+    keep: [f32; N],
+) {
+    let mut c = cols.start;
+    while c < cols.end {
+        let mut acc = [[s.splat(0.0); V]; N];
+        for n in 0..N {
+            if keep[n] != 0.0 {
+                for v in 0..V {
+                    let o = s.load(out.add(n * out_stride + c + v * S::LANES));
+                    acc[n][v] = s.mul(o, s.splat(keep[n]));
+                }
+            }
+        }
+        for k in k.clone() {
+            let row = b.add(k * b_stride + c);
+            for v in 0..V {
+                let x = T::load(s, row.add(v * S::LANES));
+                for n in 0..N {
+                    acc[n][v] = s.fma(x, s.splat(*a.add(k * N + n)), acc[n][v]);
+                }
+            }
+        }
+        for n in 0..N {
+            for v in 0..V {
+                s.store(out.add(n * out_stride + c + v * S::LANES), acc[n][v]);
+            }
+        }
+        c += V * S::LANES;
+    }
+}
+
+/// `N` queries from number `at` on against all they see.
+#[inline(always)]
+unsafe fn tile<S: Simd, T: Stored, const N: usize>(
+    s: S,
+    job: Job,
+    at: usize,
+    mut phases: Option<&mut Phases>,
+) {
+    let Job {
+        shape,
+        cache,
+        q,
+        kv_head,
+    } = job;
+    let kv = cache.shape;
+    let (hd, padded) = (kv.head_dim, kv.padded_dim());
+    let group = shape.heads / kv.kv_heads;
+    let mut queries = [0f32; MAX_QUERIES * MAX_HEAD_DIM]; // [value][query]
+    let mut sums = [0f32; MAX_QUERIES * MAX_HEAD_DIM]; // [query][value]
+    let mut scores = [0f32; MAX_QUERIES * KV_BLOCK]; // [query][position]
+    let mut weights = [0f32; MAX_QUERIES * KV_BLOCK]; // [position][query]
+    let (mut max, mut total) = ([f32::NEG_INFINITY; N], [0f32; N]);
+    let mut sees = [(0usize, 0usize); N];
+    let offset = |n: usize| {
+        let (row, head) = ((at + n) / group, kv_head * group + (at + n) % group);
+        row * q.stride + head * hd
+    };
+    for n in 0..N {
+        let x = q.q.add(offset(n));
+        for d in 0..hd {
+            queries[d * N + n] = *x.add(d) * shape.scale;
+        }
+        let position = q.first + (at + n) / group;
+        let last = if shape.causal {
+            position + 1
+        } else {
+            q.first + q.rows
+        };
+        let first = shape.window.map_or(0, |w| (position + 1).saturating_sub(w));
+        sees[n] = (first, last);
+    }
+    let first = sees.iter().map(|r| r.0).min().unwrap_or(0);
+    let last = sees.iter().map(|r| r.1).max().unwrap_or(0);
+    for b in first / KV_BLOCK..last.div_ceil(KV_BLOCK) {
+        let start = b * KV_BLOCK;
+        let block = q.blocks[b] as usize * kv.block_bytes() + kv_head * kv.head_bytes();
+        let cols = first.max(start) - start..last.min(start + KV_BLOCK) - start;
+        let clock = phases.is_some().then(Instant::now);
+        let keys = cache.keys.add(block).cast::<T::T>().cast_const();
+        let two = 2 * S::LANES;
+        let wide = cols.start / two * two..cols.end.next_multiple_of(two);
+        product::<S, T, N, 2>(
+            s,
+            queries.as_ptr(),
+            0..hd,
+            keys,
+            KV_BLOCK,
+            wide,
+            scores.as_mut_ptr(),
+            KV_BLOCK,
+            [0.0; N],
+        );
+        let scored = clock.map(|_| Instant::now());
+        let mut keep = [1f32; N];
+        for n in 0..N {
+            let row = &mut scores[n * KV_BLOCK..][..KV_BLOCK];
+            let (from, to) = (sees[n].0.max(start), sees[n].1.min(start + KV_BLOCK));
+            if from >= to {
+                row.fill(0.0);
+            } else {
+                let (from, to) = (from - start, to - start);
+                if let Some(cap) = shape.soft_cap {
+                    for x in &mut row[from..to] {
+                        *x = cap * (*x / cap).tanh();
+                    }
+                }
+                let block_max = row[from..to]
+                    .iter()
+                    .copied()
+                    .fold(f32::NEG_INFINITY, f32::max);
+                let new_max = max[n].max(block_max);
+                keep[n] = (max[n] - new_max).exp();
+                max[n] = new_max;
+                let visible = exp_masked(s, row, new_max, from..to);
+                total[n] = total[n] * keep[n] + visible;
+            }
+            for (i, &w) in row.iter().enumerate() {
+                weights[i * N + n] = w;
+            }
+        }
+        let weighed = clock.map(|_| Instant::now());
+        let values = cache.values.add(block).cast::<T::T>().cast_const();
+        product::<S, T, N, 1>(
+            s,
+            weights.as_ptr(),
+            cols,
+            values,
+            padded,
+            0..padded,
+            sums.as_mut_ptr(),
+            MAX_HEAD_DIM,
+            keep,
+        );
+        if let (Some(p), Some(c), Some(a), Some(b)) =
+            (phases.as_deref_mut(), clock, scored, weighed)
+        {
+            p.scores += a - c;
+            p.softmax += b - a;
+            p.values += b.elapsed();
+        }
+    }
+    for n in 0..N {
+        let out = q.out.add(offset(n));
+        for d in 0..hd {
+            *out.add(d) = sums[n * MAX_HEAD_DIM + d] / total[n];
+        }
+    }
+}
+
+/// `row = exp(row - max)` on `seen`, 0 elsewhere; returns the sum, always
+/// added up over the whole block in one order.
+#[inline(always)]
+fn exp_masked<S: Simd>(s: S, row: &mut [f32], max: f32, seen: Range<usize>) -> f32 {
+    row[..seen.start].fill(max);
+    row[seen.end..].fill(max);
+    exp_minus_max(s, row, max);
+    row[..seen.start].fill(0.0);
+    row[seen.end..].fill(0.0);
+    sum(s, row)
+}

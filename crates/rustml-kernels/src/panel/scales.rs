@@ -1,0 +1,178 @@
+//! How the scales of a panel are packed, and read as vectors.
+//!
+//! A scale block covers [`Scales::BLOCK`] inputs of all rows of a panel.
+
+use half::f16;
+use rustml_simd::Simd;
+
+/// The scales of one block of one row, as the file holds them.
+#[derive(Clone, Copy, Default)]
+pub struct RawScales {
+    /// Half-precision bits of the (super-)block scale.
+    pub d: u16,
+    /// Half-precision bits of the offset's scale, or the offset itself.
+    pub m: u16,
+    /// Integer scales of the sub-blocks.
+    pub sub_d: [i8; 16],
+    /// Integer offsets of the sub-blocks.
+    pub sub_m: [i8; 16],
+}
+
+/// A packing of scales. A weight is `scale * code + offset`.
+pub trait Scales {
+    /// Inputs of a scale block.
+    const BLOCK: usize;
+    /// Inputs that share a scale: 16 or 32.
+    const SUB: usize;
+    /// Whether there are offsets.
+    const OFFSET: bool;
+    /// Bytes of one row in a scale block.
+    const ROW_BYTES: usize;
+
+    /// Writes the scales of row `row`.
+    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales);
+
+    /// Scales of all rows for sub-block `sub` of the block at `p`.
+    ///
+    /// # Safety
+    /// `ROW_BYTES * LANES` bytes at `p` are readable; `sub < BLOCK / SUB`.
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F;
+
+    /// Offsets, likewise.
+    ///
+    /// # Safety
+    /// As for [`Scales::scale`].
+    #[inline(always)]
+    unsafe fn offset<S: Simd>(s: S, _p: *const u8, _sub: usize) -> S::F {
+        s.splat(0.0)
+    }
+}
+
+fn put_u16(block: &mut [u8], at: usize, bits: u16) {
+    block[2 * at..2 * at + 2].copy_from_slice(&bits.to_le_bytes());
+}
+
+/// One half-precision scale for 32 inputs.
+pub struct Plain;
+
+impl Scales for Plain {
+    const BLOCK: usize = 32;
+    const SUB: usize = 32;
+    const OFFSET: bool = false;
+    const ROW_BYTES: usize = 2;
+
+    fn put(block: &mut [u8], _lanes: usize, row: usize, raw: &RawScales) {
+        put_u16(block, row, raw.d);
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
+        s.load_f16(p.cast())
+    }
+}
+
+/// A half-precision scale and offset for 32 inputs.
+pub struct WithOffset;
+
+impl Scales for WithOffset {
+    const BLOCK: usize = 32;
+    const SUB: usize = 32;
+    const OFFSET: bool = true;
+    const ROW_BYTES: usize = 4;
+
+    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
+        put_u16(block, row, raw.d);
+        put_u16(block, lanes + row, raw.m);
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
+        s.load_f16(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn offset<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
+        s.load_f16(p.cast::<u16>().add(S::LANES))
+    }
+}
+
+/// 256 inputs: a half-precision scale times a signed byte for each `SUB`.
+pub struct Super<const SUB: usize>;
+
+impl<const SUB: usize> Scales for Super<SUB> {
+    const BLOCK: usize = 256;
+    const SUB: usize = SUB;
+    const OFFSET: bool = false;
+    const ROW_BYTES: usize = 2 + 256 / SUB;
+
+    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
+        put_u16(block, row, raw.d);
+        for (sub, &d) in raw.sub_d[..256 / SUB].iter().enumerate() {
+            block[(2 + sub) * lanes + row] = d as u8;
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        let d = s.load_f16(p.cast());
+        s.mul(d, s.to_f32(s.load_i8(p.add((2 + sub) * S::LANES))))
+    }
+}
+
+/// 256 inputs: half-precision scales of scale and offset, each times an
+/// unsigned byte for every 32 inputs. The offset is subtracted.
+pub struct SuperOffset;
+
+impl Scales for SuperOffset {
+    const BLOCK: usize = 256;
+    const SUB: usize = 32;
+    const OFFSET: bool = true;
+    const ROW_BYTES: usize = 4 + 16;
+
+    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
+        put_u16(block, row, raw.d);
+        // Negated here, so that the product is a plain multiply-add.
+        put_u16(block, lanes + row, (-f16::from_bits(raw.m)).to_bits());
+        for sub in 0..8 {
+            block[(4 + sub) * lanes + row] = raw.sub_d[sub] as u8;
+            block[(12 + sub) * lanes + row] = raw.sub_m[sub] as u8;
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        let d = s.load_f16(p.cast());
+        s.mul(d, s.to_f32(s.load_u8(p.add((4 + sub) * S::LANES))))
+    }
+    #[inline(always)]
+    unsafe fn offset<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        let m = s.load_f16(p.cast::<u16>().add(S::LANES));
+        s.mul(m, s.to_f32(s.load_u8(p.add((12 + sub) * S::LANES))))
+    }
+}
+
+/// As [`SuperOffset`] for every 16 inputs, scale and offset in the low and
+/// high half of a byte.
+pub struct SuperNibbles;
+
+impl Scales for SuperNibbles {
+    const BLOCK: usize = 256;
+    const SUB: usize = 16;
+    const OFFSET: bool = true;
+    const ROW_BYTES: usize = 4 + 16;
+
+    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
+        put_u16(block, row, raw.d);
+        put_u16(block, lanes + row, (-f16::from_bits(raw.m)).to_bits());
+        for sub in 0..16 {
+            block[(4 + sub) * lanes + row] = raw.sub_d[sub] as u8 | (raw.sub_m[sub] as u8) << 4;
+        }
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        let d = s.load_f16(p.cast());
+        let sc = s.and(s.load_u8(p.add((4 + sub) * S::LANES)), s.splat_i32(15));
+        s.mul(d, s.to_f32(sc))
+    }
+    #[inline(always)]
+    unsafe fn offset<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        let m = s.load_f16(p.cast::<u16>().add(S::LANES));
+        let sc = s.shr::<4>(s.load_u8(p.add((4 + sub) * S::LANES)));
+        s.mul(m, s.to_f32(sc))
+    }
+}

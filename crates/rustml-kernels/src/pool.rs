@@ -1,0 +1,284 @@
+//! The threads that compute.
+//!
+//! A *region* is a number of chunks that the caller and the workers take from
+//! one counter until none is left. Chunks are taken one by one, so a core that
+//! stalls holds back only the chunk it has; and a worker that has not woken up
+//! is not waited for, so a busy neighbour costs its core and no more. Between
+//! regions workers spin for some microseconds, then park.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// The body of a region: called with the chunk and the number of the thread.
+type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
+
+/// Spins before a worker looks at the clock again.
+const SPINS: u32 = 64;
+/// How long a worker spins for the next region before it parks, in
+/// microseconds: longer than the gaps within a decode step, far shorter than
+/// a scheduler's time slice.
+const SPIN_MICROS: u128 = 60;
+
+/// The region's state in one word: whether it is open, how many workers are
+/// inside, and its number.
+const OPEN: u64 = 1 << 16;
+const INSIDE: u64 = OPEN - 1;
+const NUMBER: u64 = OPEN << 1;
+
+struct Shared {
+    /// `number << 17 | open << 16 | workers inside`
+    state: AtomicU64,
+    /// The body of the open region, its lifetime erased.
+    body: Mutex<()>,
+    body_ptr: std::cell::UnsafeCell<Option<&'static Body<'static>>>,
+    chunks: AtomicUsize,
+    next: AtomicUsize,
+    panicked: AtomicBool,
+    quit: AtomicBool,
+    sleepers: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+// SAFETY: `body_ptr` is written only while no worker is inside a region, and
+// read only inside one.
+unsafe impl Sync for Shared {}
+// SAFETY: as above.
+unsafe impl Send for Shared {}
+
+/// A team of threads: the one that calls [`Pool::run`] and its workers.
+pub struct Pool {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// A team of `threads`, the calling thread included; at least one.
+    ///
+    /// # Errors
+    /// If the operating system refuses a thread.
+    pub fn new(threads: usize) -> std::io::Result<Pool> {
+        let shared = Arc::new(Shared {
+            state: AtomicU64::new(0),
+            body: Mutex::new(()),
+            body_ptr: std::cell::UnsafeCell::new(None),
+            chunks: AtomicUsize::new(0),
+            next: AtomicUsize::new(0),
+            panicked: AtomicBool::new(false),
+            quit: AtomicBool::new(false),
+            sleepers: AtomicUsize::new(0),
+            lock: Mutex::new(()),
+            wake: Condvar::new(),
+        });
+        let mut pool = Pool {
+            shared,
+            workers: Vec::new(),
+        };
+        for thread in 1..threads.max(1) {
+            let shared = pool.shared.clone();
+            let worker = std::thread::Builder::new()
+                .name(format!("rustml-{thread}"))
+                .spawn(move || shared.work(thread))?;
+            pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// Threads, the caller included.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `body(chunk, thread)` for every chunk below `chunks`, each once,
+    /// and returns when all are done. Chunks run in no particular order;
+    /// thread 0 is the caller.
+    ///
+    /// # Panics
+    /// If the body panicked in any thread.
+    pub fn run(&self, chunks: usize, body: &(dyn Fn(usize, usize) + Sync)) {
+        if chunks <= 1 || self.workers.is_empty() {
+            for chunk in 0..chunks {
+                body(chunk, 0);
+            }
+            return;
+        }
+        let s = &*self.shared;
+        // One region at a time, whoever calls.
+        let _one = s.body.lock().unwrap_or_else(|e| e.into_inner());
+        // SAFETY: nobody is inside (the former region waited for that), and
+        // the reference is gone from the slot's readers before this returns.
+        unsafe {
+            let body = std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body);
+            *s.body_ptr.get() = Some(body);
+        }
+        s.chunks.store(chunks, Relaxed);
+        s.next.store(0, Relaxed);
+        s.state.fetch_add(NUMBER + OPEN, SeqCst);
+        if s.sleepers.load(SeqCst) > 0 {
+            let _lock = s.lock.lock().unwrap_or_else(|e| e.into_inner());
+            s.wake.notify_all();
+        }
+        let close = Close(s);
+        s.take_chunks(body, 0);
+        drop(close);
+        if s.panicked.swap(false, Relaxed) {
+            panic!("a compute thread panicked");
+        }
+    }
+}
+
+/// Closes the region and waits for the workers inside, also on unwinding.
+struct Close<'a>(&'a Shared);
+
+impl Drop for Close<'_> {
+    fn drop(&mut self) {
+        let s = self.0;
+        // Nothing is left to take, even if the caller's own chunk panicked.
+        s.next.fetch_add(s.chunks.load(Relaxed), Relaxed);
+        s.state.fetch_and(!OPEN, SeqCst);
+        let mut spins = 0u32;
+        while s.state.load(Acquire) & INSIDE != 0 {
+            spins += 1;
+            if spins < 10_000 {
+                std::hint::spin_loop();
+            } else {
+                // Whoever is inside may be waiting for this core.
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn take_chunks(&self, body: &Body<'_>, thread: usize) {
+        let chunks = self.chunks.load(Relaxed);
+        loop {
+            let chunk = self.next.fetch_add(1, Relaxed);
+            if chunk >= chunks {
+                return;
+            }
+            body(chunk, thread);
+        }
+    }
+
+    fn work(&self, thread: usize) {
+        let mut seen = 0;
+        loop {
+            let state = self.wait_for_region(seen);
+            if self.quit.load(Relaxed) {
+                return;
+            }
+            seen = state / NUMBER;
+            // Inside only counts if the region is still open then.
+            let entered = self.state.fetch_add(1, SeqCst);
+            if entered & OPEN != 0 {
+                seen = entered / NUMBER;
+                // SAFETY: the region is open and we are counted inside, so
+                // the caller waits for us before it touches the slot.
+                let body = unsafe { *self.body_ptr.get() };
+                if let Some(body) = body {
+                    let run = std::panic::AssertUnwindSafe(|| self.take_chunks(body, thread));
+                    if std::panic::catch_unwind(run).is_err() {
+                        self.panicked.store(true, Relaxed);
+                    }
+                }
+            }
+            self.state.fetch_sub(1, SeqCst);
+        }
+    }
+
+    /// Returns the state once a region other than `seen` is open, or at the end.
+    fn wait_for_region(&self, seen: u64) -> u64 {
+        let ready = || {
+            let state = self.state.load(SeqCst);
+            let new = state & OPEN != 0 && state / NUMBER != seen;
+            (new || self.quit.load(Relaxed)).then_some(state)
+        };
+        let start = Instant::now();
+        loop {
+            for _ in 0..SPINS {
+                if let Some(state) = ready() {
+                    return state;
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed().as_micros() > SPIN_MICROS {
+                break;
+            }
+        }
+        let mut lock = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        self.sleepers.fetch_add(1, SeqCst);
+        let state = loop {
+            if let Some(state) = ready() {
+                break state;
+            }
+            lock = self.wake.wait(lock).unwrap_or_else(|e| e.into_inner());
+        };
+        self.sleepers.fetch_sub(1, SeqCst);
+        state
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.quit.store(true, SeqCst);
+        {
+            let _lock = self.shared.lock.lock().unwrap_or_else(|e| e.into_inner());
+            self.shared.wake.notify_all();
+        }
+        for worker in self.workers.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_chunk_runs_once() {
+        for threads in 1..5 {
+            let pool = Pool::new(threads).unwrap();
+            for chunks in [0usize, 1, 2, 7, 100] {
+                for _ in 0..200 {
+                    let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
+                    pool.run(chunks, &|c, t| {
+                        assert!(t < threads);
+                        counts[c].fetch_add(1, Relaxed);
+                    });
+                    assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parked_workers_wake_up() {
+        let pool = Pool::new(3).unwrap();
+        let hits = AtomicUsize::new(0);
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            pool.run(8, &|_, _| {
+                hits.fetch_add(1, Relaxed);
+            });
+        }
+        assert_eq!(hits.load(Relaxed), 160);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
+        let pool = Pool::new(2).unwrap();
+        let run = std::panic::AssertUnwindSafe(|| {
+            pool.run(64, &|c, _| assert!(c != 33, "chunk 33 fails"));
+        });
+        assert!(std::panic::catch_unwind(run).is_err());
+        let hits = AtomicUsize::new(0);
+        pool.run(64, &|_, _| {
+            hits.fetch_add(1, Relaxed);
+        });
+        assert_eq!(hits.load(Relaxed), 64);
+    }
+}

@@ -1,0 +1,222 @@
+//! Matrix products of every format on every instruction set against sums in
+//! double precision over decoded weights.
+
+use rustml_io::DType;
+use rustml_kernels::formats::{decode_row, encode_row};
+use rustml_kernels::{Acts, Forms, Matrix, Product};
+use rustml_simd::{with_isa, Isa, Kernel, Simd};
+
+/// A small generator, so that every run sees the same numbers.
+pub struct Rng(pub u64);
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+    /// Uniform in -1..1.
+    fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+struct Put<'a>(&'a mut Acts, &'a [f32]);
+impl Kernel for Put<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (rows, cols) = (self.0.rows(), self.0.cols());
+        let w = self.0.writer();
+        for row in 0..rows {
+            // SAFETY: one thread.
+            unsafe { w.put(s, row, &self.1[row * cols..][..cols]) };
+        }
+    }
+}
+
+/// What the integer path sees of activations: codes times scales.
+fn quantised(x: &[f32]) -> Vec<f32> {
+    let mut out = vec![0.0; x.len()];
+    for (x, out) in x.chunks(32).zip(out.chunks_mut(32)) {
+        let scale = x.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+        let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
+        for (x, out) in x.iter().zip(out) {
+            *out = (x * inverse).round_ties_even() * scale;
+        }
+    }
+    out
+}
+
+fn check(dtype: DType, isa: Isa, outputs: usize, cols: usize, rows: usize, extreme: bool) {
+    let mut rng = Rng(0x9e37_79b9 + outputs as u64 * 31 + cols as u64);
+    let row_bytes = dtype.row_bytes(cols).unwrap();
+    let (mut data, mut weights) = (vec![0; outputs * row_bytes], vec![0f32; outputs * cols]);
+    for r in 0..outputs {
+        // At the extremes every code is at an end of its range.
+        let values: Vec<f32> = (0..cols)
+            .map(|_| match (extreme, rng.float()) {
+                (true, v) => v.signum(),
+                (false, v) => v,
+            })
+            .collect();
+        let bytes = &mut data[r * row_bytes..][..row_bytes];
+        encode_row(dtype, &values, bytes);
+        decode_row(dtype, bytes, &mut weights[r * cols..][..cols]);
+    }
+    let m = Matrix::pack(dtype, outputs, cols, &data, isa).unwrap();
+    let mut decoded = vec![f32::NAN; cols];
+    for r in 0..outputs {
+        m.decode_row(r, &mut decoded);
+        for (d, w) in decoded.iter().zip(&weights[r * cols..]) {
+            assert!(
+                (d - w).abs() <= w.abs() * 1e-6 + 1e-7,
+                "{dtype} {isa:?} row {r}: {d} != {w}"
+            );
+        }
+    }
+    let x: Vec<f32> = (0..rows * cols)
+        .map(|_| {
+            if extreme {
+                rng.float().signum()
+            } else {
+                rng.float()
+            }
+        })
+        .collect();
+    let mut acts = Acts::new(rows, cols, m.forms());
+    acts.begin(rows, cols, m.forms());
+    with_isa(isa, Put(&mut acts, &x));
+    let seen = if dtype.is_float() { x } else { quantised(&x) };
+    let bias: Vec<f32> = (0..outputs).map(|_| rng.float()).collect();
+    for (use_bias, accumulate) in [(false, false), (true, true)] {
+        let stride = outputs + 3;
+        let initial = if accumulate { 2.5 } else { f32::NAN };
+        let mut out = vec![initial; rows * stride];
+        let p = Product {
+            weights: &m,
+            bias: use_bias.then_some(&bias[..]),
+            accumulate,
+            out: out.as_mut_ptr(),
+            out_stride: stride,
+        };
+        // SAFETY: `out` holds `rows` rows, and this thread alone writes.
+        unsafe { p.run(&acts, 0..m.panels()) };
+        for r in 0..rows {
+            for o in 0..outputs {
+                let (mut y, mut size) = (0f64, 0f64);
+                for i in 0..cols {
+                    let t = f64::from(weights[o * cols + i]) * f64::from(seen[r * cols + i]);
+                    y += t;
+                    size += t.abs();
+                }
+                y += if use_bias { f64::from(bias[o]) } else { 0.0 };
+                y += if accumulate { 2.5 } else { 0.0 };
+                // One rounding per term at most, each of a partial sum; offsets
+                // and scales add terms of the size of the sums of magnitudes.
+                let tolerance = (size * 4.0 + 4.0) * (cols as f64 + 8.0) * f64::from(f32::EPSILON);
+                let got = f64::from(out[r * stride + o]);
+                assert!(
+                    (got - y).abs() <= tolerance,
+                    "{dtype} {isa:?} {outputs}x{cols} rows {rows}, [{r}, {o}]: {got} != {y} (within {tolerance})"
+                );
+            }
+            for pad in outputs..stride {
+                let v = out[r * stride + pad];
+                assert!(v.is_nan() || v == 2.5, "wrote beyond the row");
+            }
+        }
+    }
+}
+
+#[test]
+fn products_match_on_every_isa() {
+    for isa in Isa::available() {
+        for dtype in DType::ALL {
+            let block = dtype.block_len().max(32);
+            for (outputs, blocks, rows) in [
+                (1, 1, 1),
+                (16, 2, 1),
+                (23, 3, 2),
+                (40, 2, 5),
+                (33, 1, 8),
+                (17, 2, 23),
+                (5, 1, 47),
+            ] {
+                check(dtype, isa, outputs, blocks * block, rows, false);
+            }
+            check(dtype, isa, 19, 4 * block, 3, true);
+        }
+    }
+}
+
+#[test]
+fn float_widths_need_no_blocks() {
+    for isa in Isa::available() {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            for cols in [1, 4, 7, 23, 100] {
+                check(dtype, isa, 9, cols, 3, false);
+            }
+        }
+    }
+}
+
+#[test]
+fn no_rows_is_no_work() {
+    let m = Matrix::pack(DType::Q8_0, 4, 32, &[0; 4 * 34], Isa::best()).unwrap();
+    let mut acts = Acts::new(1, 32, m.forms());
+    acts.begin(0, 32, m.forms().union(Forms::CODES));
+    let p = Product {
+        weights: &m,
+        bias: None,
+        accumulate: false,
+        out: std::ptr::NonNull::dangling().as_ptr(),
+        out_stride: 4,
+    };
+    // SAFETY: no rows, so nothing is written.
+    unsafe { p.run(&acts, 0..1) };
+}
+
+/// The same bits whatever is computed together.
+#[test]
+fn a_row_does_not_depend_on_its_neighbours() {
+    for isa in Isa::available() {
+        for dtype in DType::ALL {
+            let cols = dtype.block_len().max(32) * 2;
+            let mut rng = Rng(7);
+            let row_bytes = dtype.row_bytes(cols).unwrap();
+            let mut data = vec![0; 20 * row_bytes];
+            for r in 0..20 {
+                let values: Vec<f32> = (0..cols).map(|_| rng.float()).collect();
+                encode_row(dtype, &values, &mut data[r * row_bytes..][..row_bytes]);
+            }
+            let m = Matrix::pack(dtype, 20, cols, &data, isa).unwrap();
+            let x: Vec<f32> = (0..31 * cols).map(|_| rng.float()).collect();
+            let run = |x: &[f32]| {
+                let rows = x.len() / cols;
+                let mut acts = Acts::new(rows, cols, m.forms());
+                acts.begin(rows, cols, m.forms());
+                with_isa(isa, Put(&mut acts, x));
+                let mut out = vec![f32::NAN; rows * 20];
+                let p = Product {
+                    weights: &m,
+                    bias: None,
+                    accumulate: false,
+                    out: out.as_mut_ptr(),
+                    out_stride: 20,
+                };
+                // SAFETY: as above.
+                unsafe { p.run(&acts, 0..m.panels()) };
+                out
+            };
+            let together = run(&x);
+            for r in 0..31 {
+                assert_eq!(
+                    run(&x[r * cols..][..cols]),
+                    together[r * 20..][..20],
+                    "{dtype} {isa:?}"
+                );
+            }
+        }
+    }
+}

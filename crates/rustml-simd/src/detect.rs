@@ -1,0 +1,170 @@
+//! Which instruction sets this CPU has, and entering one of them.
+
+use crate::{isa::scalar::Scalar, Kernel, Simd};
+
+/// An instruction set the kernels are compiled for, from plain to best.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[allow(missing_docs)]
+pub enum Isa {
+    Scalar,
+    Sse41,
+    Neon,
+    NeonDot,
+    Avx2,
+    Avx2Vnni,
+    Avx512,
+}
+
+impl Isa {
+    const ALL: [Isa; 7] = [
+        Isa::Scalar,
+        Isa::Sse41,
+        Isa::Neon,
+        Isa::NeonDot,
+        Isa::Avx2,
+        Isa::Avx2Vnni,
+        Isa::Avx512,
+    ];
+
+    /// The name that `RUSTML_ISA` takes and reports show.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Sse41 => "sse4.1",
+            Isa::Neon => "neon",
+            Isa::NeonDot => "neon-dotprod",
+            Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2-vnni",
+            Isa::Avx512 => "avx512-vnni",
+        }
+    }
+
+    /// Whether this CPU and operating system run it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Isa::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Sse41 => std::is_x86_feature_detected!("sse4.1"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => has_avx2(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => has_avx2() && std::is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => {
+                has_avx2()
+                    && std::is_x86_feature_detected!("avx512f")
+                    && std::is_x86_feature_detected!("avx512bw")
+                    && std::is_x86_feature_detected!("avx512dq")
+                    && std::is_x86_feature_detected!("avx512vl")
+                    && std::is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => true,
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// All that run here, plainest first.
+    pub fn available() -> Vec<Isa> {
+        Isa::ALL.into_iter().filter(|i| i.is_available()).collect()
+    }
+
+    /// The best one that runs here.
+    pub fn best() -> Isa {
+        Isa::available().pop().unwrap_or(Isa::Scalar)
+    }
+
+    /// The one named by the environment variable `RUSTML_ISA`, else the best.
+    ///
+    /// # Errors
+    /// A sentence if the name is unknown or the CPU lacks the set.
+    pub fn from_env() -> Result<Isa, String> {
+        match std::env::var("RUSTML_ISA") {
+            Err(_) => Ok(Isa::best()),
+            Ok(name) if name.is_empty() => Ok(Isa::best()),
+            Ok(name) => Isa::parse(&name),
+        }
+    }
+
+    /// The available set of that name.
+    ///
+    /// # Errors
+    /// A sentence if the name is unknown or the CPU lacks the set.
+    pub fn parse(name: &str) -> Result<Isa, String> {
+        let wanted = name.to_ascii_lowercase().replace('_', "-");
+        let here = || {
+            let names: Vec<_> = Isa::available().iter().map(|i| i.name()).collect();
+            names.join(", ")
+        };
+        let found = Isa::ALL.into_iter().find(|i| {
+            i.name() == wanted
+                || (*i == Isa::Sse41 && wanted == "sse41")
+                || (*i == Isa::Avx512 && wanted == "avx512")
+        });
+        match found {
+            None => Err(format!(
+                "RUSTML_ISA: '{name}' is no instruction set known here; available on this CPU: {}",
+                here()
+            )),
+            Some(isa) if !isa.is_available() => Err(format!(
+                "RUSTML_ISA: this CPU has no {}; available: {}",
+                isa.name(),
+                here()
+            )),
+            Some(isa) => Ok(isa),
+        }
+    }
+
+    /// [`Simd::I8_BIAS`] of this set.
+    pub const fn i8_bias(self) -> i32 {
+        match self {
+            Isa::Avx2Vnni | Isa::Avx512 => 128,
+            _ => 0,
+        }
+    }
+
+    /// 32-bit lanes of a vector.
+    pub const fn lanes(self) -> usize {
+        match self {
+            Isa::Scalar | Isa::Sse41 | Isa::Neon | Isa::NeonDot => 4,
+            Isa::Avx2 | Isa::Avx2Vnni => 8,
+            Isa::Avx512 => 16,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx2() -> bool {
+    std::is_x86_feature_detected!("avx2")
+        && std::is_x86_feature_detected!("fma")
+        && std::is_x86_feature_detected!("f16c")
+}
+
+/// Runs `kernel` on the given instruction set.
+///
+/// # Panics
+/// If the CPU does not have it.
+pub fn with_isa<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+    assert!(isa.is_available(), "{} is not available here", isa.name());
+    // SAFETY: availability was just checked.
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Sse41 => crate::Sse41::assume().vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => crate::Avx2::assume().vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => crate::Avx2Vnni::assume().vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => crate::Avx512::assume().vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => crate::Neon::assume().vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Isa::NeonDot => crate::NeonDot::assume().vectorize(kernel),
+            _ => Scalar::assume().vectorize(kernel),
+        }
+    }
+}

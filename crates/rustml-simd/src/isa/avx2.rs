@@ -1,0 +1,217 @@
+//! AVX2 with FMA and F16C: eight lanes; and the same with AVX-VNNI.
+
+use crate::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Token of AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+/// Token of AVX2, FMA, F16C and AVX-VNNI.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2Vnni(());
+
+/// Products of unsigned codes and signed bytes, summed in fours. Pairs are
+/// summed in saturating 16 bits: exact while `codes <= 128`, since
+/// `2 * 128 * 127 < 2^15`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn maddubs_dot(acc: __m256i, codes: __m256i, a: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(codes, a);
+    _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+macro_rules! avx2_token {
+    ($token:ident, $features:literal, $bias:literal, $dot_u7:expr, $dot_i8:expr) => {
+        // In every method: the token proves that the CPU has the features.
+        #[allow(clippy::undocumented_unsafe_blocks)]
+        // SAFETY: the token is only made by `assume`.
+        unsafe impl Simd for $token {
+            type F = __m256;
+            type I = __m256i;
+            const LANES: usize = 8;
+            const I8_BIAS: i32 = $bias;
+
+            unsafe fn assume() -> Self {
+                $token(())
+            }
+            #[inline]
+            fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
+                #[target_feature(enable = $features)]
+                fn inner<K: Kernel>(s: $token, kernel: K) -> K::Out {
+                    kernel.run(s)
+                }
+                unsafe { inner(self, kernel) }
+            }
+            #[inline(always)]
+            fn splat(self, x: f32) -> Self::F {
+                unsafe { _mm256_set1_ps(x) }
+            }
+            #[inline(always)]
+            unsafe fn load(self, p: *const f32) -> Self::F {
+                _mm256_loadu_ps(p)
+            }
+            #[inline(always)]
+            unsafe fn store(self, p: *mut f32, v: Self::F) {
+                _mm256_storeu_ps(p, v)
+            }
+            #[inline(always)]
+            unsafe fn load_f16(self, p: *const u16) -> Self::F {
+                _mm256_cvtph_ps(_mm_loadu_si128(p.cast()))
+            }
+            #[inline(always)]
+            unsafe fn store_f16(self, p: *mut u16, v: Self::F) {
+                let h = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v);
+                _mm_storeu_si128(p.cast(), h)
+            }
+            #[inline(always)]
+            unsafe fn load_bf16(self, p: *const u16) -> Self::F {
+                let w = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w))
+            }
+            #[inline(always)]
+            unsafe fn load_u8(self, p: *const u8) -> Self::I {
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
+            }
+            #[inline(always)]
+            unsafe fn load_i8(self, p: *const u8) -> Self::I {
+                _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast()))
+            }
+            #[inline(always)]
+            fn add(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm256_add_ps(a, b) }
+            }
+            #[inline(always)]
+            fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm256_sub_ps(a, b) }
+            }
+            #[inline(always)]
+            fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm256_mul_ps(a, b) }
+            }
+            #[inline(always)]
+            fn div(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm256_div_ps(a, b) }
+            }
+            #[inline(always)]
+            fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                unsafe { _mm256_fmadd_ps(a, b, c) }
+            }
+            #[inline(always)]
+            fn max(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm256_max_ps(a, b) }
+            }
+            #[inline(always)]
+            fn min(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm256_min_ps(a, b) }
+            }
+            #[inline(always)]
+            fn abs(self, a: Self::F) -> Self::F {
+                unsafe { _mm256_andnot_ps(_mm256_set1_ps(-0.0), a) }
+            }
+            #[inline(always)]
+            fn reduce_add(self, a: Self::F) -> f32 {
+                unsafe {
+                    let h = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+                    let h = _mm_add_ps(h, _mm_movehl_ps(h, h));
+                    _mm_cvtss_f32(_mm_add_ss(h, _mm_movehdup_ps(h)))
+                }
+            }
+            #[inline(always)]
+            fn reduce_max(self, a: Self::F) -> f32 {
+                unsafe {
+                    let h = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+                    let h = _mm_max_ps(h, _mm_movehl_ps(h, h));
+                    _mm_cvtss_f32(_mm_max_ss(h, _mm_movehdup_ps(h)))
+                }
+            }
+            #[inline(always)]
+            fn round_i32(self, a: Self::F) -> Self::I {
+                unsafe { _mm256_cvtps_epi32(a) }
+            }
+            #[inline(always)]
+            fn to_f32(self, a: Self::I) -> Self::F {
+                unsafe { _mm256_cvtepi32_ps(a) }
+            }
+            #[inline(always)]
+            fn bits_to_f32(self, a: Self::I) -> Self::F {
+                unsafe { _mm256_castsi256_ps(a) }
+            }
+            #[inline(always)]
+            fn splat_i32(self, x: i32) -> Self::I {
+                unsafe { _mm256_set1_epi32(x) }
+            }
+            #[inline(always)]
+            unsafe fn load_i(self, p: *const u8) -> Self::I {
+                _mm256_loadu_si256(p.cast())
+            }
+            #[inline(always)]
+            unsafe fn splat_load(self, p: *const u8) -> Self::I {
+                _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
+            }
+            #[inline(always)]
+            unsafe fn store_i(self, p: *mut u8, v: Self::I) {
+                _mm256_storeu_si256(p.cast(), v)
+            }
+            #[inline(always)]
+            unsafe fn store_i8(self, p: *mut i8, v: Self::I) {
+                let (lo, hi) = (_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+                let w = _mm_packs_epi32(lo, hi);
+                _mm_storel_epi64(p.cast(), _mm_packs_epi16(w, w))
+            }
+            #[inline(always)]
+            fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
+                unsafe { _mm256_add_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn and(self, a: Self::I, b: Self::I) -> Self::I {
+                unsafe { _mm256_and_si256(a, b) }
+            }
+            #[inline(always)]
+            fn or(self, a: Self::I, b: Self::I) -> Self::I {
+                unsafe { _mm256_or_si256(a, b) }
+            }
+            // A variable shift by a constant; the compiler makes it an immediate.
+            #[inline(always)]
+            fn shl<const N: u32>(self, a: Self::I) -> Self::I {
+                unsafe { _mm256_sllv_epi32(a, _mm256_set1_epi32(N as i32)) }
+            }
+            #[inline(always)]
+            fn shr<const N: u32>(self, a: Self::I) -> Self::I {
+                unsafe { _mm256_srlv_epi32(a, _mm256_set1_epi32(N as i32)) }
+            }
+            #[inline(always)]
+            fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
+                unsafe {
+                    let t = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                    _mm256_shuffle_epi8(t, index)
+                }
+            }
+            #[inline(always)]
+            fn dot_u7(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I {
+                unsafe { $dot_u7(acc, codes, a) }
+            }
+            #[inline(always)]
+            fn dot_i8(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I {
+                unsafe { $dot_i8(acc, codes, a) }
+            }
+        }
+    };
+}
+
+/// Signed codes: the sign moves to the other factor, so that the codes are
+/// magnitudes of at most 128 and nothing saturates.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn signed_dot(acc: __m256i, codes: __m256i, a: __m256i) -> __m256i {
+    maddubs_dot(acc, _mm256_abs_epi8(codes), _mm256_sign_epi8(a, codes))
+}
+
+avx2_token!(Avx2, "avx2,fma,f16c", 0, maddubs_dot, signed_dot);
+avx2_token!(
+    Avx2Vnni,
+    "avx2,fma,f16c,avxvnni",
+    128,
+    _mm256_dpbusd_avx_epi32,
+    _mm256_dpbusd_avx_epi32
+);

@@ -1,0 +1,171 @@
+//! AVX-512 with VNNI: sixteen lanes.
+
+use crate::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+/// Token of AVX-512 (F, BW, DQ, VL, VNNI) together with AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+// In every method: the token proves that the CPU has the features.
+#[allow(clippy::undocumented_unsafe_blocks)]
+// SAFETY: the token is only made by `assume`.
+unsafe impl Simd for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+    const LANES: usize = 16;
+    const I8_BIAS: i32 = 128;
+
+    unsafe fn assume() -> Self {
+        Avx512(())
+    }
+    #[inline]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn inner<K: Kernel>(s: Avx512, kernel: K) -> K::Out {
+            kernel.run(s)
+        }
+        unsafe { inner(self, kernel) }
+    }
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, p: *const f32) -> Self::F {
+        _mm512_loadu_ps(p)
+    }
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32, v: Self::F) {
+        _mm512_storeu_ps(p, v)
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, p: *const u16) -> Self::F {
+        _mm512_cvtph_ps(_mm256_loadu_si256(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, p: *mut u16, v: Self::F) {
+        let h = _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v);
+        _mm256_storeu_si256(p.cast(), h)
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F {
+        let w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(w))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(self, p: *const u8) -> Self::I {
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, p: *const u8) -> Self::I {
+        _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()))
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn abs(self, a: Self::F) -> Self::F {
+        unsafe { _mm512_abs_ps(a) }
+    }
+    #[inline(always)]
+    fn reduce_add(self, a: Self::F) -> f32 {
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+    #[inline(always)]
+    fn reduce_max(self, a: Self::F) -> f32 {
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    fn round_i32(self, a: Self::F) -> Self::I {
+        unsafe { _mm512_cvtps_epi32(a) }
+    }
+    #[inline(always)]
+    fn to_f32(self, a: Self::I) -> Self::F {
+        unsafe { _mm512_cvtepi32_ps(a) }
+    }
+    #[inline(always)]
+    fn bits_to_f32(self, a: Self::I) -> Self::F {
+        unsafe { _mm512_castsi512_ps(a) }
+    }
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> Self::I {
+        unsafe { _mm512_set1_epi32(x) }
+    }
+    #[inline(always)]
+    unsafe fn load_i(self, p: *const u8) -> Self::I {
+        _mm512_loadu_si512(p.cast())
+    }
+    #[inline(always)]
+    unsafe fn splat_load(self, p: *const u8) -> Self::I {
+        _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn store_i(self, p: *mut u8, v: Self::I) {
+        _mm512_storeu_si512(p.cast(), v)
+    }
+    #[inline(always)]
+    unsafe fn store_i8(self, p: *mut i8, v: Self::I) {
+        _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(v))
+    }
+    #[inline(always)]
+    fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn or(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: Self::I) -> Self::I {
+        unsafe { _mm512_slli_epi32::<N>(a) }
+    }
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: Self::I) -> Self::I {
+        unsafe { _mm512_srli_epi32::<N>(a) }
+    }
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I {
+        unsafe {
+            let t = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm512_shuffle_epi8(t, index)
+        }
+    }
+    #[inline(always)]
+    fn dot_u7(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I {
+        unsafe { _mm512_dpbusd_epi32(acc, codes, a) }
+    }
+    #[inline(always)]
+    fn dot_i8(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I {
+        unsafe { _mm512_dpbusd_epi32(acc, codes, a) }
+    }
+}
