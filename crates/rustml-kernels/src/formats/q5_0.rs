@@ -1,0 +1,78 @@
+//! Q5_0: 32 signed 5-bit codes, one scale. 5.5 bits a value.
+
+use super::{block, fit, BlockFormat, Factors};
+use half::f16;
+use rustml_io::DType;
+
+block! {
+    /// `block_q5_0` of `ggml-common.h`, 22 bytes for 32 values: `value = d * (q - 16)`.
+    ///
+    /// ```text
+    /// byte  0..2   d, half precision, little endian
+    /// byte  2..6   qh, 32 bits, little endian:  bit i    bit 4 of q of value i
+    /// byte  6..22  qs[j], j = 0..16:            bits 0-3  bits 0-3 of q of value j
+    ///                                           bits 4-7  bits 0-3 of q of value j + 16
+    /// ```
+    pub struct Q5_0 {
+        /// Scale, half-precision bits.
+        pub d: [u8; 2],
+        /// The codes' fifth bits.
+        pub qh: [u8; 4],
+        /// The codes' low four bits, two a byte; 16 was added to the code.
+        pub qs: [u8; 16],
+    }
+}
+
+impl BlockFormat for Q5_0 {
+    const DTYPE: DType = DType::Q5_0;
+    const SUB: usize = 32;
+    const OFFSET: bool = false;
+
+    fn factors(&self) -> Factors {
+        Factors::single(f16::from_le_bytes(self.d), None)
+    }
+
+    fn unpack(&self, codes: &mut [i8]) {
+        split(&self.qh, &self.qs, codes);
+        codes.iter_mut().for_each(|code| *code -= 16);
+    }
+
+    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+        let (qh, qs) = join(&std::array::from_fn(|i| codes[i].wrapping_add(16) as u8));
+        Self {
+            d: factors.d.to_le_bytes(),
+            qh,
+            qs,
+        }
+    }
+
+    /// GGML's `quantize_row_q5_0_ref`, bit for bit: the value farthest from zero gets the code -16.
+    fn quantize(values: &[f32]) -> Self {
+        let x = fit::clean::<32>(values);
+        let d = fit::within_half(fit::peak(&x) / -16.0);
+        let inverse = fit::inverse(d);
+        let (qh, qs) = join(&x.map(|v| ((v * inverse + 16.5) as u8).min(31)));
+        Self {
+            d: f16::from_f32(d).to_le_bytes(),
+            qh,
+            qs,
+        }
+    }
+}
+
+/// The unsigned 5-bit codes that Q5_0 and Q5_1 keep in `qh` and `qs`.
+pub(super) fn split(qh: &[u8; 4], qs: &[u8; 16], codes: &mut [i8]) {
+    let qh = u32::from_le_bytes(*qh);
+    let (low, high) = codes.split_at_mut(16);
+    for (j, ((low, high), q)) in low.iter_mut().zip(high).zip(qs).enumerate() {
+        *low = (q & 15 | ((qh >> j & 1) << 4) as u8) as i8;
+        *high = (q >> 4 | ((qh >> (j + 16) & 1) << 4) as u8) as i8;
+    }
+}
+
+/// The inverse of [`split`].
+pub(super) fn join(codes: &[u8; 32]) -> ([u8; 4], [u8; 16]) {
+    let qh = (0..32).fold(0, |qh, i| qh | u32::from(codes[i] >> 4 & 1) << i);
+    let qs = std::array::from_fn(|j| (codes[j] & 15) | (codes[j + 16] << 4));
+    (qh.to_le_bytes(), qs)
+}
