@@ -328,16 +328,16 @@ proptest! {
     fn pack_is_the_inverse_of_unpack(bytes in prop::collection::vec(any::<u8>(), 210)) {
         for_each_format!(F => {
             let block = F::view(&bytes[..F::BYTES]);
-            let mut codes = [0; F::LEN];
-            block.unpack(&mut codes);
-            prop_assert_eq!(&F::pack(&block.factors(), &codes), block);
+            let mut q = [0; F::LEN];
+            block.unpack(&mut q);
+            prop_assert_eq!(&F::pack(&block.factors(), &q), block);
         });
     }
 
     #[test]
-    fn packing_takes_any_numbers(sc in any::<[i8; 16]>(), m in any::<[u8; 16]>(), code in any::<i8>()) {
+    fn packing_takes_any_numbers(sc in any::<[i8; 16]>(), m in any::<[u8; 16]>(), q in any::<u8>()) {
         let factors = Factors { d: f16::ONE, dmin: f16::ONE, sc, m };
-        for_each_format!(F => { F::pack(&factors, &[code; F::LEN]); });
+        for_each_format!(F => { F::pack(&factors, &[q; F::LEN]); });
     }
 
     /// Any floats at all: no panic, no infinity, no NaN; and nothing grows beyond its block's peak.

@@ -152,25 +152,32 @@ pub(super) fn even_scale<const N: i8>(x: &[f32]) -> f32 {
     best_scale(x, trials, |v| nearest(v).clamp(-n, n - 1.0))
 }
 
-/// The codes `-N..N` of `x` at a scale.
-pub(super) fn even_codes<const N: i8>(x: &[f32], scale: f32, codes: &mut [i8]) {
+/// The codes `-N..N` of `x` at a scale, stored with `N` added.
+pub(super) fn even_codes<const N: i8>(x: &[f32], scale: f32, q: &mut [u8]) {
     let n = f32::from(N);
-    for (code, &v) in codes.iter_mut().zip(x) {
-        *code = steps(v, scale, -n, n - 1.0);
+    for (q, &v) in q.iter_mut().zip(x) {
+        *q = (steps(v, scale, -n, n - 1.0) + N) as u8;
     }
 }
+
+/// Half way between the levels of the IQ4 table.
+const MIDDLES: [f32; 15] = {
+    let mut middles = [0.0; 15];
+    let mut i = 0;
+    while i < 15 {
+        middles[i] = (LEVELS[i] as f32 + LEVELS[i + 1] as f32) / 2.0;
+        i += 1;
+    }
+    middles
+};
 
 /// The level of the IQ4 table nearest to `t`.
 #[inline]
 fn level(t: f32) -> f32 {
     let mut level = f32::from(LEVELS[0]);
-    for pair in LEVELS.windows(2) {
-        let (low, high) = (f32::from(pair[0]), f32::from(pair[1]));
-        level += if t > (low + high) / 2.0 {
-            high - low
-        } else {
-            0.0
-        };
+    for (pair, middle) in LEVELS.windows(2).zip(MIDDLES) {
+        let gap = f32::from(pair[1]) - f32::from(pair[0]);
+        level += if t > middle { gap } else { 0.0 };
     }
     level
 }
@@ -188,11 +195,14 @@ pub(super) fn level_scale(x: &[f32]) -> f32 {
     best_scale(x, trials, level)
 }
 
-/// The codes of the IQ4 table for `x` at a scale.
-pub(super) fn level_codes(x: &[f32], scale: f32, codes: &mut [i8]) {
+/// The indices into the IQ4 table for `x` at a scale.
+pub(super) fn level_codes(x: &[f32], scale: f32, q: &mut [u8]) {
     let inverse = inverse(scale);
-    for (code, &v) in codes.iter_mut().zip(x) {
-        *code = level(v * inverse) as i8;
+    for (q, &v) in q.iter_mut().zip(x) {
+        *q = MIDDLES
+            .iter()
+            .map(|&middle| u8::from(v * inverse > middle))
+            .sum();
     }
 }
 
@@ -202,8 +212,8 @@ pub(super) fn super_block(
     sub: usize,
     reach: i16,
     scale_of: impl Fn(&[f32]) -> f32,
-    codes_at: impl Fn(&[f32], f32, &mut [i8]),
-) -> (Factors, [i8; MAX_LEN]) {
+    codes_at: impl Fn(&[f32], f32, &mut [u8]),
+) -> (Factors, [u8; MAX_LEN]) {
     let mut scales = [0.0; MAX_SUBS];
     for (scale, x) in scales.iter_mut().zip(x.chunks_exact(sub)) {
         *scale = scale_of(x);
@@ -214,12 +224,12 @@ pub(super) fn super_block(
     let d = if peak > 0.0 { -d } else { d };
 
     let step = d.to_f32();
-    let mut codes = [0; MAX_LEN];
+    let mut q = [0; MAX_LEN];
     let mut sc = [0; MAX_SUBS];
-    let subs = x.chunks_exact(sub).zip(codes.chunks_exact_mut(sub));
-    for (s, (x, codes)) in subs.enumerate() {
+    let subs = x.chunks_exact(sub).zip(q.chunks_exact_mut(sub));
+    for (s, (x, q)) in subs.enumerate() {
         sc[s] = steps(scales[s], step, -reach, reach - 1.0);
-        codes_at(x, step * f32::from(sc[s]), codes);
+        codes_at(x, step * f32::from(sc[s]), q);
     }
     let m = [0; MAX_SUBS];
     let factors = Factors {
@@ -228,7 +238,7 @@ pub(super) fn super_block(
         sc,
         m,
     };
-    (factors, codes)
+    (factors, q)
 }
 
 /// Scale and (non-negative) minimum for `x = scale * code - min` with codes `0..=top`.
@@ -238,29 +248,30 @@ fn scale_and_min(x: &[f32], top: f32) -> (f32, f32) {
     if high - low < NOTHING {
         return (0.0, -low);
     }
+    // Fitted to y = x - low, because a large offset would drown the digits that matter.
+    let y = |i: usize| x[i] - low;
     let count = x.len() as f32;
-    let [sum_x] = sums(x.len(), |i| [x[i]]);
+    let [sum, yy, xx] = sums(x.len(), |i| [y(i), y(i) * y(i), x[i] * x[i]]);
     let (mut best, mut least) = ((0.0, 0.0), f32::INFINITY);
     for step in -10i8..=10 {
         let trial = (top + 0.1 * f32::from(step)) / (high - low);
-        let code = |i: usize| nearest((x[i] - low) * trial).clamp(0.0, top);
-        let [c, cc, xc] = sums(x.len(), |i| {
-            let code = code(i);
-            [code, code * code, x[i] * code]
+        let [c, cc, yc] = sums(x.len(), |i| {
+            let code = nearest(y(i) * trial).clamp(0.0, top);
+            [code, code * code, y(i) * code]
         });
         // Zero if all codes are the same, and exact: its terms are integers below 2^24.
         let determinant = count * cc - c * c;
-        let mut scale = (count * xc - sum_x * c) / determinant;
-        let mut offset = (cc * sum_x - c * xc) / determinant;
-        if determinant == 0.0 || offset > 0.0 {
-            (scale, offset) = (xc / cc, 0.0);
+        let mut scale = (count * yc - sum * c) / determinant;
+        let lift = (cc * sum - c * yc) / determinant;
+        let mut min = -(low + lift);
+        let mut error = yy - scale * yc - lift * sum;
+        if determinant == 0.0 || min < 0.0 {
+            let xc = yc + low * c;
+            (scale, min) = (xc / cc, 0.0);
+            error = xx - scale * xc;
         }
-        let [error] = sums(x.len(), |i| {
-            let miss = scale * code(i) + offset - x[i];
-            [miss * miss]
-        });
         if error < least {
-            (best, least) = ((scale, -offset), error);
+            (best, least) = ((scale, min), error);
         }
     }
     best
@@ -273,7 +284,7 @@ pub(super) fn super_block_offset(
     sub: usize,
     top: i8,
     reach: i8,
-) -> (Factors, [i8; MAX_LEN]) {
+) -> (Factors, [u8; MAX_LEN]) {
     let (top, reach) = (f32::from(top), f32::from(reach));
     let (mut scales, mut mins) = ([0.0; MAX_SUBS], [0.0; MAX_SUBS]);
     for (s, x) in x.chunks_exact(sub).enumerate() {
@@ -282,19 +293,19 @@ pub(super) fn super_block_offset(
     let d = half_at_least(range(&scales).1 / reach);
     let dmin = half_at_least(range(&mins).1 / reach);
 
-    let mut codes = [0; MAX_LEN];
+    let mut q = [0; MAX_LEN];
     let (mut sc, mut m) = ([0; MAX_SUBS], [0; MAX_SUBS]);
-    let subs = x.chunks_exact(sub).zip(codes.chunks_exact_mut(sub));
-    for (s, (x, codes)) in subs.enumerate() {
+    let subs = x.chunks_exact(sub).zip(q.chunks_exact_mut(sub));
+    for (s, (x, q)) in subs.enumerate() {
         sc[s] = steps(scales[s], d.to_f32(), 0.0, reach);
         m[s] = steps(mins[s], dmin.to_f32(), 0.0, reach) as u8;
         let (scale, min) = (
             d.to_f32() * f32::from(sc[s]),
             dmin.to_f32() * f32::from(m[s]),
         );
-        for (code, v) in codes.iter_mut().zip(x) {
-            *code = steps(v + min, scale, 0.0, top);
+        for (q, v) in q.iter_mut().zip(x) {
+            *q = steps(v + min, scale, 0.0, top) as u8;
         }
     }
-    (Factors { d, dmin, sc, m }, codes)
+    (Factors { d, dmin, sc, m }, q)
 }

@@ -1,5 +1,6 @@
 //! IQ4_NL: 32 4-bit indices into a table of uneven steps, one scale. 4.5 bits a value.
 
+use super::q4_0::{join, split};
 use super::{block, fit, BlockFormat, Factors};
 use half::f16;
 use rustml_io::DType;
@@ -35,37 +36,26 @@ impl BlockFormat for IQ4_NL {
         Factors::single(f16::from_le_bytes(self.d), None)
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        look_up(&self.qs, codes);
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         Self {
             d: factors.d.to_le_bytes(),
-            qs: indices(codes),
+            qs: join(q),
         }
+    }
+
+    fn code(q: u8) -> i8 {
+        LEVELS[usize::from(q & 15)]
     }
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<32>(values);
         let d = f16::from_f32(fit::within_half(fit::level_scale(&x)));
-        let mut codes = [0; 32];
-        fit::level_codes(&x, d.to_f32(), &mut codes);
-        Self::pack(&Factors::single(d, None), &codes)
+        let mut q = [0; 32];
+        fit::level_codes(&x, d.to_f32(), &mut q);
+        Self::pack(&Factors::single(d, None), &q)
     }
-}
-
-/// The table's values for 16 bytes of indices, into `codes[32]`.
-pub(super) fn look_up(qs: &[u8], codes: &mut [i8]) {
-    let (low, high) = codes.split_at_mut(16);
-    for ((low, high), q) in low.iter_mut().zip(high).zip(qs) {
-        *low = LEVELS[usize::from(q & 15)];
-        *high = LEVELS[usize::from(q >> 4)];
-    }
-}
-
-/// The inverse of [`look_up`]; what is no level becomes the next one above.
-pub(super) fn indices(codes: &[i8]) -> [u8; 16] {
-    let index = |code: i8| LEVELS[..15].partition_point(|&level| level < code) as u8;
-    std::array::from_fn(|j| index(codes[j]) | (index(codes[j + 16]) << 4))
 }

@@ -1,7 +1,7 @@
 //! IQ4_XS: 256 4-bit indices into IQ4_NL's table, 6-bit scales. 4.25 bits a value.
 
-use super::iq4_nl::{indices, look_up};
-use super::{block, fit, BlockFormat, Factors, MAX_SUBS};
+use super::q4_0::{join, split};
+use super::{block, fit, BlockFormat, Factors, IQ4_NL, MAX_SUBS};
 use half::f16;
 use rustml_io::DType;
 
@@ -49,13 +49,17 @@ impl BlockFormat for IQ4_XS {
         }
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        for (qs, codes) in self.qs.chunks_exact(16).zip(codes.chunks_exact_mut(32)) {
-            look_up(qs, codes);
+    fn unpack(&self, q: &mut [u8]) {
+        for (qs, q) in self.qs.as_chunks().0.iter().zip(q.chunks_exact_mut(32)) {
+            split(qs, q);
         }
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn code(q: u8) -> i8 {
+        IQ4_NL::code(q)
+    }
+
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         let mut high = 0;
         let mut scales_l = [0; 4];
         for s in 0..Self::SUBS {
@@ -64,8 +68,8 @@ impl BlockFormat for IQ4_XS {
             scales_l[s / 2] |= (scale & 15) << (4 * (s % 2));
         }
         let mut qs = [0; 128];
-        for (qs, codes) in qs.chunks_exact_mut(16).zip(codes.chunks_exact(32)) {
-            qs.copy_from_slice(&indices(codes));
+        for (qs, q) in qs.chunks_exact_mut(16).zip(q.chunks_exact(32)) {
+            qs.copy_from_slice(&join(q));
         }
         Self {
             d: factors.d.to_le_bytes(),
@@ -77,8 +81,7 @@ impl BlockFormat for IQ4_XS {
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<256>(values);
-        let (factors, codes) =
-            fit::super_block(&x, Self::SUB, 32, fit::level_scale, fit::level_codes);
-        Self::pack(&factors, &codes)
+        let (factors, q) = fit::super_block(&x, Self::SUB, 32, fit::level_scale, fit::level_codes);
+        Self::pack(&factors, &q)
     }
 }

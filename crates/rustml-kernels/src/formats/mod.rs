@@ -11,7 +11,8 @@
 //! ```
 //!
 //! with two half-precision numbers `d`, `dmin` per block, small integers `sc`, `m` per sub-block of
-//! [`BlockFormat::SUB`] values, and an 8-bit `code` per value. So a format only says how its bits
+//! [`BlockFormat::SUB`] values, and an 8-bit `code` per value, which is the stored number `q` less a
+//! constant ([`BlockFormat::ZERO`]) or an entry of a table. So a format only says how its bits
 //! are laid out - [`factors`](BlockFormat::factors), [`unpack`](BlockFormat::unpack) and their
 //! inverse [`pack`](BlockFormat::pack) - and how real numbers become codes
 //! ([`quantize`](BlockFormat::quantize)). Decoding follows from the formula; it rounds exactly as
@@ -41,10 +42,10 @@
 //! assert!(row.iter().zip(&back).all(|(a, b)| (a - b).abs() < 0.126));
 //!
 //! // The integer form: -1.0, the peak of the first block, has the code -8 and the scale 1/8.
-//! let block = &Q4_0::view_row(&bytes)[0];
+//! let block = &bytes[..Q4_0::BYTES];
 //! let mut codes = [0; Q4_0::LEN];
-//! block.unpack(&mut codes);
-//! assert_eq!((codes[0], block.factors().scale(0)), (-8, 0.125));
+//! Q4_0::codes(block, &mut codes);
+//! assert_eq!((codes[0], Q4_0::view(block).factors().scale(0)), (-8, 0.125));
 //! ```
 #![deny(unsafe_code)]
 
@@ -156,17 +157,25 @@ pub trait BlockFormat:
     /// and codes are signed.
     const OFFSET: bool;
 
+    /// What is added to a code before it is stored, so that signed codes become unsigned bits.
+    const ZERO: u8 = 0;
+
     /// The scales and offsets of this block.
     fn factors(&self) -> Factors;
 
-    /// The codes of this block, in the order of its values, into `codes[LEN]`. Signed codes have
-    /// the integer offset applied (Q4_0: -8..=7; Q6_K: -32..=31; IQ4: the table's value); those of
-    /// formats with an [offset](Self::OFFSET) are unsigned (Q4_1: 0..=15).
-    fn unpack(&self, codes: &mut [i8]);
+    /// The codes of this block as stored, in the order of its values, into `q[LEN]`.
+    fn unpack(&self, q: &mut [u8]);
 
-    /// The block with these factors and `codes[LEN]`: the inverse of [`factors`](Self::factors)
-    /// and [`unpack`](Self::unpack). Whatever the format has no bits for is cut off.
-    fn pack(factors: &Factors, codes: &[i8]) -> Self;
+    /// The block with these factors and stored codes `q[LEN]`: the inverse of
+    /// [`factors`](Self::factors) and [`unpack`](Self::unpack). What the format has no bits for is
+    /// cut off.
+    fn pack(factors: &Factors, q: &[u8]) -> Self;
+
+    /// The code that is stored as `q`: `q - ZERO`, or in the IQ4 types the table's value.
+    #[inline]
+    fn code(q: u8) -> i8 {
+        q.wrapping_sub(Self::ZERO) as i8
+    }
 
     /// The block that represents `values[LEN]`.
     fn quantize(values: &[f32]) -> Self;
@@ -187,17 +196,17 @@ pub trait BlockFormat:
     fn decode(block: &[u8], out: &mut [f32]) {
         assert_eq!(out.len(), Self::LEN);
         let block = Self::view(block);
-        let mut codes = [0; MAX_LEN];
-        let codes = &mut codes[..Self::LEN];
-        block.unpack(codes);
+        let mut q = [0; MAX_LEN];
+        let q = &mut q[..Self::LEN];
+        block.unpack(q);
         let factors = block.factors();
         let subs = out
             .chunks_exact_mut(Self::SUB)
-            .zip(codes.chunks_exact(Self::SUB));
-        for (s, (out, codes)) in subs.enumerate() {
+            .zip(q.chunks_exact(Self::SUB));
+        for (s, (out, q)) in subs.enumerate() {
             let (scale, offset) = (factors.scale(s), factors.offset(s));
-            for (value, &code) in out.iter_mut().zip(codes) {
-                *value = scale * f32::from(code) + offset;
+            for (value, &q) in out.iter_mut().zip(q) {
+                *value = scale * f32::from(Self::code(q)) + offset;
             }
         }
     }
@@ -208,9 +217,17 @@ pub trait BlockFormat:
         block.copy_from_slice(Self::quantize(values).as_bytes());
     }
 
-    /// [`unpack`](Self::unpack) from bytes: `block[BYTES]` to `out[LEN]`.
+    /// The [codes](Self::code) of one block: `block[BYTES]` to `out[LEN]`. Signed ones have the
+    /// integer offset applied (Q4_0: -8..=7; Q6_K: -32..=31; IQ4: the table's value), those of
+    /// formats with an [offset](Self::OFFSET) are unsigned (Q4_1: 0..=15).
     fn codes(block: &[u8], out: &mut [i8]) {
-        Self::view(block).unpack(out);
+        assert_eq!(out.len(), Self::LEN);
+        let mut q = [0; MAX_LEN];
+        let q = &mut q[..Self::LEN];
+        Self::view(block).unpack(q);
+        for (code, &q) in out.iter_mut().zip(&*q) {
+            *code = Self::code(q);
+        }
     }
 
     /// Scale and offset per sub-block: `block[BYTES]` to `scale[SUBS]` and `offset[SUBS]`.

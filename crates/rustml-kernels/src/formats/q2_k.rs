@@ -42,15 +42,15 @@ impl BlockFormat for Q2_K {
         }
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        split(&self.qs, codes);
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         let Factors { d, dmin, sc, m } = factors;
         Self {
             scales: std::array::from_fn::<_, MAX_SUBS, _>(|s| sc[s] as u8 & 15 | m[s] << 4),
-            qs: join(codes),
+            qs: join(q),
             d: d.to_le_bytes(),
             dmin: dmin.to_le_bytes(),
         }
@@ -58,29 +58,29 @@ impl BlockFormat for Q2_K {
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<256>(values);
-        let (factors, codes) = fit::super_block_offset(&x, Self::SUB, 3, 15);
-        Self::pack(&factors, &codes)
+        let (factors, q) = fit::super_block_offset(&x, Self::SUB, 3, 15);
+        Self::pack(&factors, &q)
     }
 }
 
-/// The 2-bit codes that Q2_K and Q3_K keep in `qs`.
-pub(super) fn split(qs: &[u8; 64], codes: &mut [i8]) {
-    for (qs, codes) in qs.chunks_exact(32).zip(codes.chunks_exact_mut(128)) {
-        for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
-            for (code, q) in codes.iter_mut().zip(qs) {
-                *code = (q >> (2 * j) & 3) as i8;
+/// The 2-bit codes that Q2_K and Q3_K keep in `qs`, into `q[256]`.
+pub(super) fn split(qs: &[u8; 64], q: &mut [u8]) {
+    for (qs, q) in qs.chunks_exact(32).zip(q.chunks_exact_mut(128)) {
+        for (j, q) in q.chunks_exact_mut(32).enumerate() {
+            for (q, byte) in q.iter_mut().zip(qs) {
+                *q = byte >> (2 * j) & 3;
             }
         }
     }
 }
 
 /// The inverse of [`split`]; higher bits of the codes are ignored.
-pub(super) fn join(codes: &[i8]) -> [u8; 64] {
+pub(super) fn join(q: &[u8]) -> [u8; 64] {
     let mut qs = [0; 64];
-    for (qs, codes) in qs.chunks_exact_mut(32).zip(codes.chunks_exact(128)) {
-        for (j, codes) in codes.chunks_exact(32).enumerate() {
-            for (q, code) in qs.iter_mut().zip(codes) {
-                *q |= ((code & 3) as u8) << (2 * j);
+    for (qs, q) in qs.chunks_exact_mut(32).zip(q.chunks_exact(128)) {
+        for (j, q) in q.chunks_exact(32).enumerate() {
+            for (byte, q) in qs.iter_mut().zip(q) {
+                *byte |= (q & 3) << (2 * j);
             }
         }
     }

@@ -33,6 +33,7 @@ impl BlockFormat for Q3_K {
     const DTYPE: DType = DType::Q3_K;
     const SUB: usize = 16;
     const OFFSET: bool = false;
+    const ZERO: u8 = 4;
 
     fn factors(&self) -> Factors {
         Factors {
@@ -47,16 +48,16 @@ impl BlockFormat for Q3_K {
         }
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        q2_k::split(&self.qs, codes);
-        for (g, codes) in codes.chunks_exact_mut(32).enumerate() {
-            for (code, high) in codes.iter_mut().zip(self.hmask) {
-                *code += ((high >> g & 1) << 2) as i8 - 4;
+    fn unpack(&self, q: &mut [u8]) {
+        q2_k::split(&self.qs, q);
+        for (g, q) in q.chunks_exact_mut(32).enumerate() {
+            for (q, high) in q.iter_mut().zip(self.hmask) {
+                *q |= (high >> g & 1) << 2;
             }
         }
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         let mut scales = [0; 12];
         for (s, sc) in factors.sc.iter().enumerate() {
             let scale = sc.wrapping_add(32) as u8;
@@ -64,15 +65,14 @@ impl BlockFormat for Q3_K {
             scales[8 + s % 4] |= (scale >> 4 & 3) << (2 * (s / 4));
         }
         let mut hmask = [0; 32];
-        for (g, codes) in codes.chunks_exact(32).enumerate() {
-            for (high, code) in hmask.iter_mut().zip(codes) {
-                *high |= (code.wrapping_add(4) as u8 >> 2 & 1) << g;
+        for (g, q) in q.chunks_exact(32).enumerate() {
+            for (high, q) in hmask.iter_mut().zip(q) {
+                *high |= (q >> 2 & 1) << g;
             }
         }
         Self {
             hmask,
-            // Adding 4 to the code does not touch its low two bits.
-            qs: q2_k::join(codes),
+            qs: q2_k::join(q),
             scales,
             d: factors.d.to_le_bytes(),
         }
@@ -80,13 +80,13 @@ impl BlockFormat for Q3_K {
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<256>(values);
-        let (factors, codes) = fit::super_block(
+        let (factors, q) = fit::super_block(
             &x,
             Self::SUB,
             32,
             fit::even_scale::<4>,
             fit::even_codes::<4>,
         );
-        Self::pack(&factors, &codes)
+        Self::pack(&factors, &q)
     }
 }

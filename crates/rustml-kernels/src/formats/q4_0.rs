@@ -24,25 +24,20 @@ impl BlockFormat for Q4_0 {
     const DTYPE: DType = DType::Q4_0;
     const SUB: usize = 32;
     const OFFSET: bool = false;
+    const ZERO: u8 = 8;
 
     fn factors(&self) -> Factors {
         Factors::single(f16::from_le_bytes(self.d), None)
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        let (low, high) = codes.split_at_mut(16);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(self.qs) {
-            *low = (q & 15) as i8 - 8;
-            *high = (q >> 4) as i8 - 8;
-        }
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         Self {
             d: factors.d.to_le_bytes(),
-            qs: std::array::from_fn(|j| {
-                (codes[j].wrapping_add(8) & 15) as u8 | (codes[j + 16].wrapping_add(8) as u8) << 4
-            }),
+            qs: join(q),
         }
     }
 
@@ -52,10 +47,23 @@ impl BlockFormat for Q4_0 {
         let x = fit::clean::<32>(values);
         let d = fit::within_half(fit::peak(&x) / -8.0);
         let inverse = fit::inverse(d);
-        let code = |v: f32| ((v * inverse + 8.5) as u8).min(15);
         Self {
             d: f16::from_f32(d).to_le_bytes(),
-            qs: std::array::from_fn(|j| code(x[j]) | (code(x[j + 16]) << 4)),
+            qs: join(&x.map(|v| ((v * inverse + 8.5) as u8).min(15))),
         }
     }
+}
+
+/// The 4-bit codes that Q4_0, Q4_1 and the IQ4 types keep in 16 bytes, into `q[32]`.
+pub(super) fn split(qs: &[u8; 16], q: &mut [u8]) {
+    let (low, high) = q.split_at_mut(16);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(qs) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+}
+
+/// The inverse of [`split`].
+#[inline]
+pub(super) fn join(q: &[u8]) -> [u8; 16] {
+    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
 }

@@ -1,5 +1,6 @@
 //! Q4_1: 32 unsigned 4-bit codes, a scale and a minimum. 5 bits a value.
 
+use super::q4_0::{join, split};
 use super::{block, fit, BlockFormat, Factors};
 use half::f16;
 use rustml_io::DType;
@@ -37,19 +38,15 @@ impl BlockFormat for Q4_1 {
         )
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        let (low, high) = codes.split_at_mut(16);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(self.qs) {
-            *low = (q & 15) as i8;
-            *high = (q >> 4) as i8;
-        }
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         Self {
             d: factors.d.to_le_bytes(),
             m: (-factors.dmin).to_le_bytes(),
-            qs: std::array::from_fn(|j| (codes[j] & 15) as u8 | ((codes[j + 16] as u8) << 4)),
+            qs: join(q),
         }
     }
 
@@ -60,11 +57,10 @@ impl BlockFormat for Q4_1 {
         let (min, max) = fit::range(&x);
         let (d, m) = (fit::within_half((max - min) / 15.0), fit::within_half(min));
         let inverse = fit::inverse(d);
-        let code = |v: f32| (((v - m) * inverse + 0.5) as u8).min(15);
         Self {
             d: f16::from_f32(d).to_le_bytes(),
             m: f16::from_f32(m).to_le_bytes(),
-            qs: std::array::from_fn(|j| code(x[j]) | (code(x[j + 16]) << 4)),
+            qs: join(&x.map(|v| (((v - m) * inverse + 0.5) as u8).min(15))),
         }
     }
 }

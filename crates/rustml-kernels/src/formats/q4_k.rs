@@ -41,23 +41,23 @@ impl BlockFormat for Q4_K {
         factors(&self.d, &self.dmin, &self.scales)
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        split(&self.qs, codes);
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         Self {
             d: factors.d.to_le_bytes(),
             dmin: factors.dmin.to_le_bytes(),
             scales: join_scales(factors),
-            qs: join(codes),
+            qs: join(q),
         }
     }
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<256>(values);
-        let (factors, codes) = fit::super_block_offset(&x, Self::SUB, 15, 63);
-        Self::pack(&factors, &codes)
+        let (factors, q) = fit::super_block_offset(&x, Self::SUB, 15, 63);
+        Self::pack(&factors, &q)
     }
 }
 
@@ -92,24 +92,23 @@ pub(super) fn join_scales(factors: &Factors) -> [u8; 12] {
     scales
 }
 
-/// The low four bits of the codes of Q4_K and Q5_K.
-pub(super) fn split(qs: &[u8; 128], codes: &mut [i8]) {
-    for (qs, codes) in qs.chunks_exact(32).zip(codes.chunks_exact_mut(64)) {
-        let (low, high) = codes.split_at_mut(32);
-        for ((low, high), q) in low.iter_mut().zip(high).zip(qs) {
-            *low = (q & 15) as i8;
-            *high = (q >> 4) as i8;
+/// The low four bits of the codes of Q4_K and Q5_K, into `q[256]`.
+pub(super) fn split(qs: &[u8; 128], q: &mut [u8]) {
+    for (qs, q) in qs.chunks_exact(32).zip(q.chunks_exact_mut(64)) {
+        let (low, high) = q.split_at_mut(32);
+        for ((low, high), byte) in low.iter_mut().zip(high).zip(qs) {
+            (*low, *high) = (byte & 15, byte >> 4);
         }
     }
 }
 
 /// The inverse of [`split`]; higher bits of the codes are ignored.
-pub(super) fn join(codes: &[i8]) -> [u8; 128] {
+pub(super) fn join(q: &[u8]) -> [u8; 128] {
     let mut qs = [0; 128];
-    for (qs, codes) in qs.chunks_exact_mut(32).zip(codes.chunks_exact(64)) {
-        let (low, high) = codes.split_at(32);
-        for ((q, low), high) in qs.iter_mut().zip(low).zip(high) {
-            *q = (low & 15) as u8 | (*high as u8) << 4;
+    for (qs, q) in qs.chunks_exact_mut(32).zip(q.chunks_exact(64)) {
+        let (low, high) = q.split_at(32);
+        for ((byte, low), high) in qs.iter_mut().zip(low).zip(high) {
+            *byte = low & 15 | high << 4;
         }
     }
     qs

@@ -1,6 +1,6 @@
 //! Q5_0: 32 signed 5-bit codes, one scale. 5.5 bits a value.
 
-use super::{block, fit, BlockFormat, Factors};
+use super::{block, fit, q4_0, BlockFormat, Factors};
 use half::f16;
 use rustml_io::DType;
 
@@ -27,18 +27,18 @@ impl BlockFormat for Q5_0 {
     const DTYPE: DType = DType::Q5_0;
     const SUB: usize = 32;
     const OFFSET: bool = false;
+    const ZERO: u8 = 16;
 
     fn factors(&self) -> Factors {
         Factors::single(f16::from_le_bytes(self.d), None)
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        split(&self.qh, &self.qs, codes);
-        codes.iter_mut().for_each(|code| *code -= 16);
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qh, &self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
-        let (qh, qs) = join(&std::array::from_fn(|i| codes[i].wrapping_add(16) as u8));
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
+        let (qh, qs) = join(q);
         Self {
             d: factors.d.to_le_bytes(),
             qh,
@@ -60,19 +60,18 @@ impl BlockFormat for Q5_0 {
     }
 }
 
-/// The unsigned 5-bit codes that Q5_0 and Q5_1 keep in `qh` and `qs`.
-pub(super) fn split(qh: &[u8; 4], qs: &[u8; 16], codes: &mut [i8]) {
+/// The 5-bit codes that Q5_0 and Q5_1 keep in `qh` and `qs`, into `q[32]`.
+pub(super) fn split(qh: &[u8; 4], qs: &[u8; 16], q: &mut [u8]) {
+    q4_0::split(qs, q);
     let qh = u32::from_le_bytes(*qh);
-    let (low, high) = codes.split_at_mut(16);
-    for (j, ((low, high), q)) in low.iter_mut().zip(high).zip(qs).enumerate() {
-        *low = (q & 15 | ((qh >> j & 1) << 4) as u8) as i8;
-        *high = (q >> 4 | ((qh >> (j + 16) & 1) << 4) as u8) as i8;
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= ((qh >> i & 1) << 4) as u8;
     }
 }
 
 /// The inverse of [`split`].
-pub(super) fn join(codes: &[u8; 32]) -> ([u8; 4], [u8; 16]) {
-    let qh = (0..32).fold(0, |qh, i| qh | u32::from(codes[i] >> 4 & 1) << i);
-    let qs = std::array::from_fn(|j| (codes[j] & 15) | (codes[j + 16] << 4));
-    (qh.to_le_bytes(), qs)
+pub(super) fn join(q: &[u8]) -> ([u8; 4], [u8; 16]) {
+    let high = q.iter().enumerate();
+    let qh = high.fold(0, |qh, (i, q)| qh | u32::from(q >> 4 & 1) << i);
+    (qh.to_le_bytes(), q4_0::join(q))
 }

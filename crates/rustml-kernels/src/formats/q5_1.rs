@@ -41,12 +41,12 @@ impl BlockFormat for Q5_1 {
         )
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        split(&self.qh, &self.qs, codes);
+    fn unpack(&self, q: &mut [u8]) {
+        split(&self.qh, &self.qs, q);
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
-        let (qh, qs) = join(&std::array::from_fn(|i| codes[i] as u8));
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
+        let (qh, qs) = join(q);
         Self {
             d: factors.d.to_le_bytes(),
             m: (-factors.dmin).to_le_bytes(),

@@ -39,20 +39,20 @@ impl BlockFormat for Q5_K {
         q4_k::factors(&self.d, &self.dmin, &self.scales)
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        q4_k::split(&self.qs, codes);
-        for (s, codes) in codes.chunks_exact_mut(32).enumerate() {
-            for (code, high) in codes.iter_mut().zip(self.qh) {
-                *code |= ((high >> s & 1) << 4) as i8;
+    fn unpack(&self, q: &mut [u8]) {
+        q4_k::split(&self.qs, q);
+        for (s, q) in q.chunks_exact_mut(32).enumerate() {
+            for (q, high) in q.iter_mut().zip(self.qh) {
+                *q |= (high >> s & 1) << 4;
             }
         }
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         let mut qh = [0; 32];
-        for (s, codes) in codes.chunks_exact(32).enumerate() {
-            for (high, code) in qh.iter_mut().zip(codes) {
-                *high |= (*code as u8 >> 4 & 1) << s;
+        for (s, q) in q.chunks_exact(32).enumerate() {
+            for (high, q) in qh.iter_mut().zip(q) {
+                *high |= (q >> 4 & 1) << s;
             }
         }
         Self {
@@ -60,13 +60,13 @@ impl BlockFormat for Q5_K {
             dmin: factors.dmin.to_le_bytes(),
             scales: q4_k::join_scales(factors),
             qh,
-            qs: q4_k::join(codes),
+            qs: q4_k::join(q),
         }
     }
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<256>(values);
-        let (factors, codes) = fit::super_block_offset(&x, Self::SUB, 31, 63);
-        Self::pack(&factors, &codes)
+        let (factors, q) = fit::super_block_offset(&x, Self::SUB, 31, 63);
+        Self::pack(&factors, &q)
     }
 }

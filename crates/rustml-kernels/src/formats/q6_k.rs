@@ -33,6 +33,7 @@ impl BlockFormat for Q6_K {
     const DTYPE: DType = DType::Q6_K;
     const SUB: usize = 16;
     const OFFSET: bool = false;
+    const ZERO: u8 = 32;
 
     fn factors(&self) -> Factors {
         Factors {
@@ -43,27 +44,25 @@ impl BlockFormat for Q6_K {
         }
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
+    fn unpack(&self, q: &mut [u8]) {
         let halves = self.ql.chunks_exact(64).zip(self.qh.chunks_exact(32));
-        for ((ql, qh), codes) in halves.zip(codes.chunks_exact_mut(128)) {
-            for (j, codes) in codes.chunks_exact_mut(32).enumerate() {
+        for ((ql, qh), q) in halves.zip(q.chunks_exact_mut(128)) {
+            for (j, q) in q.chunks_exact_mut(32).enumerate() {
                 let ql = &ql[32 * (j % 2)..][..32];
-                for ((code, low), high) in codes.iter_mut().zip(ql).zip(qh) {
-                    let q = low >> (4 * (j / 2)) & 15 | (high >> (2 * j) & 3) << 4;
-                    *code = q as i8 - 32;
+                for ((q, low), high) in q.iter_mut().zip(ql).zip(qh) {
+                    *q = low >> (4 * (j / 2)) & 15 | (high >> (2 * j) & 3) << 4;
                 }
             }
         }
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         let (mut ql, mut qh) = ([0; 128], [0; 64]);
         let halves = ql.chunks_exact_mut(64).zip(qh.chunks_exact_mut(32));
-        for ((ql, qh), codes) in halves.zip(codes.chunks_exact(128)) {
-            for (j, codes) in codes.chunks_exact(32).enumerate() {
+        for ((ql, qh), q) in halves.zip(q.chunks_exact(128)) {
+            for (j, q) in q.chunks_exact(32).enumerate() {
                 let ql = &mut ql[32 * (j % 2)..][..32];
-                for ((code, low), high) in codes.iter().zip(ql).zip(&mut *qh) {
-                    let q = code.wrapping_add(32) as u8;
+                for ((q, low), high) in q.iter().zip(ql).zip(&mut *qh) {
                     *low |= (q & 15) << (4 * (j / 2));
                     *high |= (q >> 4 & 3) << (2 * j);
                 }
@@ -79,13 +78,13 @@ impl BlockFormat for Q6_K {
 
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<256>(values);
-        let (factors, codes) = fit::super_block(
+        let (factors, q) = fit::super_block(
             &x,
             Self::SUB,
             128,
             fit::even_scale::<32>,
             fit::even_codes::<32>,
         );
-        Self::pack(&factors, &codes)
+        Self::pack(&factors, &q)
     }
 }

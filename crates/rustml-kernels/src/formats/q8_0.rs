@@ -3,6 +3,7 @@
 use super::{block, fit, BlockFormat, Factors};
 use half::f16;
 use rustml_io::DType;
+use zerocopy::IntoBytes;
 
 block! {
     /// `block_q8_0` of `ggml-common.h`, 34 bytes for 32 values: `value = d * q`.
@@ -30,14 +31,14 @@ impl BlockFormat for Q8_0 {
         Factors::single(f16::from_le_bytes(self.d), None)
     }
 
-    fn unpack(&self, codes: &mut [i8]) {
-        codes.copy_from_slice(&self.qs);
+    fn unpack(&self, q: &mut [u8]) {
+        q.copy_from_slice(self.qs.as_bytes());
     }
 
-    fn pack(factors: &Factors, codes: &[i8]) -> Self {
+    fn pack(factors: &Factors, q: &[u8]) -> Self {
         Self {
             d: factors.d.to_le_bytes(),
-            qs: std::array::from_fn(|i| codes[i]),
+            qs: std::array::from_fn(|i| q[i] as i8),
         }
     }
 
