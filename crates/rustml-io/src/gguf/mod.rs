@@ -5,6 +5,8 @@
 //! pairs; the pairs; the tensor infos; padding to the alignment; the data.
 
 mod parse;
+#[cfg(test)]
+mod tests;
 mod types;
 mod write;
 

@@ -8,6 +8,8 @@
 //! much of a truncated file is missing.
 
 mod parse;
+#[cfg(test)]
+mod tests;
 mod write;
 
 pub(crate) use parse::looks_like_safetensors;
