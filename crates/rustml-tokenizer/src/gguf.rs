@@ -1,0 +1,206 @@
+//! A tokenizer from the metadata of a GGUF file.
+//!
+//! The keys are specified in GGUF's own documentation; defaults for missing
+//! ones are those of llama.cpp.
+
+use std::borrow::Cow;
+
+use rustml_io::Metadata;
+
+use crate::bpe::Bpe;
+use crate::chat::ChatTemplate;
+use crate::encoder::Encoder;
+use crate::error::{bad_vocabulary, Error, Result};
+use crate::partition::Partition;
+use crate::pretokenize;
+use crate::special::end_tokens;
+use crate::spm::Spm;
+use crate::tokenizer::Tokenizer;
+use crate::vocab::{Alphabet, Kind, Vocab, SPACE};
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const SCORES: &str = "tokenizer.ggml.scores";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const MERGES: &str = "tokenizer.ggml.merges";
+const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
+
+pub(crate) fn load(meta: &Metadata) -> Result<Tokenizer> {
+    let unsupported = |what: String| Err(Error::Unsupported(what));
+    let spm =
+        match meta.str("tokenizer.ggml.model")? {
+            Some("gpt2") => false,
+            Some("llama") => true,
+            Some(other) => {
+                return unsupported(format!(
+                "the GGUF tokenizer model {other:?} is not supported, only \"gpt2\" (byte-level \
+                 BPE) and \"llama\" (SentencePiece BPE) are; load the model from a directory with \
+                 its tokenizer.json instead"
+            ))
+            }
+            None => return unsupported(
+                "the GGUF file has no tokenizer (tokenizer.ggml.model is missing); convert the \
+                 model again together with its tokenizer"
+                    .into(),
+            ),
+        };
+    let tokens = meta.strings(TOKENS)?.unwrap_or_default();
+    let types = meta.i32s(TYPES)?;
+    same_length(TYPES, types.as_ref().map(|t| t.len()), tokens)?;
+    let kinds = types
+        .iter()
+        .flat_map(|types| types.iter())
+        .enumerate()
+        .map(kind);
+    let kinds = match types {
+        Some(_) => kinds.collect::<Result<Vec<Kind>>>()?,
+        None => vec![Kind::Normal; tokens.len()],
+    };
+    let alphabet = if spm {
+        Alphabet::Spaced
+    } else {
+        Alphabet::ByteLevel
+    };
+    let named = tokens
+        .iter()
+        .zip(&kinds)
+        .enumerate()
+        .map(|(id, (token, &kind))| match kind {
+            // An empty token can be neither written nor looked up.
+            _ if token.is_empty() => (Cow::Owned(format!("[EMPTY_{id}]")), Kind::Control),
+            kind => (Cow::Borrowed(token.as_str()), kind),
+        });
+    let mut vocab = Vocab::new(alphabet, named)?;
+
+    let ids = SpecialIds {
+        meta,
+        vocab: &vocab,
+    };
+    let bos = ids.get("tokenizer.ggml.bos_token_id", spm.then_some(1))?;
+    let eos = ids.get("tokenizer.ggml.eos_token_id", spm.then_some(2))?;
+    let unknown = ids.get("tokenizer.ggml.unknown_token_id", spm.then_some(0))?;
+    let eot = ids.get("tokenizer.ggml.eot_token_id", None)?;
+    let eom = ids.get("tokenizer.ggml.eom_token_id", None)?;
+    let end = end_tokens(&mut vocab, [eos, eot, eom].into_iter().flatten());
+
+    let first = Partition::new(
+        [Kind::Control, Kind::Added]
+            .into_iter()
+            .flat_map(|kind| {
+                vocab
+                    .of_kind(kind)
+                    .map(|id| id)
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .map(move |id| (id, kind))
+            })
+            .map(|(id, kind)| {
+                let text = vocab.text(id).unwrap_or_default();
+                let text = if spm {
+                    text.replace(' ', SPACE.encode_utf8(&mut [0; 4]))
+                } else {
+                    text.into()
+                };
+                (text, id, kind == Kind::Control)
+            }),
+    )?;
+    let (encoder, add_bos, drops_space);
+    if spm {
+        let Some(scores) = meta.f32s(SCORES)? else {
+            return bad_vocabulary(format!("{SCORES} is missing"));
+        };
+        same_length(SCORES, Some(scores.len()), tokens)?;
+        let spm = Box::new(Spm::new(&vocab, &scores, unknown)?);
+        let prefix_space = meta
+            .bool("tokenizer.ggml.add_space_prefix")?
+            .unwrap_or(true);
+        encoder = Encoder::Spm {
+            first,
+            spm,
+            prefix_space,
+        };
+        (add_bos, drops_space) = (true, prefix_space);
+    } else {
+        let Some(merges) = meta.strings(MERGES)? else {
+            return bad_vocabulary(format!("{MERGES} is missing"));
+        };
+        let rule = pretokenize::rule(meta.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+        encoder = Encoder::Bpe {
+            first,
+            bpe: Box::new(Bpe::new(&vocab, &rule, merges)?),
+        };
+        (add_bos, drops_space) = (rule.add_bos, false);
+    }
+    let template = meta.str("tokenizer.chat_template")?.map(|source| {
+        let text = |id: Option<u32>| id.and_then(|id| vocab.text(id));
+        ChatTemplate::deferred(source, text(bos), text(eos))
+    });
+    Ok(Tokenizer {
+        prefix: added(meta, ADD_BOS, add_bos, bos)?,
+        suffix: added(meta, ADD_EOS, false, eos)?,
+        vocab,
+        encoder,
+        bos,
+        eos,
+        end,
+        drops_space,
+        template,
+    })
+}
+
+fn same_length(key: &str, len: Option<usize>, tokens: &[String]) -> Result<()> {
+    match len {
+        Some(len) if len != tokens.len() => {
+            let count = tokens.len();
+            bad_vocabulary(format!("{key} has {len} entries for {count} tokens"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// GGUF's token types: 0 undefined, 1 normal, 2 unknown, 3 control,
+/// 4 user-defined, 5 unused, 6 byte.
+fn kind((id, &value): (usize, &i32)) -> Result<Kind> {
+    Ok(match value {
+        0 | 1 | 5 => Kind::Normal,
+        2 | 3 => Kind::Control,
+        4 => Kind::Added,
+        6 => Kind::Byte,
+        _ => return bad_vocabulary(format!("token {id} has the unknown type {value}")),
+    })
+}
+
+struct SpecialIds<'a> {
+    meta: &'a Metadata,
+    vocab: &'a Vocab,
+}
+
+impl SpecialIds<'_> {
+    /// The id that `key` names. The default counts only if it is a control
+    /// token: it is a convention, not a statement of this file.
+    fn get(&self, key: &str, default: Option<u32>) -> Result<Option<u32>> {
+        let Some(id) = self.meta.u64(key)? else {
+            return Ok(default.filter(|&id| self.vocab.kind(id) == Some(Kind::Control)));
+        };
+        match u32::try_from(id) {
+            Ok(id) if self.vocab.kind(id).is_some() => Ok(Some(id)),
+            _ => {
+                let count = self.vocab.len();
+                bad_vocabulary(format!("{key} is {id}, but there are only {count} tokens"))
+            }
+        }
+    }
+}
+
+/// The token that `key` says to add, where a default is not worth an error.
+fn added(meta: &Metadata, key: &str, default: bool, id: Option<u32>) -> Result<Vec<u32>> {
+    match (meta.bool(key)?, id) {
+        (Some(true), None) => bad_vocabulary(format!(
+            "{key} is true, but the id of that token is missing"
+        )),
+        (explicit, id) => Ok(id
+            .filter(|_| explicit.unwrap_or(default))
+            .into_iter()
+            .collect()),
+    }
+}
