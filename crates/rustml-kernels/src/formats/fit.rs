@@ -148,7 +148,9 @@ pub(super) fn even_scale<const N: i8>(x: &[f32]) -> f32 {
     if peak.abs() < NOTHING {
         return 0.0;
     }
-    let trials = (-9i8..=9).map(|step| -(n + 0.1 * f32::from(step)) / peak);
+    let trials = (-9i8..=9)
+        .step_by(3)
+        .map(|step| -(n + 0.1 * f32::from(step)) / peak);
     best_scale(x, trials, |v| nearest(v).clamp(-n, n - 1.0))
 }
 
@@ -189,9 +191,11 @@ pub(super) fn level_scale(x: &[f32]) -> f32 {
         return 0.0;
     }
     let ends = [LEVELS[0], LEVELS[15]].map(f32::from);
-    let trials = ends
-        .into_iter()
-        .flat_map(|end| (-7i8..=7).map(move |step| (end + f32::from(step)) / peak));
+    let trials = ends.into_iter().flat_map(|end| {
+        (-6i8..=6)
+            .step_by(3)
+            .map(move |step| (end + f32::from(step)) / peak)
+    });
     best_scale(x, trials, level)
 }
 
@@ -253,7 +257,7 @@ fn scale_and_min(x: &[f32], top: f32) -> (f32, f32) {
     let count = x.len() as f32;
     let [sum, yy, xx] = sums(x.len(), |i| [y(i), y(i) * y(i), x[i] * x[i]]);
     let (mut best, mut least) = ((0.0, 0.0), f32::INFINITY);
-    for step in -10i8..=10 {
+    for step in (-10i8..=5).step_by(3) {
         let trial = (top + 0.1 * f32::from(step)) / (high - low);
         let [c, cc, yc] = sums(x.len(), |i| {
             let code = nearest(y(i) * trial).clamp(0.0, top);
