@@ -7,9 +7,11 @@ pub mod formats;
 pub mod gemm;
 pub mod ops;
 pub mod panel;
+pub mod par;
 pub mod pool;
 
 pub use acts::{Acts, Forms};
+pub use buffer::AlignedBytes;
 pub use gemm::Product;
 pub use panel::Matrix;
 pub use pool::Pool;

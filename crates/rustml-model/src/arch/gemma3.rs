@@ -1,0 +1,222 @@
+//! Gemma 3 (Gemma Team, "Gemma 3 Technical Report"): norms before and after
+//! each part, norms of queries and keys, five layers with a sliding window
+//! and a rotation of their own to each one that sees everything, embeddings
+//! times the square root of their width, tied head.
+
+use super::{gguf_rope_scaling, hf_activation, hf_rope, name, Arch, Repair::*, Role::*};
+use crate::error::Result;
+use crate::source::{Config, Gguf};
+use crate::spec::*;
+
+/// Index among [`Spec::ropes`].
+const GLOBAL: usize = 0;
+const LOCAL: usize = 1;
+
+pub const ARCH: Arch = Arch {
+    gguf: "gemma3",
+    hf: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
+    from_config,
+    from_gguf,
+    hf_prefixes: &[
+        "model.",
+        "language_model.model.",
+        "model.language_model.",
+        "",
+    ],
+    hf_names: &[
+        name(FinalNorm, "norm", MinusOne),
+        name(AttnNorm, "layers.{}.input_layernorm", MinusOne),
+        name(AttnPostNorm, "layers.{}.post_attention_layernorm", MinusOne),
+        name(FfnNorm, "layers.{}.pre_feedforward_layernorm", MinusOne),
+        name(
+            FfnPostNorm,
+            "layers.{}.post_feedforward_layernorm",
+            MinusOne,
+        ),
+        name(QueryNorm, "layers.{}.self_attn.q_norm", MinusOne),
+        name(KeyNorm, "layers.{}.self_attn.k_norm", MinusOne),
+    ],
+    gguf_names: &[],
+    // The eyes of the larger models, which text does not need.
+    ignored: &[
+        "vision_tower.",
+        "multi_modal_projector.",
+        "model.vision_tower.",
+        "model.multi_modal_projector.",
+        "rope_freqs.weight",
+    ],
+};
+
+fn from_config(c: &Config) -> Result<Spec> {
+    let tied = c.bool("tie_word_embeddings")?.unwrap_or(true);
+    let c = &c.nested("text_config");
+    let layers = c.need_usize("num_hidden_layers")?;
+    let is_local: Vec<bool> = match c.strings("layer_types")? {
+        Some(types) if types.len() != layers => {
+            return Err(c.error(format!(
+                "layer_types names {} layers of {layers}",
+                types.len()
+            )));
+        }
+        Some(types) => types.iter().map(|t| *t == "sliding_attention").collect(),
+        None => pattern(layers, c.usize("sliding_window_pattern")?.unwrap_or(6)),
+    };
+    let head_dim = c.usize("head_dim")?.unwrap_or(256);
+    let heads = c.usize("num_attention_heads")?.unwrap_or(8);
+    let (base, scaling) = hf_rope(c, Some("full_attention"), "rope_theta")?;
+    let (local_base, local_scaling) =
+        hf_rope(c, Some("sliding_attention"), "rope_local_base_freq")?;
+    Ok(spec(Sizes {
+        vocab: c.usize("vocab_size")?.unwrap_or(262_208),
+        hidden: c.need_usize("hidden_size")?,
+        context: c.usize("max_position_embeddings")?.unwrap_or(131_072),
+        heads,
+        kv_heads: c.usize("num_key_value_heads")?.unwrap_or(4),
+        head_dim,
+        scale: 1.0 / c.f32("query_pre_attn_scalar")?.unwrap_or(256.0).sqrt(),
+        window: c.usize("sliding_window")?.unwrap_or(4096),
+        is_local,
+        inner: c.need_usize("intermediate_size")?,
+        eps: c.f32("rms_norm_eps")?.unwrap_or(1e-6),
+        activation: hf_activation(c, "hidden_activation", "gelu_pytorch_tanh")?,
+        attention_soft_cap: c.f32("attn_logit_softcapping")?,
+        logit_soft_cap: c.f32("final_logit_softcapping")?,
+        global: Rope {
+            dims: head_dim,
+            base,
+            scaling,
+        },
+        local: Rope {
+            dims: head_dim,
+            base: local_base,
+            scaling: local_scaling,
+        },
+        tied,
+    }))
+}
+
+fn from_gguf(g: &Gguf) -> Result<Spec> {
+    let (hidden, heads) = (
+        g.need_usize("embedding_length")?,
+        g.need_usize("attention.head_count")?,
+    );
+    let layers = g.need_usize("block_count")?;
+    super::repeat((), layers).map_err(|e| g.error(e))?;
+    let head_dim = g.need_usize("attention.key_length")?;
+    // The file does not say by what queries are scaled; of the published
+    // sizes only the 27B, which has 62 layers, is not by its head size.
+    let scalar = match layers {
+        62 => super::head_dim(hidden, heads).map_err(|e| g.error(e))?,
+        _ => head_dim,
+    };
+    let scale = match g.f32("attention.scale")? {
+        Some(scale) => scale,
+        None => 1.0 / (scalar as f32).sqrt(),
+    };
+    Ok(spec(Sizes {
+        vocab: g.tensor_rows("token_embd.weight")?,
+        hidden,
+        context: g.need_usize("context_length")?,
+        heads,
+        kv_heads: g.usize("attention.head_count_kv")?.unwrap_or(heads),
+        head_dim,
+        scale,
+        window: g.need_usize("attention.sliding_window")?,
+        is_local: pattern(
+            layers,
+            g.usize("attention.sliding_window_pattern")?.unwrap_or(6),
+        ),
+        inner: g.need_usize("feed_forward_length")?,
+        eps: g.need_f32("attention.layer_norm_rms_epsilon")?,
+        activation: Activation::GeluTanh,
+        attention_soft_cap: g.f32("attn_logit_softcapping")?,
+        logit_soft_cap: g.f32("final_logit_softcapping")?,
+        global: Rope {
+            dims: head_dim,
+            base: g.f32("rope.freq_base")?.unwrap_or(1_000_000.0),
+            scaling: gguf_rope_scaling(g)?,
+        },
+        local: Rope {
+            dims: head_dim,
+            base: g.f32("rope.freq_base_swa")?.unwrap_or(10_000.0),
+            scaling: RopeScaling::None,
+        },
+        tied: !g.has_tensor("output.weight"),
+    }))
+}
+
+/// Every `period`-th layer sees everything, the others a window.
+fn pattern(layers: usize, period: usize) -> Vec<bool> {
+    (0..layers.min(1 << 16))
+        .map(|i| period == 0 || !(i + 1).is_multiple_of(period))
+        .collect()
+}
+
+struct Sizes {
+    vocab: usize,
+    hidden: usize,
+    context: usize,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+    scale: f32,
+    window: usize,
+    is_local: Vec<bool>,
+    inner: usize,
+    eps: f32,
+    activation: Activation,
+    attention_soft_cap: Option<f32>,
+    logit_soft_cap: Option<f32>,
+    global: Rope,
+    local: Rope,
+    tied: bool,
+}
+
+fn spec(s: Sizes) -> Spec {
+    let norm = Norm {
+        kind: NormKind::Rms,
+        eps: s.eps,
+        bias: false,
+    };
+    let layer = |local: bool| Layer {
+        wiring: Wiring::Sandwich,
+        norm,
+        attention: Attention {
+            heads: s.heads,
+            kv_heads: s.kv_heads,
+            head_dim: s.head_dim,
+            scale: s.scale,
+            rope: Some(if local { LOCAL } else { GLOBAL }),
+            qk_norm: Some(norm),
+            window: local.then_some(s.window),
+            soft_cap: s.attention_soft_cap,
+            qkv_bias: false,
+            out_bias: false,
+        },
+        feed_forward: FeedForward {
+            inner: s.inner,
+            activation: s.activation,
+            gated: true,
+            bias: false,
+        },
+    };
+    // The reference rounds this factor to bfloat16 with the weights it is
+    // stored beside; in single precision it is exact.
+    let scale = (s.hidden as f32).sqrt();
+    Spec {
+        vocab: s.vocab,
+        hidden: s.hidden,
+        context: s.context,
+        embedding: crate::spec::Embedding {
+            scale,
+            learned_positions: false,
+        },
+        layers: s.is_local.iter().map(|&local| layer(local)).collect(),
+        ropes: vec![s.global, s.local],
+        final_norm: norm,
+        head: crate::spec::Head {
+            tied: s.tied,
+            soft_cap: s.logit_soft_cap,
+        },
+    }
+}

@@ -1,0 +1,136 @@
+//! GPT-2 (Radford et al., "Language Models are Unsupervised Multitask
+//! Learners"): learned positions, LayerNorm, biases everywhere, tied head.
+
+use super::{hf_activation, name, Arch, Repair::*, Role::*};
+use crate::error::Result;
+use crate::source::{Config, Gguf};
+use crate::spec::*;
+
+pub const ARCH: Arch = Arch {
+    gguf: "gpt2",
+    hf: &["GPT2LMHeadModel"],
+    from_config,
+    from_gguf,
+    hf_prefixes: &["transformer.", ""],
+    hf_names: &[
+        name(Embedding, "wte", AsIs),
+        name(Positions, "wpe", AsIs),
+        name(FinalNorm, "ln_f", AsIs),
+        name(AttnNorm, "h.{}.ln_1", AsIs),
+        name(Query, "h.{}.attn.c_attn", FusedTransposed),
+        name(Key, "h.{}.attn.c_attn", FusedTransposed),
+        name(Value, "h.{}.attn.c_attn", FusedTransposed),
+        name(AttnOut, "h.{}.attn.c_proj", Transposed),
+        name(FfnNorm, "h.{}.ln_2", AsIs),
+        name(Up, "h.{}.mlp.c_fc", Transposed),
+        name(Down, "h.{}.mlp.c_proj", Transposed),
+    ],
+    gguf_names: &[
+        name(Query, "blk.{}.attn_qkv", Fused),
+        name(Key, "blk.{}.attn_qkv", Fused),
+        name(Value, "blk.{}.attn_qkv", Fused),
+    ],
+    // Causal masks that the first checkpoints carry along.
+    ignored: &[".attn.bias", ".attn.masked_bias"],
+};
+
+fn from_config(c: &Config) -> Result<Spec> {
+    if c.bool("scale_attn_by_inverse_layer_idx")? == Some(true) {
+        return Err(c.error("scale_attn_by_inverse_layer_idx is not supported"));
+    }
+    let hidden = c.need_usize("n_embd")?;
+    let scaled = c.bool("scale_attn_weights")?.unwrap_or(true);
+    spec(Sizes {
+        vocab: c.need_usize("vocab_size")?,
+        hidden,
+        context: c.need_usize("n_positions")?,
+        layers: c.need_usize("n_layer")?,
+        heads: c.need_usize("n_head")?,
+        inner: c.usize("n_inner")?.unwrap_or(4 * hidden),
+        eps: c.f32("layer_norm_epsilon")?.unwrap_or(1e-5),
+        activation: hf_activation(c, "activation_function", "gelu_new")?,
+        tied: c.bool("tie_word_embeddings")?.unwrap_or(true),
+        scaled,
+    })
+    .map_err(|what| c.error(what))
+}
+
+fn from_gguf(g: &Gguf) -> Result<Spec> {
+    spec(Sizes {
+        vocab: g.tensor_rows("token_embd.weight")?,
+        hidden: g.need_usize("embedding_length")?,
+        context: g.need_usize("context_length")?,
+        layers: g.need_usize("block_count")?,
+        heads: g.need_usize("attention.head_count")?,
+        inner: g.need_usize("feed_forward_length")?,
+        eps: g.need_f32("attention.layer_norm_epsilon")?,
+        activation: Activation::GeluTanh,
+        tied: !g.has_tensor("output.weight"),
+        scaled: true,
+    })
+    .map_err(|what| g.error(what))
+}
+
+struct Sizes {
+    vocab: usize,
+    hidden: usize,
+    context: usize,
+    layers: usize,
+    heads: usize,
+    inner: usize,
+    eps: f32,
+    activation: Activation,
+    tied: bool,
+    scaled: bool,
+}
+
+fn spec(s: Sizes) -> Result<Spec, String> {
+    let head_dim = super::head_dim(s.hidden, s.heads)?;
+    let norm = Norm {
+        kind: NormKind::Layer,
+        eps: s.eps,
+        bias: true,
+    };
+    let layer = Layer {
+        wiring: Wiring::Pre,
+        norm,
+        attention: Attention {
+            heads: s.heads,
+            kv_heads: s.heads,
+            head_dim,
+            scale: if s.scaled {
+                1.0 / (head_dim as f32).sqrt()
+            } else {
+                1.0
+            },
+            rope: None,
+            qk_norm: None,
+            window: None,
+            soft_cap: None,
+            qkv_bias: true,
+            out_bias: true,
+        },
+        feed_forward: FeedForward {
+            inner: s.inner,
+            activation: s.activation,
+            gated: false,
+            bias: true,
+        },
+    };
+    Ok(Spec {
+        vocab: s.vocab,
+        hidden: s.hidden,
+        context: s.context,
+        embedding: crate::spec::Embedding {
+            scale: 1.0,
+            learned_positions: true,
+        },
+        ropes: Vec::new(),
+        layers: super::repeat(layer, s.layers)?,
+        final_norm: norm,
+        head: crate::spec::Head {
+            tied: s.tied,
+            soft_cap: None,
+        },
+    })
+}

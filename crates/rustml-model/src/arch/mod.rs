@@ -1,0 +1,289 @@
+//! The architectures: one file each, and what they have in common.
+
+mod gemma3;
+mod gpt2;
+mod llama;
+
+use crate::error::{Error, Result};
+use crate::source::{Config, Gguf};
+use crate::spec::{RopeScaling, Spec};
+use rustml_io::{FileFormat, Store};
+
+/// An architecture: how to recognise it, its [`Spec`], and its tensors' names.
+pub struct Arch {
+    /// The name in `general.architecture` of GGUF files.
+    pub gguf: &'static str,
+    /// The names in `architectures` of config.json.
+    pub hf: &'static [&'static str],
+    /// The settings of a config.json.
+    pub from_config: fn(&Config) -> Result<Spec>,
+    /// The settings of a GGUF file.
+    pub from_gguf: fn(&Gguf) -> Result<Spec>,
+    /// Names in safetensors that deviate from [`HF_NAMES`].
+    pub hf_names: &'static [Name],
+    /// Names in GGUF that deviate from [`GGUF_NAMES`].
+    pub gguf_names: &'static [Name],
+    /// Prefixes that safetensors names may have, tried in this order.
+    pub hf_prefixes: &'static [&'static str],
+    /// Tensors that hold no weights of the language model: names that begin,
+    /// or end, with one of these are left alone.
+    pub ignored: &'static [&'static str],
+}
+
+/// What a tensor is for. Those of a layer are numbered by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Role {
+    Embedding,
+    Positions,
+    FinalNorm,
+    Head,
+    AttnNorm,
+    Query,
+    Key,
+    Value,
+    QueryNorm,
+    KeyNorm,
+    AttnOut,
+    AttnPostNorm,
+    FfnNorm,
+    Gate,
+    Up,
+    Down,
+    FfnPostNorm,
+}
+
+/// What is done to a tensor when it is loaded, so that the forward pass knows
+/// one convention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    AsIs,
+    /// Stored `[inputs, outputs]` (GPT-2's Conv1D).
+    Transposed,
+    /// A part of query, key and value in one tensor, one after the other.
+    Fused,
+    /// Both.
+    FusedTransposed,
+    /// Rows of each head in the order that rotates neighbours; they are put
+    /// in the order that rotates halves (`LlamaModel.permute` in llama.cpp's
+    /// converter).
+    Interleaved,
+    /// A norm's weight stored less one (Gemma).
+    MinusOne,
+}
+
+/// The name of a tensor without `.weight` or `.bias`; `{}` is the layer.
+pub struct Name {
+    /// What it is for.
+    pub role: Role,
+    /// The name.
+    pub name: &'static str,
+    /// What is done to it.
+    pub repair: Repair,
+}
+
+const fn name(role: Role, name: &'static str, repair: Repair) -> Name {
+    Name { role, name, repair }
+}
+
+use Repair::AsIs;
+use Role::*;
+
+/// The usual names in safetensors, after the prefix.
+pub const HF_NAMES: &[Name] = &[
+    name(Embedding, "embed_tokens", AsIs),
+    name(FinalNorm, "norm", AsIs),
+    name(Head, "lm_head", AsIs),
+    name(AttnNorm, "layers.{}.input_layernorm", AsIs),
+    name(Query, "layers.{}.self_attn.q_proj", AsIs),
+    name(Key, "layers.{}.self_attn.k_proj", AsIs),
+    name(Value, "layers.{}.self_attn.v_proj", AsIs),
+    name(QueryNorm, "layers.{}.self_attn.q_norm", AsIs),
+    name(KeyNorm, "layers.{}.self_attn.k_norm", AsIs),
+    name(AttnOut, "layers.{}.self_attn.o_proj", AsIs),
+    name(FfnNorm, "layers.{}.post_attention_layernorm", AsIs),
+    name(Gate, "layers.{}.mlp.gate_proj", AsIs),
+    name(Up, "layers.{}.mlp.up_proj", AsIs),
+    name(Down, "layers.{}.mlp.down_proj", AsIs),
+];
+
+/// The usual names in GGUF files.
+pub const GGUF_NAMES: &[Name] = &[
+    name(Embedding, "token_embd", AsIs),
+    name(Positions, "position_embd", AsIs),
+    name(FinalNorm, "output_norm", AsIs),
+    name(Head, "output", AsIs),
+    name(AttnNorm, "blk.{}.attn_norm", AsIs),
+    name(Query, "blk.{}.attn_q", AsIs),
+    name(Key, "blk.{}.attn_k", AsIs),
+    name(Value, "blk.{}.attn_v", AsIs),
+    name(QueryNorm, "blk.{}.attn_q_norm", AsIs),
+    name(KeyNorm, "blk.{}.attn_k_norm", AsIs),
+    name(AttnOut, "blk.{}.attn_output", AsIs),
+    name(AttnPostNorm, "blk.{}.post_attention_norm", AsIs),
+    name(FfnNorm, "blk.{}.ffn_norm", AsIs),
+    name(Gate, "blk.{}.ffn_gate", AsIs),
+    name(Up, "blk.{}.ffn_up", AsIs),
+    name(Down, "blk.{}.ffn_down", AsIs),
+    name(FfnPostNorm, "blk.{}.post_ffw_norm", AsIs),
+];
+
+/// All architectures.
+pub const ALL: &[&Arch] = &[&gpt2::ARCH, &llama::ARCH, &gemma3::ARCH];
+
+impl Arch {
+    /// The architecture of an open model.
+    ///
+    /// # Errors
+    /// If it says none, or one that is not supported.
+    pub fn of(store: &Store) -> Result<&'static Arch> {
+        let (name, found) = match store.format() {
+            FileFormat::Gguf { .. } => {
+                let name = store.metadata().str("general.architecture")?;
+                let name = name.unwrap_or_default();
+                (name.to_owned(), ALL.iter().find(|a| a.gguf == name))
+            }
+            FileFormat::Safetensors => {
+                let config = Config::new(store)?;
+                let names = config.strings("architectures")?.unwrap_or_default();
+                let found = ALL.iter().find(|a| a.hf.iter().any(|n| names.contains(n)));
+                (names.join(", "), found)
+            }
+        };
+        found.copied().ok_or_else(|| Error::UnknownArchitecture {
+            path: store.path().to_owned(),
+            name,
+            known: ALL
+                .iter()
+                .flat_map(|a| a.hf.iter().copied().chain([a.gguf]))
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+
+    /// The settings of an open model.
+    ///
+    /// # Errors
+    /// If one is missing or makes no sense.
+    pub fn spec(&self, store: &Store) -> Result<Spec> {
+        let (spec, path) = match store.format() {
+            FileFormat::Gguf { .. } => (
+                (self.from_gguf)(&Gguf::new(store, self.gguf))?,
+                store.path().to_owned(),
+            ),
+            FileFormat::Safetensors => (
+                (self.from_config)(&Config::new(store)?)?,
+                store.directory().join("config.json"),
+            ),
+        };
+        match spec.validate() {
+            Ok(()) => Ok(spec),
+            Err(what) => Err(Error::Config { path, what }),
+        }
+    }
+
+    /// The name of the tensor for `role`, and what is done to it.
+    pub fn tensor(&self, role: Role, format: FileFormat) -> Option<&Name> {
+        let (own, usual) = match format {
+            FileFormat::Gguf { .. } => (self.gguf_names, GGUF_NAMES),
+            FileFormat::Safetensors => (self.hf_names, HF_NAMES),
+        };
+        own.iter().chain(usual).find(|n| n.role == role)
+    }
+}
+
+/// `rope_parameters` (transformers 5) or `rope_scaling` (4), and the base that
+/// is inside the former or beside the latter under `base_key`.
+fn hf_rope(c: &Config, layer_type: Option<&str>, base_key: &str) -> Result<(f32, RopeScaling)> {
+    let parameters = c.object("rope_parameters");
+    let nested = layer_type.and_then(|t| parameters.as_ref()?.object(t));
+    let settings = nested.or(parameters);
+    let is_local = base_key != "rope_theta";
+    let settings = match settings {
+        Some(s) => Some(s),
+        // The older form has one scaling, for the layers that see everything.
+        None if is_local => None,
+        None => c.object("rope_scaling"),
+    };
+    let inside = match &settings {
+        Some(s) => s.f32("rope_theta")?,
+        None => None,
+    };
+    let base = match inside {
+        Some(base) => base,
+        None => c.f32(base_key)?.unwrap_or(10_000.0),
+    };
+    let Some(s) = settings else {
+        return Ok((base, RopeScaling::None));
+    };
+    let kind = match s.str("rope_type")? {
+        Some(kind) => kind,
+        None => s.str("type")?.unwrap_or("default"),
+    };
+    let scaling = match kind {
+        "default" => RopeScaling::None,
+        "linear" => RopeScaling::Linear {
+            factor: s.need_f32("factor")?,
+        },
+        "llama3" => RopeScaling::Llama3 {
+            factor: s.need_f32("factor")?,
+            low: s.need_f32("low_freq_factor")?,
+            high: s.need_f32("high_freq_factor")?,
+            original: s.need_f32("original_max_position_embeddings")?,
+        },
+        other => {
+            return Err(c.error(format!(
+                "rope scaling of type '{other}' is not supported; supported are default, linear, llama3"
+            )));
+        }
+    };
+    Ok((base, scaling))
+}
+
+/// The scaling that a GGUF file names, or its table of factors.
+fn gguf_rope_scaling(g: &Gguf) -> Result<RopeScaling> {
+    if let Some(factors) = g.floats("rope_freqs.weight")? {
+        return Ok(RopeScaling::Factors(factors));
+    }
+    match g.str("rope.scaling.type")?.unwrap_or("none") {
+        "none" => Ok(RopeScaling::None),
+        "linear" => Ok(RopeScaling::Linear {
+            factor: g.need_f32("rope.scaling.factor")?,
+        }),
+        other => Err(g.error(format!(
+            "rope scaling of type '{other}' is not supported; supported are none, linear"
+        ))),
+    }
+}
+
+/// The activation that config.json names under `key`.
+fn hf_activation(c: &Config, key: &str, default: &str) -> Result<crate::spec::Activation> {
+    use crate::spec::Activation;
+    match c.str(key)?.unwrap_or(default) {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        other => Err(c.error(format!(
+            "{key} is '{other}', which is not supported; supported are silu, gelu_new, gelu_pytorch_tanh, relu"
+        ))),
+    }
+}
+
+/// Values of a head where the width divides evenly among the heads.
+fn head_dim(hidden: usize, heads: usize) -> Result<usize, String> {
+    if heads == 0 || !hidden.is_multiple_of(heads) {
+        return Err(format!(
+            "the hidden size {hidden} cannot be divided among {heads} attention heads"
+        ));
+    }
+    Ok(hidden / heads)
+}
+
+/// `count` layers alike, if that many can be.
+fn repeat<T: Clone>(layer: T, count: usize) -> Result<Vec<T>, String> {
+    if count > 4096 {
+        return Err(format!("{count} layers are more than can be handled"));
+    }
+    Ok(vec![layer; count])
+}

@@ -1,0 +1,485 @@
+//! The state of a step: threads, named buffers, and the clock.
+//!
+//! Every operation of the forward pass is a method here, and only these read
+//! the clock. Buffers are allocated once, for the largest step.
+
+use crate::model::Model;
+use crate::spec::{Activation, Attention, Norm};
+use crate::weights::{LayerWeights, Linear, NormWeights};
+use rustml_kernels::attention::{AttentionShape, Phases};
+use rustml_kernels::ops;
+use rustml_kernels::par::{self, Cache, Output, Positioning, SpanView, Team};
+use rustml_kernels::{Acts, Forms, Matrix};
+use rustml_trace::{Cost, Op, Recorder};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How large steps may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Rows of a step.
+    pub rows: usize,
+    /// Rows of a step whose logits are computed.
+    pub logit_rows: usize,
+}
+
+/// Threads, buffers and recorder for steps of one model.
+pub struct Exec {
+    team: Arc<Team>,
+    capacity: Capacity,
+    forms: Forms,
+    pub(crate) buffers: Buffers,
+    /// Where the time goes.
+    pub recorder: Recorder,
+}
+
+/// Everything a step writes. Each is `[rows, width]` of the current step.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    /// The residual stream, `hidden` wide.
+    pub x: Vec<f32>,
+    /// What a part adds to the stream, before its norm; `hidden` wide.
+    pub y: Vec<f32>,
+    /// Normalised rows, `hidden` wide.
+    pub normed: Vec<f32>,
+    /// Queries, `heads * head_dim` wide.
+    pub q: Vec<f32>,
+    /// Keys, `kv_heads * head_dim` wide.
+    pub k: Vec<f32>,
+    /// Values, likewise.
+    pub v: Vec<f32>,
+    /// What attention mixed, as wide as the queries.
+    pub mixed: Vec<f32>,
+    /// Feed-forward, `inner` wide.
+    pub gate: Vec<f32>,
+    /// Feed-forward, `inner` wide.
+    pub up: Vec<f32>,
+    /// Input of the next product, in the forms its weights read.
+    pub acts: Acts,
+    /// Cosines of each rope, `[rope][rows, dims / 2]`.
+    pub cos: Vec<Vec<f32>>,
+    /// Sines, likewise.
+    pub sin: Vec<Vec<f32>>,
+    /// `[logit rows, vocab]`
+    pub logits: Vec<f32>,
+}
+
+fn weights_cost(rows: usize, m: &Matrix) -> Cost {
+    Cost {
+        bytes: m.bytes() as u64,
+        flops: 2 * (rows * m.rows() * m.cols()) as u64,
+    }
+}
+
+fn total(costs: impl IntoIterator<Item = Cost>) -> Cost {
+    costs.into_iter().fold(Cost::default(), |a, b| Cost {
+        bytes: a.bytes + b.bytes,
+        flops: a.flops + b.flops,
+    })
+}
+
+fn norm<'a>(n: &Norm, w: &'a NormWeights) -> par::Norm<'a> {
+    par::Norm {
+        kind: n.kind,
+        weight: &w.weight,
+        bias: &w.bias,
+        eps: n.eps,
+    }
+}
+
+impl Exec {
+    /// Buffers for steps of `model` of up to `capacity`.
+    pub fn new(model: &Model, capacity: Capacity, recorder: Recorder) -> Exec {
+        let (spec, rows) = (model.spec(), capacity.rows.max(1));
+        let widest = |f: &dyn Fn(&crate::spec::Layer) -> usize| {
+            let widest = spec.layers.iter().map(f).max().unwrap_or(0);
+            vec![0f32; rows * widest]
+        };
+        let (forms, cols) = model.weights().activations();
+        let hidden = || vec![0f32; rows * spec.hidden];
+        let tables = || {
+            let ropes = spec.ropes.iter();
+            ropes.map(|r| vec![0f32; rows * r.dims / 2]).collect()
+        };
+        let q = |l: &crate::spec::Layer| l.attention.heads * l.attention.head_dim;
+        let kv = |l: &crate::spec::Layer| l.attention.kv_heads * l.attention.head_dim;
+        Exec {
+            team: model.team().clone(),
+            capacity,
+            forms,
+            buffers: Buffers {
+                x: hidden(),
+                y: hidden(),
+                normed: hidden(),
+                q: widest(&q),
+                k: widest(&kv),
+                v: widest(&kv),
+                mixed: widest(&q),
+                gate: widest(&|l| {
+                    if l.feed_forward.gated {
+                        l.feed_forward.inner
+                    } else {
+                        0
+                    }
+                }),
+                up: widest(&|l| l.feed_forward.inner),
+                acts: Acts::new(rows, cols, forms),
+                cos: tables(),
+                sin: tables(),
+                logits: vec![0.0; capacity.logit_rows.max(1) * spec.vocab],
+            },
+            recorder,
+        }
+    }
+
+    /// How large steps may be.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// The forms the weights read that the activations of this width can take.
+    fn forms_for(&self, linears: &[&Matrix]) -> Forms {
+        let all = linears.iter().map(|m| m.forms());
+        let forms = all.fold(Forms::default(), Forms::union);
+        debug_assert!(self.forms.contains(forms));
+        forms
+    }
+
+    /// `x[row] = embedding[id] * scale (+ positions[position])`
+    pub(crate) fn embed(&mut self, model: &Model, ids: &[u32], spans: &[SpanView]) {
+        let start = self.recorder.start();
+        let (spec, weights) = (model.spec(), model.weights());
+        let hidden = spec.hidden;
+        let (isa, scale) = (self.team.isa, spec.embedding.scale);
+        let (x, extra) = (&mut self.buffers.x, &mut self.buffers.normed);
+        for span in spans {
+            for row in span.row..span.row + span.rows {
+                let x = &mut x[row * hidden..][..hidden];
+                weights.embedding.decode_row(ids[row] as usize, x);
+                if scale != 1.0 {
+                    ops::scale(isa, x, scale);
+                }
+                if let Some(positions) = &weights.positions {
+                    let extra = &mut extra[..hidden];
+                    positions.decode_row(span.first + row - span.row, extra);
+                    ops::add(isa, x, extra);
+                }
+            }
+        }
+        let row = weights.embedding.bytes() / weights.embedding.rows().max(1);
+        let cost = Cost {
+            bytes: (row * ids.len()) as u64,
+            flops: (ids.len() * hidden) as u64,
+        };
+        self.recorder.record(Op::Embed, start, cost);
+    }
+
+    /// Cosines and sines of all rows for every rope.
+    pub(crate) fn rope_tables(&mut self, model: &Model, spans: &[SpanView]) {
+        let start = self.recorder.start();
+        let b = &mut self.buffers;
+        for (i, frequencies) in model.frequencies().iter().enumerate() {
+            let pairs = frequencies.len();
+            for span in spans {
+                for r in 0..span.rows {
+                    let position = (span.first + r) as f32;
+                    let at = (span.row + r) * pairs;
+                    for (j, f) in frequencies.iter().enumerate() {
+                        let (sin, cos) = (position * f).sin_cos();
+                        (b.sin[i][at + j], b.cos[i][at + j]) = (sin, cos);
+                    }
+                }
+            }
+        }
+        self.recorder.record(Op::RopeTable, start, Cost::default());
+    }
+
+    /// Normalises the stream and prepares it for `linears`.
+    pub(crate) fn norm(
+        &mut self,
+        op: Op,
+        n: &Norm,
+        w: &NormWeights,
+        rows: usize,
+        linears: &[&Matrix],
+    ) {
+        let start = self.recorder.start();
+        let forms = self.forms_for(linears);
+        let (b, len) = (&mut self.buffers, rows * w.weight.len());
+        let (x, out) = (&b.x[..len], &mut b.normed[..len]);
+        par::norm_rows(&self.team, norm(n, w), x, out, &mut b.acts, forms);
+        self.recorder.record(op, start, Cost::default());
+    }
+
+    /// Queries, keys and values of the prepared rows.
+    pub(crate) fn qkv(&mut self, w: &LayerWeights, rows: usize) {
+        let start = self.recorder.start();
+        let b = &mut self.buffers;
+        let output = |l: &'_ Linear| rows * l.weights.rows();
+        let mut outputs = [
+            output_of(&w.query, &mut b.q[..output(&w.query)]),
+            output_of(&w.key, &mut b.k[..output(&w.key)]),
+            output_of(&w.value, &mut b.v[..output(&w.value)]),
+        ];
+        let ops = [Op::Query, Op::Key, Op::Value];
+        products(
+            &self.team,
+            &mut self.recorder,
+            Op::Qkv,
+            &ops,
+            &b.acts,
+            &mut outputs,
+            start,
+        );
+    }
+
+    /// Norms and rotations of queries and keys; keys and values are cached.
+    pub(crate) fn position(
+        &mut self,
+        a: &Attention,
+        w: &LayerWeights,
+        cache: &Cache,
+        spans: &[SpanView],
+        rows: usize,
+    ) {
+        let start = self.recorder.start();
+        let b = &mut self.buffers;
+        let (q, kv) = (rows * a.heads * a.head_dim, rows * a.kv_heads * a.head_dim);
+        let qk_norm = match (&a.qk_norm, &w.query_norm, &w.key_norm) {
+            (Some(n), Some(q), Some(k)) => Some((norm(n, q), norm(n, k))),
+            _ => None,
+        };
+        let rope = a.rope.map(|r| {
+            let pairs = b.cos[r].len() / self.capacity.rows.max(1);
+            (&b.cos[r][..rows * pairs], &b.sin[r][..rows * pairs])
+        });
+        let mut times = [Duration::ZERO; 3];
+        let timing = self.recorder.wants_parts().then_some(&mut times[..]);
+        let how = Positioning { qk_norm, rope };
+        let (q, k, v) = (&mut b.q[..q], &mut b.k[..kv], &b.v[..kv]);
+        par::position_rows(&self.team, cache, spans, &how, a.heads, q, k, v, timing);
+        if self.recorder.wants_parts() {
+            let parts = [Op::QkNorm, Op::Rope, Op::KvStore];
+            let parts: [_; 3] = std::array::from_fn(|i| (parts[i], times[i], Cost::default()));
+            self.recorder.record_parts(&parts, start);
+        } else {
+            self.recorder.record(Op::Position, start, Cost::default());
+        }
+    }
+
+    /// Attention of all rows.
+    pub(crate) fn attend(&mut self, a: &Attention, cache: &Cache, spans: &[SpanView], rows: usize) {
+        let start = self.recorder.start();
+        let b = &mut self.buffers;
+        let shape = AttentionShape {
+            heads: a.heads,
+            scale: a.scale,
+            soft_cap: a.soft_cap,
+            window: a.window,
+            causal: true,
+        };
+        let len = rows * a.heads * a.head_dim;
+        let mut phases = Phases::default();
+        let timed = self.recorder.wants_parts().then_some(&mut phases);
+        let (q, out) = (&b.q[..len], &mut b.mixed[..len]);
+        par::attend_rows(&self.team, &shape, cache, spans, q, out, timed);
+        if start.is_none() {
+            return;
+        }
+        // Each row reads the keys and values it sees once for its KV head.
+        let (mut read, mut pairs) = (0, 0);
+        for s in spans {
+            let (last, window) = (s.first + s.rows, a.window.unwrap_or(usize::MAX));
+            read += last.min(window.saturating_add(s.rows));
+            pairs += (s.first..last).map(|p| (p + 1).min(window)).sum::<usize>();
+        }
+        let half = Cost {
+            bytes: (read * cache.position_bytes() / 2) as u64,
+            flops: (2 * pairs * a.heads * a.head_dim) as u64,
+        };
+        if self.recorder.wants_parts() {
+            let parts = [
+                (Op::Scores, phases.scores, half),
+                (Op::Softmax, phases.softmax, Cost::default()),
+                (Op::Values, phases.values, half),
+            ];
+            self.recorder.record_parts(&parts, start);
+        } else {
+            self.recorder.record(Op::Attend, start, total([half, half]));
+        }
+    }
+
+    /// The output projection of attention: added to the stream, or to `y`
+    /// where a norm comes before that.
+    pub(crate) fn attn_out(&mut self, w: &LayerWeights, rows: usize) {
+        let start = self.recorder.start();
+        let (l, post) = (&w.attn_out, w.attn_post_norm.is_some());
+        let (cols, forms) = (l.weights.cols(), self.forms_for(&[&l.weights]));
+        let b = &mut self.buffers;
+        par::prepare_rows(
+            &self.team,
+            &b.mixed[..rows * cols],
+            cols,
+            &mut b.acts,
+            forms,
+        );
+        self.add_product(Op::AttnOut, l, rows, post, start);
+    }
+
+    /// `x += product`, or `y = product` where a norm follows.
+    fn add_product(
+        &mut self,
+        op: Op,
+        l: &Linear,
+        rows: usize,
+        post: bool,
+        start: Option<std::time::Instant>,
+    ) {
+        let (b, len) = (&mut self.buffers, rows * l.weights.rows());
+        let out = if post {
+            &mut b.y[..len]
+        } else {
+            &mut b.x[..len]
+        };
+        let mut output = output_of(l, out);
+        output.accumulate = !post;
+        products(
+            &self.team,
+            &mut self.recorder,
+            op,
+            &[op],
+            &b.acts,
+            &mut [output],
+            start,
+        );
+    }
+
+    /// `x += norm(y)`
+    pub(crate) fn post_norm(&mut self, op: Op, n: &Norm, w: &NormWeights, rows: usize) {
+        let start = self.recorder.start();
+        let (b, len) = (&mut self.buffers, rows * w.weight.len());
+        let (y, t, x) = (&mut b.y[..len], &mut b.normed[..len], &mut b.x[..len]);
+        par::norm_add_rows(&self.team, norm(n, w), y, t, x);
+        self.recorder.record(op, start, Cost::default());
+    }
+
+    /// The feed-forward of the prepared rows, added to the stream or put in `y`.
+    pub(crate) fn feed_forward(&mut self, f: Activation, w: &LayerWeights, rows: usize) {
+        let start = self.recorder.start();
+        let forms = self.forms_for(&[&w.down.weights]);
+        let inner = w.up.weights.rows();
+        let (b, len) = (&mut self.buffers, rows * inner);
+        let (gate, up) = match &w.gate {
+            Some(gate) => {
+                let mut outputs = [
+                    output_of(gate, &mut b.gate[..len]),
+                    output_of(&w.up, &mut b.up[..len]),
+                ];
+                let ops = [Op::Gate, Op::Up];
+                products(
+                    &self.team,
+                    &mut self.recorder,
+                    Op::GateUp,
+                    &ops,
+                    &b.acts,
+                    &mut outputs,
+                    start,
+                );
+                (&mut b.gate[..len], &b.up[..len])
+            }
+            None => {
+                let mut outputs = [output_of(&w.up, &mut b.up[..len])];
+                products(
+                    &self.team,
+                    &mut self.recorder,
+                    Op::Up,
+                    &[Op::Up],
+                    &b.acts,
+                    &mut outputs,
+                    start,
+                );
+                (&mut b.up[..len], &[][..])
+            }
+        };
+        let start = self.recorder.start();
+        par::activate_rows(&self.team, f, gate, up, inner, &mut b.acts, forms);
+        self.recorder.record(Op::Activate, start, Cost::default());
+        let start = self.recorder.start();
+        self.add_product(Op::Down, &w.down, rows, w.ffn_post_norm.is_some(), start);
+    }
+
+    /// Logits of the wanted rows of the stream.
+    pub(crate) fn head(&mut self, model: &Model, logit_rows: &[usize]) {
+        let spec = model.spec();
+        let (hidden, rows, vocab) = (spec.hidden, logit_rows.len(), spec.vocab);
+        // Wanted rows to the front; they ascend, so none is overwritten.
+        for (to, &from) in logit_rows.iter().enumerate() {
+            self.buffers
+                .x
+                .copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+        }
+        let weights = model.weights();
+        self.norm(
+            Op::FinalNorm,
+            &spec.final_norm,
+            &weights.final_norm,
+            rows,
+            &[weights.head()],
+        );
+        let start = self.recorder.start();
+        let b = &mut self.buffers;
+        let logits = &mut b.logits[..rows * vocab];
+        let bias = weights.head.as_ref().and_then(|h| h.bias.as_deref());
+        let mut outputs = [Output {
+            weights: weights.head(),
+            bias,
+            accumulate: false,
+            out: logits,
+        }];
+        par::matmul(&self.team, &b.acts, &mut outputs, None);
+        if let Some(cap) = spec.head.soft_cap {
+            let isa = self.team.isa;
+            par::map_rows(&self.team, logits, vocab, &|_, x| {
+                ops::soft_cap(isa, x, cap)
+            });
+        }
+        self.recorder
+            .record(Op::Head, start, weights_cost(rows, weights.head()));
+    }
+}
+
+fn output_of<'a>(l: &'a Linear, out: &'a mut [f32]) -> Output<'a> {
+    Output {
+        weights: &l.weights,
+        bias: l.bias.as_deref(),
+        accumulate: false,
+        out,
+    }
+}
+
+/// Products in one region, recorded together or each for itself.
+fn products(
+    team: &Team,
+    recorder: &mut Recorder,
+    whole: Op,
+    parts: &[Op],
+    acts: &Acts,
+    outputs: &mut [Output],
+    start: Option<std::time::Instant>,
+) {
+    let mut times = [Duration::ZERO; 4];
+    let times = &mut times[..parts.len()];
+    let wants_parts = recorder.wants_parts() && parts.len() > 1;
+    par::matmul(team, acts, outputs, wants_parts.then_some(&mut *times));
+    if start.is_none() {
+        return;
+    }
+    let cost = |o: &Output| weights_cost(acts.rows(), o.weights);
+    if wants_parts {
+        let zipped = parts.iter().zip(times.iter()).zip(outputs.iter());
+        let parts: Vec<_> = zipped.map(|((&op, &t), o)| (op, t, cost(o))).collect();
+        recorder.record_parts(&parts, start);
+    } else {
+        recorder.record(whole, start, total(outputs.iter().map(cost)));
+    }
+}

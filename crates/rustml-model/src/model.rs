@@ -1,0 +1,171 @@
+//! A loaded model and its forward pass.
+
+use crate::arch::Arch;
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::exec::Exec;
+use crate::kv::KvPool;
+use crate::load::{load, LoadReport, Progress};
+use crate::quantize::Quantize;
+use crate::spec::{Layer, Spec};
+use crate::weights::{LayerWeights, Weights};
+use rustml_io::Store;
+use rustml_kernels::par::{SpanView, Team};
+use rustml_kernels::{Matrix, Pool};
+use rustml_simd::Isa;
+use rustml_trace::Op;
+use std::sync::Arc;
+
+/// Weights in memory, ready to run.
+pub struct Model {
+    arch: &'static Arch,
+    spec: Spec,
+    weights: Weights,
+    frequencies: Vec<Vec<f32>>,
+    team: Arc<Team>,
+    report: LoadReport,
+}
+
+/// Starts the compute threads, on the instruction set that `RUSTML_ISA` names
+/// or the best this CPU has.
+///
+/// # Errors
+/// If `RUSTML_ISA` names none of this CPU's, or the system refuses a thread.
+pub fn team(threads: usize) -> Result<Arc<Team>> {
+    let isa = Isa::from_env().map_err(Error::Isa)?;
+    let pool = Pool::new(threads).map_err(Error::Threads)?;
+    Ok(Arc::new(Team { isa, pool }))
+}
+
+impl Model {
+    /// Loads an open model's weights.
+    ///
+    /// # Errors
+    /// If the architecture is unknown, a setting or tensor is missing or
+    /// wrong, or the memory cannot be had.
+    pub fn load(
+        store: &Store,
+        quantize: Quantize,
+        team: Arc<Team>,
+        progress: Progress,
+    ) -> Result<Model> {
+        let arch = Arch::of(store)?;
+        let spec = arch.spec(store)?;
+        let (weights, report) = load(store, arch, &spec, quantize, &team, progress)?;
+        let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
+        Ok(Model {
+            arch,
+            spec,
+            weights,
+            frequencies,
+            team,
+            report,
+        })
+    }
+
+    /// The architecture's name in GGUF.
+    pub fn arch(&self) -> &'static str {
+        self.arch.gguf
+    }
+    /// The architecture as data.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+    /// The weights.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+    /// What loading did.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+    /// Threads and instruction set.
+    pub fn team(&self) -> &Arc<Team> {
+        &self.team
+    }
+    /// Frequencies of each rope.
+    pub(crate) fn frequencies(&self) -> &[Vec<f32>] {
+        &self.frequencies
+    }
+
+    /// Runs one step; returns the logits, `[batch.logit_rows, vocab]`.
+    ///
+    /// Keys and values of all rows are stored in the cache; the caller counts
+    /// them with [`crate::KvSequence::advance`].
+    ///
+    /// # Panics
+    /// If the batch exceeds the capacity of `exec`, names a token outside the
+    /// vocabulary, or has no room reserved in its caches.
+    pub fn forward<'e>(&self, batch: &Batch, kv: &mut KvPool, exec: &'e mut Exec) -> &'e [f32] {
+        let (rows, capacity) = (batch.ids.len(), exec.capacity());
+        assert!(rows <= capacity.rows && batch.logit_rows.len() <= capacity.logit_rows);
+        assert!(batch.ids.iter().all(|&id| (id as usize) < self.spec.vocab));
+        assert!(batch.logit_rows.is_sorted() && batch.logit_rows.last().is_none_or(|&r| r < rows));
+        if rows == 0 {
+            return &[];
+        }
+        let mut row = 0;
+        let spans: Vec<SpanView> = batch
+            .spans
+            .iter()
+            .map(|s| {
+                row += s.rows;
+                SpanView {
+                    row: row - s.rows,
+                    rows: s.rows,
+                    first: s.cache.len(),
+                    blocks: s.cache.blocks(),
+                }
+            })
+            .collect();
+        assert_eq!(row, rows, "spans cover the rows");
+        exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
+        exec.embed(self, &batch.ids, &spans);
+        exec.rope_tables(self, &spans);
+        for (i, (layer, weights)) in self
+            .spec
+            .layers
+            .iter()
+            .zip(&self.weights.layers)
+            .enumerate()
+        {
+            exec.recorder.set_layer(Some(i));
+            self.layer(layer, weights, i, &spans, rows, kv, exec);
+        }
+        exec.recorder.set_layer(None);
+        if !batch.logit_rows.is_empty() {
+            exec.head(self, &batch.logit_rows);
+        }
+        &exec.buffers.logits[..batch.logit_rows.len() * self.spec.vocab]
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn layer(
+        &self,
+        l: &Layer,
+        w: &LayerWeights,
+        i: usize,
+        spans: &[SpanView],
+        rows: usize,
+        kv: &mut KvPool,
+        exec: &mut Exec,
+    ) {
+        let inputs = [&w.query.weights, &w.key.weights, &w.value.weights];
+        exec.norm(Op::AttnNorm, &l.norm, &w.attn_norm, rows, &inputs);
+        exec.qkv(w, rows);
+        let cache = kv.layer(i);
+        exec.position(&l.attention, w, &cache, spans, rows);
+        exec.attend(&l.attention, &cache, spans, rows);
+        exec.attn_out(w, rows);
+        if let Some(post) = &w.attn_post_norm {
+            exec.post_norm(Op::AttnPostNorm, &l.norm, post, rows);
+        }
+        let gate = w.gate.as_ref().map_or(&w.up, |g| g);
+        let inputs: [&Matrix; 2] = [&gate.weights, &w.up.weights];
+        exec.norm(Op::FfnNorm, &l.norm, &w.ffn_norm, rows, &inputs);
+        exec.feed_forward(l.feed_forward.activation, w, rows);
+        if let Some(post) = &w.ffn_post_norm {
+            exec.post_norm(Op::FfnPostNorm, &l.norm, post, rows);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! A model's weights, in the one convention that the forward pass knows.
+
+use rustml_kernels::{Forms, Matrix};
+
+/// A linear layer: `y = weights x (+ bias)`.
+pub struct Linear {
+    /// `[outputs, inputs]`
+    pub weights: Matrix,
+    /// One value for each output.
+    pub bias: Option<Vec<f32>>,
+}
+
+/// Weights of a norm.
+pub struct NormWeights {
+    /// One factor for each value.
+    pub weight: Vec<f32>,
+    /// One summand for each value, or nothing.
+    pub bias: Vec<f32>,
+}
+
+/// Weights of one layer. What its [`crate::spec::Layer`] does not have is `None`.
+#[allow(missing_docs)]
+pub struct LayerWeights {
+    pub attn_norm: NormWeights,
+    pub query: Linear,
+    pub key: Linear,
+    pub value: Linear,
+    pub query_norm: Option<NormWeights>,
+    pub key_norm: Option<NormWeights>,
+    pub attn_out: Linear,
+    pub attn_post_norm: Option<NormWeights>,
+    pub ffn_norm: NormWeights,
+    pub gate: Option<Linear>,
+    pub up: Linear,
+    pub down: Linear,
+    pub ffn_post_norm: Option<NormWeights>,
+}
+
+/// All weights of a model.
+pub struct Weights {
+    /// `[vocab, hidden]`; the head too, where it is tied.
+    pub embedding: Matrix,
+    /// `[context, hidden]`, where positions are learned.
+    pub positions: Option<Matrix>,
+    /// First to last.
+    pub layers: Vec<LayerWeights>,
+    /// After the last layer.
+    pub final_norm: NormWeights,
+    /// `[vocab, hidden]`, where it is not tied.
+    pub head: Option<Linear>,
+}
+
+impl LayerWeights {
+    /// The linear layers.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        [&self.query, &self.key, &self.value, &self.attn_out]
+            .into_iter()
+            .chain(&self.gate)
+            .chain([&self.up, &self.down])
+    }
+}
+
+impl Weights {
+    /// The head's weights.
+    pub fn head(&self) -> &Matrix {
+        self.head.as_ref().map_or(&self.embedding, |h| &h.weights)
+    }
+
+    /// Every packed matrix.
+    pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(LayerWeights::linears);
+        let linears = layers.chain(&self.head).map(|l| &l.weights);
+        linears.chain([&self.embedding]).chain(&self.positions)
+    }
+
+    /// Bytes of all matrices.
+    pub fn bytes(&self) -> usize {
+        self.matrices().map(Matrix::bytes).sum()
+    }
+
+    /// The forms of activations that any product reads, and the widest input.
+    pub fn activations(&self) -> (Forms, usize) {
+        let layers = self.layers.iter().flat_map(LayerWeights::linears);
+        let linears = layers.map(|l| &l.weights).chain([self.head()]);
+        linears.fold((Forms::default(), 0), |(forms, cols), m| {
+            (forms.union(m.forms()), cols.max(m.cols()))
+        })
+    }
+}
