@@ -147,7 +147,7 @@ impl ChatTemplate {
             variables.extend(token.as_ref().map(|token| (name.into(), token.into())));
         }
         variables.extend(extra.into_iter().map(|(k, v)| (k, Value::from(Serde(v)))));
-        let variables: Value = variables.into_iter().collect();
+        let variables = Value::from_pairs(variables);
 
         let mut output = Capped {
             text: Vec::new(),
