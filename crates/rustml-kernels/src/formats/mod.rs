@@ -133,8 +133,8 @@ impl Factors {
 /// A quantised format: the struct is one block as it lies in the file.
 ///
 /// Blocks are made of bytes, so they may start at any address and a mapped row can be viewed as
-/// blocks in place ([`view_row`](Self::view_row)). All slices passed in must have the exact lengths
-/// named; a wrong length is a broken invariant and panics.
+/// blocks in place ([`view_row`](Self::view_row)). All slices passed in must have exactly the
+/// lengths named.
 pub trait BlockFormat:
     FromBytes + IntoBytes + KnownLayout + Immutable + Unaligned + Copy + 'static
 {
@@ -177,7 +177,9 @@ pub trait BlockFormat:
         q.wrapping_sub(Self::ZERO) as i8
     }
 
-    /// The block that represents `values[LEN]`.
+    /// The block that represents `values[LEN]`. Where GGML's reference quantiser is simple (Q4_0,
+    /// Q4_1, Q5_0, Q5_1, Q8_0) this is the same bit for bit; the others search for the scales with
+    /// the least squared error.
     fn quantize(values: &[f32]) -> Self;
 
     /// One block, seen in its bytes.
