@@ -61,14 +61,20 @@ fn parent(path: &Path) -> PathBuf {
     }
 }
 
+/// Reads the header of whichever kind of file this is. Only what is neither by
+/// its first bytes is looked at by its name, for a message that fits.
 fn read_header(path: &Path, bytes: Bytes) -> Result<Opened> {
     let wrong = Error::file(path);
     let path = path.to_owned();
-    let named = |end: &str| path.to_str().is_some_and(|path| path.ends_with(end));
-    if let Some(problem) = recognise::impostor(&bytes).or_else(|| recognise::text(&bytes)) {
-        return Err(wrong(problem));
+    let is_safetensors = safetensors::looks_like_safetensors(&bytes);
+    if !gguf::is_gguf(&bytes) && !is_safetensors {
+        let other = recognise::impostor(&bytes).or_else(|| recognise::text(&bytes));
+        if let Some(problem) = other {
+            return Err(wrong(problem));
+        }
     }
-    if gguf::is_gguf(&bytes) || (named(".gguf") && !safetensors::looks_like_safetensors(&bytes)) {
+    let named = |end| path.extension().is_some_and(|extension| extension == end);
+    if gguf::is_gguf(&bytes) || (named("gguf") && !is_safetensors) {
         let header = gguf::parse(&bytes).map_err(wrong)?;
         let format = FileFormat::Gguf {
             version: header.version,
@@ -82,7 +88,7 @@ fn read_header(path: &Path, bytes: Bytes) -> Result<Opened> {
             tensors,
         });
     }
-    if !safetensors::looks_like_safetensors(&bytes) && !named(".safetensors") {
+    if !is_safetensors && !named("safetensors") {
         return Err(wrong(recognise::neither()));
     }
     let header = safetensors::parse(&bytes).map_err(wrong)?;

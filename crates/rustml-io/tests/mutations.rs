@@ -248,7 +248,7 @@ fn any_number_in_json_is_survived() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn damaged_gguf_is_survived(damages in prop::collection::vec(damage(), 1..5)) {

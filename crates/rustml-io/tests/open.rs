@@ -37,7 +37,7 @@ fn safetensors(directory: &Path, file: &str, names: &[&str]) {
 
 #[track_caller]
 fn refused(path: &Path, because: &str) -> Error {
-    let error = Store::open(path).err().expect("the model is opened");
+    let error = Store::open(path).expect_err("the model is opened");
     let text = error.to_string();
     assert!(text.contains(because), "{text}");
     assert!(text.contains(&path.display().to_string()), "{text}");
@@ -170,8 +170,7 @@ fn shards_that_do_not_fit_their_index() {
     #[track_caller]
     fn wrong(dir: &TempDir, because: &str) {
         let text = Store::open(dir.path())
-            .err()
-            .expect("the model is opened")
+            .expect_err("the model is opened")
             .to_string();
         assert!(text.contains(because), "{text}");
     }
@@ -270,6 +269,27 @@ fn files_that_are_something_else() {
     }
 }
 
+/// A safetensors file begins with the length of its header, and the bytes of
+/// some lengths are those that pickles (640) and gzip files (35 615) begin with.
+#[test]
+fn safetensors_are_not_mistaken_for_something_else() {
+    let dir = tempdir().unwrap();
+    for (len, magic) in [(640, b"\x80\x02"), (35_615, b"\x1f\x8b")] {
+        let header = br#"{"t":{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}"#;
+        let mut file = u64::to_le_bytes(len).to_vec();
+        file.extend(header);
+        file.resize(8 + len as usize, b' ');
+        file.extend([1, 2]);
+        assert!(file.starts_with(magic));
+        let path = dir.path().join("model");
+        fs::write(&path, file).unwrap();
+        assert_eq!(
+            Store::open(&path).unwrap().tensor("t").unwrap().data,
+            [1, 2]
+        );
+    }
+}
+
 #[test]
 fn truncated_files_say_how_much_is_missing() {
     let whole = gguf("t", None);
@@ -289,7 +309,8 @@ fn truncated_files_say_how_much_is_missing() {
 
 #[test]
 fn directories_without_a_model() {
-    let cases: [(&[(&str, &[u8])], &str); 6] = [
+    type Files<'a> = &'a [(&'a str, &'a [u8])];
+    let cases: [(Files, &str); 6] = [
         (&[], "this directory is empty"),
         (
             &[("config.json", b"{}"), ("notes", b"")],

@@ -50,6 +50,10 @@ pub fn parse(bytes: &[u8]) -> Result<SafetensorsHeader, Problem> {
         );
     }
     let header = cursor.take(len as usize, "the header")?;
+    // Demanded by the format, and what tells such files from others.
+    if header.first() != Some(&b'{') {
+        return malformed!("the header is not what it must be: it does not begin with `{{`");
+    }
     let header: Header = match serde_json::from_slice(header) {
         Ok(header) => header,
         Err(error) => {

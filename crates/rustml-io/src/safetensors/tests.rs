@@ -63,6 +63,7 @@ fn headers_that_are_no_headers() {
         "null",
         "{",
         "{}{}",
+        " {}",
         r#"{"t":1}"#,
         r#"{"t":{"dtype":"F32","shape":[1]}}"#,
         r#"{"t":{"dtype":"F32","shape":[1],"data_offsets":[0]}}"#,
