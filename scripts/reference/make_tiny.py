@@ -23,8 +23,9 @@ import tiny_gguf
 import tiny_tokenizers
 import torch
 import transformers
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from tiny_tokenizers import CONTROL, write_json
+from tokenizer_fixtures import CHATS
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -34,12 +35,6 @@ PROMPT = "The quick fox isn't lazy: 3.14 – café 😀.\n\nIn the end"
 GREEDY = 24
 MARGIN = 0.15  # between the best and the second logit, at every greedy step
 DISTINCT = 10
-
-CHATS = [
-    [{"role": "user", "content": "Who are you?"}],
-    [{"role": "user", "content": " Hi! "}, {"role": "assistant", "content": "Hello.\n"}, {"role": "user", "content": "<b>é</b>"}],
-    [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "What is 1 + 1?"}],
-]
 
 
 def silent(tiny):

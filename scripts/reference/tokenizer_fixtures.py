@@ -5,11 +5,10 @@
 
 Needs `scripts/fetch-models all` and the packages of requirements.txt. Ids are kept where two
 independent implementations agree: llama.cpp reading the GGUF file, and Hugging Face's `tokenizers`
-set up by hand from the same vocabulary: SmolLM2's as its own tokenizer.json has it (transformers,
-rebuilding it from a GGUF, loses the digit splitting), Gemma's as SentencePiece has it. The few texts on which they differ
-are listed apart, as disputed, with both answers. For GPT-2, whose vocabulary files are the
-original ones, it is `tokenizers` alone.
-README.md beside this file describes the format.
+set up by hand from the same vocabulary, SmolLM2's as its own tokenizer.json has it (transformers,
+rebuilding it from a GGUF, loses the digit splitting), Gemma's as SentencePiece has it. The few texts
+on which they differ are listed apart, as disputed, with both answers. For GPT-2, whose vocabulary
+files are the original ones, it is `tokenizers` alone. README.md beside this file has the format.
 """
 
 import argparse
@@ -100,6 +99,12 @@ TEXTS = [
 # Texts whose tokens break characters apart: their tokens' bytes are written one token at a time.
 BROKEN = ["👨‍👩‍👧‍👦", "🦀", "日本語", "é", "ẞ", "𝕳𝖊", "\U0010ffff", "a\u0000b", "မြန်မာ", "한 \u1112\u1161\u11ab", "Hello, world!", " two  spaces", "\n\n\t"]
 
+CHATS = [
+    [{"role": "user", "content": "Who are you?"}],
+    [{"role": "user", "content": " Hi! "}, {"role": "assistant", "content": "Hello.\n"}, {"role": "user", "content": "<b>é</b>"}],
+    [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": "What is 1 + 1?"}],
+]
+
 
 def write(name, value):
     """JSON in ASCII, one case a line: nothing invisible, and a diff that can be read."""
@@ -173,6 +178,19 @@ def rebuild(path):
     return tokenizer
 
 
+def render(template, bos, eos):
+    """Some conversations through a chat template."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    chats = []
+    for messages in CHATS:
+        for generation in (True, False):
+            texts, _ = render_jinja_template([messages], chat_template=template, add_generation_prompt=generation,
+                                             bos_token=bos.decode(), eos_token=eos.decode())
+            chats.append({"messages": messages, "add_generation_prompt": generation, "text": texts[0]})
+    return chats
+
+
 def gguf(name, file):
     import llama_cpp
     from llama_cpp import Llama
@@ -206,6 +224,9 @@ def gguf(name, file):
         ids = llm.tokenize(text.encode(), add_bos=False, special=False)
         broken.append({"text": text, "ids": ids, "bytes": [piece(t).hex() for t in ids]})
         assert b"".join(map(piece, ids)) == text.encode(), text
+    chats = []
+    if template := llm.metadata.get("tokenizer.chat_template"):
+        chats = render(template, piece(llama_cpp.llama_vocab_bos(vocab)), piece(llama_cpp.llama_vocab_eos(vocab)))
     write(f"{name}.json", {
         "source": f"{file}, llama-cpp-python {llama_cpp.__version__}",
         "sha256": hashlib.sha256((MODELS / file).read_bytes()).hexdigest(),
@@ -218,6 +239,7 @@ def gguf(name, file):
         "cases": cases,
         "disputed": disputed,
         "pieces": broken,
+        "chats": chats,
     })
 
 
