@@ -133,11 +133,6 @@ impl Vocab {
         self.ends.len()
     }
 
-    /// Bytes of the longest token's text.
-    pub fn longest(&self) -> usize {
-        self.longest
-    }
-
     /// A token as the vocabulary writes it.
     pub fn text(&self, id: u32) -> Option<&str> {
         self.kind(id).map(|_| slice(&self.text, &self.ends, id))
@@ -293,7 +288,7 @@ mod tests {
             ],
         )
         .unwrap();
-        assert_eq!((v.len(), v.longest()), (4, 6));
+        assert_eq!((v.len(), v.longest), (4, 6));
         assert_eq!((v.id("<s>"), v.piece("<s>")), (Some(0), None));
         assert_eq!((v.id("▁a"), v.piece("▁a")), (Some(1), Some(1)));
         assert_eq!((v.id("<0x0A>"), v.piece("<0x0A>")), (Some(2), None));
