@@ -1,1 +1,41 @@
 //! Requests to tokens: scheduling, sampling, text streaming.
+//!
+//! One loop serves everybody: `plan -> forward -> sample -> settle`. The
+//! command line submits requests and steps until they are done; a server does
+//! the same for as long as it lives. Every step takes a row of each sequence
+//! that decodes and chunks of the prompts that wait, together.
+//!
+//! Invariants: what a sequence gets does not depend on what runs beside it; a
+//! sequence that runs has room in the cache for all it may need, so none is
+//! ever thrown out.
+//!
+//! ```no_run
+//! use rustml_engine::{Engine, EngineConfig, Request, Sampling};
+//! # fn example(mut engine: Engine, prompt: Vec<u32>) -> Result<(), rustml_engine::Refusal> {
+//! engine.submit(
+//!     Request {
+//!         prompt,
+//!         sampling: Sampling::greedy(),
+//!         max_tokens: 20,
+//!         continues: true,
+//!         keep: false,
+//!     },
+//!     None,
+//! )?;
+//! while !engine.is_idle() {
+//!     for update in engine.step() {
+//!         print!("{}", update.text);
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+
+#![deny(unsafe_code)]
+
+mod engine;
+mod sampler;
+mod sequence;
+
+pub use engine::{Engine, EngineConfig, Refusal};
+pub use sampler::{Sampler, Sampling};
+pub use sequence::{Finish, Request, RequestId, Timings, Update};
