@@ -20,7 +20,7 @@ pub(crate) enum Encoder {
     },
     /// GGUF's tokenizer model `llama`.
     Spm {
-        /// Tokens found before everything else, their spaces written "▁".
+        /// Tokens found before everything else.
         first: Partition,
         /// For the text between them.
         spm: Box<Spm>,
@@ -56,14 +56,20 @@ impl Encoder {
                 spm,
                 prefix_space,
             } => {
-                let text = text.replace(' ', SPACE.encode_utf8(&mut [0; 4]));
-                for part in first.split(&text, parse_special) {
+                for part in first.split(text, parse_special) {
                     match part {
                         Part::Token(id) => ids.push(id),
-                        Part::Text(range) if *prefix_space => {
-                            spm.encode(vocab, &format!("{SPACE}{}", &text[range]), ids)?;
+                        Part::Text(range) => {
+                            let mut spaced = String::with_capacity(range.len() * 3 / 2);
+                            if *prefix_space {
+                                spaced.push(SPACE);
+                            }
+                            spaced.extend(text[range].chars().map(|c| match c {
+                                ' ' => SPACE,
+                                c => c,
+                            }));
+                            spm.encode(vocab, &spaced, ids)?;
                         }
-                        Part::Text(range) => spm.encode(vocab, &text[range], ids)?,
                     }
                 }
                 Ok(())

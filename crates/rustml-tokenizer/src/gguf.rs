@@ -16,7 +16,7 @@ use crate::pretokenize;
 use crate::special::end_tokens;
 use crate::spm::Spm;
 use crate::tokenizer::Tokenizer;
-use crate::vocab::{Alphabet, Kind, Vocab, SPACE};
+use crate::vocab::{Alphabet, Kind, Vocab};
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -83,27 +83,15 @@ pub(crate) fn load(meta: &Metadata) -> Result<Tokenizer> {
     let eom = ids.get("tokenizer.ggml.eom_token_id", None)?;
     let end = end_tokens(&mut vocab, [eos, eot, eom].into_iter().flatten());
 
-    let first = Partition::new(
-        [Kind::Control, Kind::Added]
-            .into_iter()
-            .flat_map(|kind| {
-                vocab
-                    .of_kind(kind)
-                    .map(|id| id)
-                    .collect::<Vec<_>>()
-                    .into_iter()
-                    .map(move |id| (id, kind))
-            })
-            .map(|(id, kind)| {
-                let text = vocab.text(id).unwrap_or_default();
-                let text = if spm {
-                    text.replace(' ', SPACE.encode_utf8(&mut [0; 4]))
-                } else {
-                    text.into()
-                };
-                (text, id, kind == Kind::Control)
-            }),
-    )?;
+    let found_first = (0..vocab.len() as u32).filter_map(|id| {
+        let control = match vocab.kind(id)? {
+            Kind::Control => true,
+            Kind::Added => false,
+            _ => return None,
+        };
+        Some((vocab.text(id)?.to_owned(), id, control))
+    });
+    let first = Partition::new(found_first)?;
     let (encoder, add_bos, drops_space);
     if spm {
         let Some(scores) = meta.f32s(SCORES)? else {

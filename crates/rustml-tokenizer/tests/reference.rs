@@ -6,175 +6,15 @@
 //! them. A missing vocabulary is reported on stderr, loudly, and its test
 //! checks nothing.
 
-use std::path::{Path, PathBuf};
+mod common;
 
-use rustml_io::{Metadata, Store};
-use rustml_tokenizer::{Decode, Detokenizer, Encode, Tokenizer};
-use serde::Deserialize;
+use common::{check, from_gguf, model, read, root, Fixture, EVERYTHING};
+use rustml_io::Metadata;
+use rustml_tokenizer::{Message, Tokenizer};
 use serde_json::{json, Value};
 
-#[derive(Deserialize)]
-struct Fixture {
-    n_vocab: usize,
-    bos: u32,
-    eos: u32,
-    add_bos: bool,
-    pieces_sha256: String,
-    cases: Vec<Case>,
-    #[serde(default)]
-    disputed: Vec<Disputed>,
-    pieces: Vec<Pieces>,
-}
-
-#[derive(Deserialize)]
-struct Case {
-    text: String,
-    special: bool,
-    ids: Vec<u32>,
-}
-
-/// A text whose ids the references disagree about.
-#[derive(Deserialize)]
-struct Disputed {
-    text: String,
-    special: bool,
-    llama_cpp: Vec<u32>,
-    tokenizers: Vec<u32>,
-}
-
-/// A text and the bytes, in hexadecimal, of each of its tokens.
-#[derive(Deserialize)]
-struct Pieces {
-    text: String,
-    ids: Vec<u32>,
-    bytes: Vec<String>,
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
 fn fixture(name: &str) -> Fixture {
-    let path = root().join("testdata/tokenizers").join(name);
-    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_slice(&bytes).unwrap()
-}
-
-/// A file under models/, or a loud complaint.
-fn model(name: &str) -> Option<PathBuf> {
-    let path = root().join("models").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("\n*** SKIPPED: models/{name} is missing; run `scripts/fetch-models all` ***\n");
-    None
-}
-
-fn plain(special: bool) -> Encode {
-    Encode {
-        add_special: false,
-        parse_special: special,
-    }
-}
-
-/// Everything that a fixture says, and that streams and round trips are exact.
-fn check(tokenizer: &Tokenizer, fixture: &Fixture) {
-    assert_eq!(tokenizer.vocab_size(), fixture.n_vocab);
-    assert_eq!(
-        (tokenizer.bos(), tokenizer.eos()),
-        (Some(fixture.bos), Some(fixture.eos))
-    );
-    let begins = tokenizer
-        .encode(
-            "a",
-            Encode {
-                add_special: true,
-                parse_special: false,
-            },
-        )
-        .unwrap();
-    assert_eq!(begins[0] == fixture.bos, fixture.add_bos);
-
-    for Case { text, special, ids } in &fixture.cases {
-        let found = tokenizer.encode(text, plain(*special)).unwrap();
-        assert_eq!(&found, ids, "{text:?}, special {special}");
-    }
-    for Disputed {
-        text,
-        special,
-        llama_cpp,
-        tokenizers,
-    } in &fixture.disputed
-    {
-        let found = tokenizer.encode(text, plain(*special)).unwrap();
-        assert!(
-            &found == tokenizers || &found == llama_cpp,
-            "{text:?}, special {special}: {found:?}"
-        );
-    }
-    for Pieces { text, ids, bytes } in &fixture.pieces {
-        assert_eq!(
-            &tokenizer.encode(text, plain(false)).unwrap(),
-            ids,
-            "{text:?}"
-        );
-        for (&id, bytes) in ids.iter().zip(bytes) {
-            let found: String = tokenizer
-                .token_bytes(id)
-                .unwrap()
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect();
-            assert_eq!(&found, bytes, "token {id}");
-        }
-    }
-    let texts = fixture.cases.iter().map(|c| &c.text);
-    for text in texts.chain(fixture.disputed.iter().map(|d| &d.text)) {
-        for special in [false, true] {
-            let ids = tokenizer.encode(text, plain(special)).unwrap();
-            let options = Decode {
-                control: true,
-                continues: false,
-            };
-            let whole = tokenizer.decode_with(&ids, options);
-            if !text.contains('▁') {
-                assert_eq!(&whole, text, "round trip, special {special}");
-            }
-            let mut stream = Detokenizer::new(options);
-            let mut pieces: Vec<String> = ids
-                .iter()
-                .filter_map(|&id| stream.push(tokenizer, id))
-                .collect();
-            assert!(pieces.iter().all(|p| !p.is_empty()));
-            if !text.contains('\u{fffd}') {
-                assert!(!pieces.concat().contains('\u{fffd}'), "{text:?}");
-            }
-            pieces.extend(stream.finish());
-            assert_eq!(pieces.concat(), whole);
-        }
-    }
-    assert_eq!(pieces_sha256(tokenizer), fixture.pieces_sha256);
-}
-
-/// Of every token's bytes in order of id, each after its length as a
-/// little-endian u32.
-fn pieces_sha256(tokenizer: &Tokenizer) -> String {
-    use sha2::{Digest, Sha256};
-    let mut digest = Sha256::new();
-    for id in 0..tokenizer.vocab_size() as u32 {
-        let bytes = tokenizer.token_bytes(id).unwrap();
-        digest.update((bytes.len() as u32).to_le_bytes());
-        digest.update(&bytes);
-    }
-    digest
-        .finalize()
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
-}
-
-fn from_gguf(path: &Path) -> Tokenizer {
-    Tokenizer::from_gguf(Store::open(path).unwrap().metadata()).unwrap()
+    read(&root().join("testdata/tokenizers").join(name))
 }
 
 #[test]
@@ -187,26 +27,18 @@ fn smollm2_from_gguf() {
     // As llama.cpp: the end of a turn, of a document, and of a repository's name.
     assert_eq!(tokenizer.end_tokens(), [0, 2, 4]);
     let template = tokenizer.chat_template().unwrap();
-    let messages = [rustml_tokenizer::Message::new("user", "Hi!")];
-    let prompt = template.render(&messages, true, Value::Null).unwrap();
+    let prompt = template
+        .render(&[Message::new("user", "Hi!")], true, Value::Null)
+        .unwrap();
     assert_eq!(
         prompt,
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
-         <|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n"
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging \
+         Face<|im_end|>\n<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n"
     );
     let ids = tokenizer.encode_chat(&prompt).unwrap();
     assert_eq!(ids[0], 1);
     assert_eq!(ids.iter().filter(|&&id| id == 2).count(), 2);
-    assert_eq!(
-        tokenizer.decode_with(
-            &ids,
-            Decode {
-                control: true,
-                continues: false
-            }
-        ),
-        prompt
-    );
+    assert_eq!(tokenizer.decode_with(&ids, EVERYTHING), prompt);
 }
 
 #[test]
@@ -225,22 +57,16 @@ fn gemma3_from_gguf() {
     assert_eq!(tokenizer.encode_chat("<start_of_turn>").unwrap(), [2, 105]);
 }
 
-/// GPT-2's original files as (tokens, merges).
+/// GPT-2's original files as tokens and merges.
 fn gpt2_files() -> Option<(Vec<String>, Vec<String>)> {
-    let encoder: serde_json::Map<String, Value> =
-        serde_json::from_slice(&std::fs::read(model("gpt2-vocab/encoder.json")?).unwrap()).unwrap();
+    let encoder: serde_json::Map<String, Value> = read(&model("gpt2-vocab/encoder.json")?);
     let mut tokens = vec![String::new(); encoder.len()];
     for (token, id) in encoder {
         tokens[id.as_u64().unwrap() as usize] = token;
     }
     let merges = std::fs::read_to_string(model("gpt2-vocab/vocab.bpe")?).unwrap();
-    let merges = merges
-        .lines()
-        .skip(1)
-        .filter(|l| !l.is_empty())
-        .map(String::from)
-        .collect();
-    Some((tokens, merges))
+    let merges = merges.lines().skip(1).filter(|line| !line.is_empty());
+    Some((tokens, merges.map(String::from).collect()))
 }
 
 #[test]
@@ -268,33 +94,28 @@ fn gpt2_from_directory() {
     let Some((tokens, merges)) = gpt2_files() else {
         return;
     };
-    let vocab: serde_json::Map<String, Value> = tokens
+    let tokens = tokens
         .into_iter()
         .enumerate()
-        .map(|(id, token)| (token, id.into()))
-        .collect();
+        .map(|(id, token)| (token, id.into()));
     let byte_level = json!({
         "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true,
     });
     let tokenizer = json!({
-        "version": "1.0", "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
-        "padding": null, "normalizer": null,
+        "version": "1.0", "normalizer": null, "padding": null,
+        // For training; encoding must not cut anything off.
+        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
         "added_tokens": [{
             "id": 50256, "content": "<|endoftext|>", "single_word": false, "lstrip": false,
             "rstrip": false, "normalized": false, "special": true,
         }],
         "pre_tokenizer": byte_level, "post_processor": byte_level, "decoder": byte_level,
-        "model": {"type": "BPE", "vocab": vocab, "merges": merges},
+        "model": {"type": "BPE", "vocab": serde_json::Map::from_iter(tokens), "merges": merges},
     });
+    let config = json!({"bos_token": "<|endoftext|>", "eos_token": {"content": "<|endoftext|>"}});
     let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, value: Value| {
-        std::fs::write(dir.path().join(name), value.to_string()).unwrap();
-    };
-    write("tokenizer.json", tokenizer);
-    write(
-        "tokenizer_config.json",
-        json!({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}),
-    );
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
     let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
     check(&tokenizer, &fixture("gpt2.json"));
     assert_eq!(tokenizer.end_tokens(), [50256]);
