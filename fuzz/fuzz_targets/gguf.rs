@@ -15,10 +15,17 @@ fuzz_target!(|file: &[u8]| {
     };
     let store = Store::from_bytes(Path::new("x.gguf"), file.to_vec()).unwrap();
     let mut end = 0;
-    let mut infos: Vec<_> = store.tensors().iter().filter(|info| info.bytes > 0).collect();
+    let mut infos: Vec<_> = store
+        .tensors()
+        .iter()
+        .filter(|info| info.bytes > 0)
+        .collect();
     infos.sort_by_key(|info| info.range().start);
     for info in infos {
-        assert!(info.range().start >= end && info.range().end <= file.len(), "{info:?}");
+        assert!(
+            info.range().start >= end && info.range().end <= file.len(),
+            "{info:?}"
+        );
         end = info.range().end;
     }
     assert!(store.summary().bytes <= file.len() as u64);

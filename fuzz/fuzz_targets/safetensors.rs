@@ -25,7 +25,10 @@ fuzz_target!(|file: &[u8]| {
             assert_eq!(reference.len(), header.tensors.len());
             for info in &header.tensors {
                 let view = reference.tensor(&info.name).unwrap();
-                assert_eq!((view.shape(), view.data()), (&info.shape[..], &file[info.range()]));
+                assert_eq!(
+                    (view.shape(), view.data()),
+                    (&info.shape[..], &file[info.range()])
+                );
             }
         }
         Err(error) => assert!(error.to_string().contains("unknown variant"), "{error}"),

@@ -136,11 +136,14 @@ fn open_parts(first: Opened) -> Result<Vec<Opened>> {
             part(1)
         ))));
     };
-    let paths: Vec<PathBuf> = (2..=count)
-        .map(|i| first.path.with_file_name(format!("{stem}{}", part(i))))
-        .collect();
-    let mut parts = vec![first];
-    for (path, i) in paths.iter().zip(1..) {
+    let beside = |number| {
+        let name = format!("{stem}{}", part(number));
+        first.path.with_file_name(name)
+    };
+    let mut others = Vec::new();
+    // Parts are numbered from 1 in names, from 0 in metadata.
+    for i in 1..count {
+        let path = &beside(i + 1);
         if !path.exists() {
             return Err(wrong(Problem::NotAModel(format!(
                 "this is the first of {count} parts, and {} is missing",
@@ -152,9 +155,10 @@ fn open_parts(first: Opened) -> Result<Vec<Opened>> {
             let text = format!("this is not part {} of its model, as its name says", i + 1);
             return Err(Error::file(path)(Problem::Malformed(text)));
         }
-        parts.push(opened);
+        others.push(opened);
     }
-    Ok(parts)
+    others.insert(0, first);
+    Ok(others)
 }
 
 fn open_directory(path: &Path) -> Result<Store> {
