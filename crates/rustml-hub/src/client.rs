@@ -1,24 +1,16 @@
-//! The hub's HTTP, as far as downloading needs it: list a repository, look at
-//! a file, open a file from some byte on.
-//!
-//! Redirects are followed here and not by the HTTP library, because what the
-//! hub says about a file stands on the redirect (`X-Linked-Size`,
-//! `X-Linked-ETag`) and because the token must go to the hub alone, never to
-//! the storage it points to.
+//! What downloading asks of a hub: list a repository, look at a file, open a
+//! file from some byte on; and what its refusals mean.
 
-use std::io::Read;
-use std::path::Path;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use percent_encoding::{utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use serde::Deserialize;
-use ureq::http::{HeaderMap, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body, BodyReader};
+use ureq::http::HeaderMap;
+use ureq::BodyReader;
 
-use crate::config::{Config, Endpoint, Origin, Token};
-use crate::error::{Error, Result, Unreachable};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::http::{failed, is_redirect, text_header, Answer, Ask, Http, Linked};
 use crate::name::{is_safe_path, Name};
 use crate::text::harmless;
 
@@ -28,20 +20,14 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
-const MOST_REDIRECTS: usize = 10;
 /// A listing is some 100 bytes a file; this leaves room for any real one.
 const LARGEST_LISTING: u64 = 32 << 20;
 /// A server may ask for more patience than this; then the person decides.
 const LONGEST_PAUSE: u64 = 30;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks one server on behalf of one person.
 pub(crate) struct Client {
-    endpoint: Endpoint,
-    token: Option<Token>,
-    agent: OnceLock<Agent>,
-    timeout: Duration,
-    certificates: Option<std::path::PathBuf>,
+    http: Http,
     /// Attempts after the first.
     pub retries: u32,
     pub retry_wait: Duration,
@@ -100,56 +86,10 @@ pub(crate) struct Download {
     pub host: String,
 }
 
-/// What is being asked for, to say so when it fails.
-#[derive(Clone, Copy)]
-struct Ask<'a> {
-    name: &'a Name,
-    file: Option<&'a str>,
-}
-
-impl Ask<'_> {
-    fn what(&self) -> String {
-        match self.file {
-            Some(file) => format!("'{}' of '{}'", harmless(file), self.name.repo),
-            None => format!("'{}'", self.name.repo),
-        }
-    }
-}
-
-/// An answer after all redirects that were to be followed.
-struct Answer {
-    status: u16,
-    headers: HeaderMap,
-    body: Body,
-    origin: Origin,
-    linked: Linked,
-}
-
-/// What the hub says about the file behind a redirect; the first word counts.
-#[derive(Default)]
-struct Linked {
-    etag: Option<String>,
-    size: Option<u64>,
-    commit: Option<String>,
-}
-
-impl Linked {
-    fn read(&mut self, headers: &HeaderMap) {
-        let get = |name: &str| text_header(headers, name).map(str::to_owned);
-        self.etag = self.etag.take().or_else(|| get("x-linked-etag"));
-        self.size = self.size.or_else(|| get("x-linked-size")?.parse().ok());
-        self.commit = self.commit.take().or_else(|| get("x-repo-commit"));
-    }
-}
-
 impl Client {
     pub fn new(config: &Config) -> Client {
         Client {
-            endpoint: config.endpoint.clone(),
-            token: config.token.clone(),
-            agent: OnceLock::new(),
-            timeout: config.timeout,
-            certificates: config.certificates.clone(),
+            http: Http::new(config),
             retries: config.retries,
             retry_wait: config.retry_wait,
         }
@@ -157,7 +97,7 @@ impl Client {
 
     /// The server as people write it.
     pub fn host(&self) -> String {
-        self.endpoint.origin().show()
+        self.http.endpoint.origin().show()
     }
 
     /// The newest commit of the named revision and its files.
@@ -175,13 +115,13 @@ impl Client {
         let revision = utf8_percent_encode(name.revision(), ESCAPED);
         let url = format!(
             "{}/api/models/{}/revision/{revision}",
-            self.endpoint.url(),
+            self.http.endpoint.url(),
             name.repo
         );
         let ask = Ask { name, file: None };
-        let bad = |why: String| self.bad_answer(ask, why);
+        let bad = |why: String| self.http.bad_answer(ask, why);
         let (text, origin) = self.with_retries(|| {
-            let mut answer = self.send(ask, false, &url, 0)?;
+            let mut answer = self.http.send(ask, false, &url, 0)?;
             if answer.status != 200 {
                 return Err(self.refused(ask, &answer));
             }
@@ -193,7 +133,7 @@ impl Client {
             let body = body.map_err(|e| failed(&answer.origin, e))?;
             Ok((body, answer.origin))
         })?;
-        if origin != *self.endpoint.origin() {
+        if origin != *self.http.endpoint.origin() {
             return Err(bad(format!("it sent us on to {}", origin.show())));
         }
         let info: Info = serde_json::from_slice(&text).map_err(|e| {
@@ -221,10 +161,10 @@ impl Client {
             name,
             file: Some(file),
         };
-        let bad = |why: &str| self.bad_answer(ask, why.to_owned());
+        let bad = |why: &str| self.http.bad_answer(ask, why.to_owned());
         let url = self.file_url(name, commit, file);
         self.with_retries(|| {
-            let answer = self.send(ask, true, &url, 0)?;
+            let answer = self.http.send(ask, true, &url, 0)?;
             let Linked {
                 etag,
                 size,
@@ -266,9 +206,9 @@ impl Client {
             name,
             file: Some(file),
         };
-        let bad = |why: String| self.bad_answer(ask, why);
+        let bad = |why: String| self.http.bad_answer(ask, why);
         let url = self.file_url(name, commit, file);
-        let mut answer = self.send(ask, false, &url, from)?;
+        let mut answer = self.http.send(ask, false, &url, from)?;
         let mut start = from;
         let as_asked = |answer: &Answer| {
             content_range(&answer.headers) == Some((from, Some(size)))
@@ -279,7 +219,7 @@ impl Client {
             200 => start = 0,
             // A range that is refused or answered with another one.
             206 | 416 if from > 0 => {
-                answer = self.send(ask, false, &url, 0)?;
+                answer = self.http.send(ask, false, &url, 0)?;
                 start = 0;
                 if answer.status != 200 {
                     return Err(self.refused(ask, &answer));
@@ -346,94 +286,10 @@ impl Client {
             .collect();
         format!(
             "{}/{}/resolve/{commit}/{}",
-            self.endpoint.url(),
+            self.http.endpoint.url(),
             name.repo,
             file.join("/")
         )
-    }
-
-    /// One request and its redirects. A HEAD stops at the first answer that
-    /// describes the file, a GET goes to the end.
-    fn send(&self, ask: Ask, head: bool, url: &str, from: u64) -> Result<Answer> {
-        let agent = self.agent()?;
-        let bad = |why: String| self.bad_answer(ask, why);
-        let mut url = url.to_owned();
-        let mut linked = Linked::default();
-        for _ in 0..MOST_REDIRECTS {
-            let uri: Uri = url
-                .parse()
-                .map_err(|_| bad("it sent us to something that is no URL".into()))?;
-            let origin = Origin::of(&uri)
-                .ok_or_else(|| bad("it sent us to something that is not on the web".into()))?;
-            let mut request = if head {
-                agent.head(&url)
-            } else {
-                agent.get(&url)
-            };
-            request = request.header("accept-encoding", "identity");
-            if let Some(token) = self
-                .token
-                .as_ref()
-                .filter(|_| origin == *self.endpoint.origin())
-            {
-                request = request.header("authorization", token.header());
-            }
-            if from > 0 {
-                request = request.header("range", format!("bytes={from}-"));
-            }
-            let response = request.call().map_err(|e| failed(&origin, e))?;
-            let (parts, body) = response.into_parts();
-            // Only the hub itself is believed.
-            if origin == *self.endpoint.origin() {
-                linked.read(&parts.headers);
-            }
-            let status = parts.status.as_u16();
-            let described = head && linked.etag.is_some() && linked.size.is_some();
-            if !is_redirect(status) || described {
-                return Ok(Answer {
-                    status,
-                    headers: parts.headers,
-                    body,
-                    origin,
-                    linked,
-                });
-            }
-            let location = text_header(&parts.headers, "location").unwrap_or("");
-            url = redirect(&origin, location)
-                .ok_or_else(|| bad(format!("it sent us to '{}'", harmless(location))))?;
-        }
-        Err(bad(format!("it sent us on {MOST_REDIRECTS} times")))
-    }
-
-    fn agent(&self) -> Result<&Agent> {
-        if let Some(agent) = self.agent.get() {
-            return Ok(agent);
-        }
-        let mut config = Agent::config_builder()
-            .user_agent(concat!("rustml-hub/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .timeout_resolve(Some(CONNECT_TIMEOUT.min(self.timeout)))
-            .timeout_connect(Some(CONNECT_TIMEOUT.min(self.timeout)))
-            .timeout_recv_response(Some(self.timeout))
-            .timeout_per_read(Some(self.timeout));
-        if self.endpoint.origin().is_loopback() {
-            config = config.proxy(None);
-        }
-        if let Some(file) = &self.certificates {
-            let roots = RootCerts::Specific(Arc::new(certificates(file)?));
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
-        }
-        Ok(self.agent.get_or_init(|| config.build().new_agent()))
-    }
-
-    fn bad_answer(&self, ask: Ask, why: String) -> Error {
-        Error::BadAnswer {
-            host: self.host(),
-            what: ask.what(),
-            why,
-        }
     }
 
     /// The error for an answer that is not the thing asked for.
@@ -444,14 +300,14 @@ impl Client {
         let code = text_header(&answer.headers, "x-error-code").unwrap_or("");
         let said = text_header(&answer.headers, "x-error-message").map(harmless);
         let detail = said.map(|said| format!(", \"{said}\"")).unwrap_or_default();
-        let page = format!("{}/{name}", self.endpoint.url());
-        let token_sent = self.token.is_some();
+        let page = format!("{}/{name}", self.http.endpoint.url());
+        let token_sent = self.http.token.is_some();
         if status == 429 {
             let wait = wait_seconds(&answer.headers);
             return Error::RateLimited { host, wait };
         }
         // What the storage behind the hub answers says nothing about models.
-        if answer.origin != *self.endpoint.origin() {
+        if answer.origin != *self.http.endpoint.origin() {
             return Error::Server {
                 host,
                 status,
@@ -491,7 +347,7 @@ impl Client {
                 detail,
                 what: ask.what(),
             },
-            _ => self.bad_answer(ask, format!("HTTP {status}")),
+            _ => self.http.bad_answer(ask, format!("HTTP {status}")),
         }
     }
 }
@@ -499,25 +355,6 @@ impl Client {
 /// Whether this is a full git commit id (SHA-1, or SHA-256 one day).
 pub(crate) fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
-}
-
-/// Why reading a body failed, in a few words.
-pub(crate) fn read_failure(error: std::io::Error) -> String {
-    match ureq::Error::from(error) {
-        ureq::Error::Timeout(_) => "it stopped sending".into(),
-        ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            "the connection was closed".into()
-        }
-        e => harmless(&e.to_string()),
-    }
-}
-
-fn is_redirect(status: u16) -> bool {
-    matches!(status, 301 | 302 | 303 | 307 | 308)
-}
-
-fn text_header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 /// First byte and total of `Content-Range: bytes 10-99/100` (or `/*`).
@@ -545,108 +382,9 @@ fn wait_seconds(headers: &HeaderMap) -> Option<u64> {
     })
 }
 
-/// The URL a `Location` means. `None` if it means none, or if it leads from
-/// https to http.
-fn redirect(origin: &Origin, location: &str) -> Option<String> {
-    let scheme = if origin.https { "https" } else { "http" };
-    let url = if let Some(rest) = location.strip_prefix("//") {
-        format!("{scheme}://{rest}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{}{location}", origin.show())
-    } else {
-        location.to_owned()
-    };
-    let target = Origin::of(&url.parse().ok()?)?;
-    (target.https || !origin.https).then_some(url)
-}
-
-/// What a failed exchange means.
-fn failed(origin: &Origin, error: ureq::Error) -> Error {
-    use std::io::ErrorKind as Kind;
-    let why = match error {
-        ureq::Error::HostNotFound => Unreachable::Name,
-        ureq::Error::Timeout(ureq::Timeout::Resolve) => Unreachable::Name,
-        ureq::Error::Timeout(ureq::Timeout::Connect) => Unreachable::Timeout,
-        ureq::Error::Timeout(_) => Unreachable::Broken("it stopped answering".into()),
-        ureq::Error::ConnectionFailed => Unreachable::Refused,
-        ureq::Error::InvalidProxyUrl => Unreachable::Proxy("its URL is invalid".into()),
-        ureq::Error::ConnectProxyFailed(why) => Unreachable::Proxy(harmless(&why)),
-        ureq::Error::Tls(why) => Unreachable::Tls(why.into()),
-        ureq::Error::Rustls(why) => Unreachable::Tls(harmless(&why.to_string())),
-        ureq::Error::Io(e) => match e.kind() {
-            Kind::ConnectionRefused => Unreachable::Refused,
-            Kind::TimedOut => Unreachable::Timeout,
-            Kind::HostUnreachable
-            | Kind::NetworkUnreachable
-            | Kind::NetworkDown
-            | Kind::AddrNotAvailable => Unreachable::NoRoute,
-            _ if is_lookup_failure(&e) => Unreachable::Name,
-            // rustls reports a bad certificate as invalid data.
-            Kind::InvalidData if origin.https => Unreachable::Tls(harmless(&e.to_string())),
-            Kind::UnexpectedEof => Unreachable::Broken("it closed the connection".into()),
-            _ => Unreachable::Broken(harmless(&e.to_string())),
-        },
-        ureq::Error::Protocol(e) => {
-            return Error::BadAnswer {
-                host: origin.show(),
-                what: "a page".into(),
-                why: format!("it does not speak HTTP ({})", harmless(&e.to_string())),
-            }
-        }
-        ureq::Error::BodyExceedsLimit(_) => {
-            return Error::BadAnswer {
-                host: origin.show(),
-                what: "a listing".into(),
-                why: "it is far too long".into(),
-            }
-        }
-        e => Unreachable::Broken(harmless(&e.to_string())),
-    };
-    Error::Unreachable {
-        host: origin.show(),
-        why,
-    }
-}
-
-/// std has no error kind for a name that does not resolve: on Unix the text
-/// tells, on Windows the codes 11001 to 11004 of Winsock.
-fn is_lookup_failure(error: &std::io::Error) -> bool {
-    error.to_string().contains("failed to lookup address")
-        || (cfg!(windows)
-            && error
-                .raw_os_error()
-                .is_some_and(|code| (11001..=11004).contains(&code)))
-}
-
-/// The certificates in a PEM bundle; other items are skipped.
-fn certificates(file: &Path) -> Result<Vec<ureq::tls::Certificate<'static>>> {
-    let bad = |why: String| Error::BadSetting {
-        variable: "SSL_CERT_FILE",
-        why: format!("'{}' {why}", file.display()),
-    };
-    let mut pem = Vec::new();
-    std::fs::File::open(file)
-        .and_then(|file| file.take(64 << 20).read_to_end(&mut pem))
-        .map_err(|e| bad(format!("cannot be read: {e}")))?;
-    let found: Vec<_> = ureq::tls::parse_pem(&pem)
-        .filter_map(|item| match item {
-            Ok(PemItem::Certificate(certificate)) => Some(certificate),
-            _ => None,
-        })
-        .collect();
-    match found.is_empty() {
-        true => Err(bad("holds no certificates".into())),
-        false => Ok(found),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn origin(url: &str) -> Origin {
-        Origin::of(&url.parse().unwrap()).unwrap()
-    }
 
     #[test]
     fn etags_become_file_names_or_nothing() {
@@ -670,33 +408,6 @@ mod tests {
         }
         assert_eq!(Etag::parse(&sha).unwrap().sha256(), Some("a".repeat(64)));
         assert_eq!(Etag::parse("abc123").unwrap().sha256(), None);
-    }
-
-    #[test]
-    fn redirects_stay_on_the_web_and_never_drop_encryption() {
-        let hub = origin("https://hub.example/x");
-        let to = |location: &str| redirect(&hub, location);
-        assert_eq!(to("/a/b?c").as_deref(), Some("https://hub.example/a/b?c"));
-        assert_eq!(
-            to("//cdn.example/a").as_deref(),
-            Some("https://cdn.example/a")
-        );
-        assert_eq!(
-            to("https://cdn.example/a").as_deref(),
-            Some("https://cdn.example/a")
-        );
-        for bad in [
-            "http://cdn.example/a",
-            "ftp://x/y",
-            "file:///etc/passwd",
-            "a/b",
-            "",
-            "javascript:1",
-        ] {
-            assert_eq!(to(bad), None, "{bad}");
-        }
-        let plain = origin("http://localhost:80/");
-        assert!(redirect(&plain, "https://cdn.example/a").is_some());
     }
 
     #[test]

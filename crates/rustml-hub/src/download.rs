@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::cache::{create_parent, Repo};
-use crate::client::{read_failure, Client, Remote};
+use crate::client::{Client, Remote};
 use crate::error::{Error, Result};
+use crate::http::read_failure;
 use crate::name::Name;
 use crate::progress::Meter;
 use crate::text::harmless;
@@ -118,9 +119,10 @@ impl Transfer {
             return self.restart();
         }
         let mut buffer = buffer(&self.path)?;
+        // No further than that, whatever the file turns out to be.
+        let mut left = (&self.file).take(length);
         loop {
-            let n =
-                read(&mut self.file, &mut buffer).map_err(|e| Error::io("read", &self.path, e))?;
+            let n = read(&mut left, &mut buffer).map_err(|e| Error::io("read", &self.path, e))?;
             if n == 0 {
                 break;
             }

@@ -57,6 +57,7 @@ mod client;
 mod config;
 mod download;
 mod error;
+mod http;
 mod manage;
 mod name;
 mod progress;
