@@ -91,7 +91,12 @@ pub(crate) fn load(meta: &Metadata) -> Result<Tokenizer> {
         };
         Some((vocab.text(id)?.to_owned(), id, control))
     });
-    let first = Partition::new(found_first)?;
+    let mut first = Partition::new(found_first)?;
+    // Phi-3's tokens take the white space after them, which GGUF cannot say.
+    let name = meta.str("general.name")?.unwrap_or_default().to_lowercase();
+    if name.contains("phi-3") || name.contains("phi3") {
+        first.strip_after(|text| !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"));
+    }
     let (encoder, add_bos, drops_space);
     if spm {
         let Some(scores) = meta.f32s(SCORES)? else {

@@ -65,10 +65,10 @@ impl Partition {
         Ok(Partition { entries, any })
     }
 
-    /// Makes white space after a token part of it.
-    pub fn strip_after(&mut self, id: u32) {
-        if let Some(entry) = self.entries.iter_mut().find(|e| e.id == id) {
-            entry.strips = true;
+    /// Makes white space after some tokens part of them.
+    pub fn strip_after(&mut self, which: impl Fn(&str) -> bool) {
+        for entry in &mut self.entries {
+            entry.strips = which(&entry.text);
         }
     }
 
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn white_space_can_belong_to_a_token() {
         let mut p = sample();
-        p.strip_after(0);
+        p.strip_after(|text| text == "<a>");
         assert_eq!(show(&p, "<a> \t b<a>  ", true), ["#0", "b", "#0"]);
         assert_eq!(show(&p, "<a>\n b", true), ["#0", "b"]);
     }
