@@ -21,6 +21,6 @@ pub use kv::{KvPool, KvSequence};
 pub use load::{LoadReport, Progress};
 pub use model::{team, Model};
 pub use quantize::Quantize;
-pub use rustml_kernels::attention::KvType;
+pub use rustml_kernels::attention::{KvType, KV_BLOCK};
 pub use source::{Config, Gguf};
 pub use weights::{LayerWeights, Linear, NormWeights, Weights};

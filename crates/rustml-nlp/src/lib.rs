@@ -1,1 +1,33 @@
-//! The library people import, and the rustml-infer command.
+//! The library people import, and the `rustml-infer` command.
+//!
+//! ```no_run
+//! use rustml_nlp::{LoadOptions, Model, Options};
+//!
+//! let model = Model::load("HuggingFaceTB/SmolLM2-135M-Instruct", &LoadOptions::default())?;
+//! let answer = model.generate("The capital of France is", &Options::default())?;
+//! println!("{}", answer.text);
+//! # Ok::<(), rustml_nlp::Error>(())
+//! ```
+//!
+//! A model is found by name or path, loaded once, and serves any number of
+//! [`Model::generate`] calls; [`Model::session`] holds a conversation,
+//! [`Model::generate_all`] decodes many prompts together.
+//!
+//! The module [`cli`] holds the flags and the conduct of the command line, so
+//! that `rustml-infer` and `rustml infer` are one thing.
+
+#![deny(unsafe_code)]
+
+pub mod cli;
+mod error;
+mod generate;
+mod model;
+mod session;
+
+pub use error::{Error, Result};
+pub use generate::{Generation, Options, Piece, Prompt};
+pub use model::{available_threads, LoadOptions, Model, DEFAULT_MODEL};
+pub use rustml_engine::{Finish, Sampling, Timings};
+pub use rustml_model::{KvType, Quantize};
+pub use rustml_tokenizer::Message;
+pub use session::Session;

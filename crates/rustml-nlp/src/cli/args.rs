@@ -1,0 +1,239 @@
+//! The flags, each defined once.
+
+use crate::{LoadOptions, Options, Quantize, Sampling, DEFAULT_MODEL};
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which model, and how it is loaded.
+#[derive(Args, Clone, Debug)]
+pub struct ModelArgs {
+    /// A GGUF file, a directory with safetensors, or a name on the hub
+    ///
+    /// Without it, and without --safetensors, the model is
+    /// HuggingFaceTB/SmolLM2-135M-Instruct.
+    #[arg(value_name = "GGUF_PATH", conflicts_with = "safetensors")]
+    pub model: Option<String>,
+
+    /// A model in safetensors: a name on the hub (org/name) or a directory
+    #[arg(long, value_name = "ID|DIR", help_heading = "Model")]
+    pub safetensors: Option<String>,
+
+    /// How it is loaded.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+impl ModelArgs {
+    /// The model's name or path.
+    pub fn name(&self) -> &str {
+        let name = self.model.as_deref().or(self.safetensors.as_deref());
+        name.unwrap_or(DEFAULT_MODEL)
+    }
+}
+
+/// How a model is loaded.
+#[derive(Args, Clone, Debug)]
+pub struct LoadArgs {
+    /// Compute threads [default: the CPUs this process may use]
+    #[arg(long, value_name = "N", value_parser = parse_threads, help_heading = "Model")]
+    pub threads: Option<usize>,
+
+    /// Format of the linear layers that the file holds as floats
+    ///
+    /// auto chooses by shape, none keeps the file's types [default: q8_0 for
+    /// safetensors, none for GGUF]
+    #[arg(long, value_name = "FORMAT", value_parser = parse_quantize, help_heading = "Model")]
+    pub quantize: Option<Quantize>,
+
+    /// Positions that prompt and answer may take together [default: what the
+    /// model was made for]
+    #[arg(long, value_name = "N", value_parser = parse_positive, help_heading = "Model")]
+    pub ctx_size: Option<usize>,
+}
+
+impl LoadArgs {
+    /// As the library takes them.
+    pub fn options(&self) -> LoadOptions {
+        LoadOptions {
+            threads: self.threads,
+            quantize: self.quantize,
+            context: self.ctx_size,
+            kv_type: None,
+        }
+    }
+}
+
+/// How tokens are chosen, and how many.
+#[derive(Args, Clone, Debug)]
+pub struct SamplingArgs {
+    /// Tokens to generate at most
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        help_heading = "Generation"
+    )]
+    pub max_tokens: usize,
+
+    /// How freely tokens are chosen; 0 always takes the likeliest
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.8,
+        allow_negative_numbers = true,
+        help_heading = "Generation"
+    )]
+    pub temperature: f32,
+
+    /// Choose among the K likeliest tokens only; 0 is all
+    #[arg(
+        long,
+        value_name = "K",
+        default_value_t = 0,
+        help_heading = "Generation"
+    )]
+    pub top_k: usize,
+
+    /// Choose among the likeliest tokens that together reach probability P
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Generation"
+    )]
+    pub top_p: f32,
+
+    /// Choose among tokens at least P times as likely as the likeliest
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Generation"
+    )]
+    pub min_p: f32,
+
+    /// Make tokens that already occurred less likely; 1 does nothing
+    #[arg(
+        long,
+        value_name = "R",
+        default_value_t = 1.0,
+        allow_negative_numbers = true,
+        help_heading = "Generation"
+    )]
+    pub repetition_penalty: f32,
+
+    /// Start of the random numbers; the same seed gives the same text
+    /// [default: another one every time]
+    #[arg(long, value_name = "N", help_heading = "Generation")]
+    pub seed: Option<u64>,
+
+    /// Stop after this many seconds with what there is by then
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Generation")]
+    pub timeout: Option<Duration>,
+}
+
+impl SamplingArgs {
+    /// As the library takes them; `Err` is a sentence that names the flag.
+    pub fn options(&self) -> Result<Options, String> {
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            seed: self.seed.unwrap_or_else(any_seed),
+        };
+        sampling.validate()?;
+        Ok(Options {
+            sampling,
+            max_tokens: self.max_tokens,
+            timeout: self.timeout,
+            cancel: None,
+        })
+    }
+}
+
+/// A seed that is another one every time.
+fn any_seed() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    let state = std::collections::hash_map::RandomState::new();
+    state.build_hasher().finish()
+}
+
+/// How results are printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The text alone
+    Text,
+    /// An object with text, token ids, finish reason and timings
+    Json,
+}
+
+/// Generate text from a prompt
+#[derive(Args, Clone, Debug)]
+pub struct InferArgs {
+    /// Which model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// The text to continue, or with --chat to answer [default: standard input]
+    #[arg(long, short, value_name = "TEXT", conflicts_with = "batch_file")]
+    pub prompt: Option<String>,
+
+    /// A file of prompts, one a line, that are decoded together; the answers
+    /// come in the file's order
+    #[arg(long, value_name = "FILE", conflicts_with = "stream")]
+    pub batch_file: Option<PathBuf>,
+
+    /// Write the prompt as a conversation, by the model's own chat template
+    #[arg(long)]
+    pub chat: bool,
+
+    /// What the model is told before the conversation
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
+
+    /// Print the text as it comes
+    #[arg(long)]
+    pub stream: bool,
+
+    /// How the result is printed
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
+fn parse_quantize(s: &str) -> Result<Quantize, String> {
+    s.parse()
+}
+
+fn parse_positive(s: &str) -> Result<usize, String> {
+    match s.parse() {
+        Ok(0) => Err("it must be at least 1".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
+fn parse_threads(s: &str) -> Result<usize, String> {
+    match parse_positive(s)? {
+        n if n > 1024 => Err("more than 1024 threads make no sense here".into()),
+        n => Ok(n),
+    }
+}
+
+fn parse_seconds(s: &str) -> Result<Duration, String> {
+    let seconds: f64 = s
+        .parse()
+        .map_err(|_| "it is no number of seconds".to_owned())?;
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(d) if d > Duration::ZERO => Ok(d),
+        _ => Err("it must be a number of seconds above 0".into()),
+    }
+}

@@ -1,0 +1,43 @@
+//! What can go wrong, as sentences for the user.
+
+use std::path::PathBuf;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a model could not be loaded or a text not be generated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model's name leads nowhere.
+    #[error(transparent)]
+    Hub(#[from] rustml_hub::Error),
+    /// The files cannot be read.
+    #[error(transparent)]
+    File(#[from] rustml_io::Error),
+    /// The model cannot be loaded or run.
+    #[error(transparent)]
+    Model(#[from] rustml_model::Error),
+    /// Text cannot be turned into tokens.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The model.
+        path: PathBuf,
+        /// The reason.
+        source: rustml_tokenizer::Error,
+    },
+    /// A request cannot be run.
+    #[error(transparent)]
+    Refused(#[from] rustml_engine::Refusal),
+    /// One of several requests cannot be run.
+    #[error("prompt {number}: {source}")]
+    RefusedOne {
+        /// Which, from 1.
+        number: usize,
+        /// The reason.
+        source: rustml_engine::Refusal,
+    },
+    /// A conversation was asked for, but the model says not how to write one.
+    #[error("{}: the model carries no chat template; it may be a base model that only continues text", .0.display())]
+    NoTemplate(PathBuf),
+}

@@ -1,0 +1,230 @@
+//! A model and its tokenizer, found by name and ready to generate.
+
+use crate::error::{Error, Result};
+use crate::generate::{generate, Generation, Options, Piece, Prompt};
+use crate::session::Session;
+use rustml_engine::{Engine, EngineConfig};
+use rustml_hub::Hub;
+use rustml_io::{DType, FileFormat, Store};
+use rustml_model::{KvType, Quantize};
+use rustml_tokenizer::{Encode, Message, Tokenizer};
+use rustml_trace::Detail;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The model that is used where none is named.
+pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
+
+/// Rows of a step: prompts are computed in chunks of that size.
+const STEP_ROWS: usize = 256;
+
+/// How a model is loaded.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Compute threads; `None` takes what the process may use.
+    pub threads: Option<usize>,
+    /// Format of the linear layers. `None` quantises safetensors to Q8_0 and
+    /// leaves GGUF as it is.
+    pub quantize: Option<Quantize>,
+    /// Positions of a sequence; `None` takes what the model was made for.
+    pub context: Option<usize>,
+    /// How keys and values are stored; `None` takes half precision.
+    pub kv_type: Option<KvType>,
+}
+
+/// CPUs that this process may really use: those it is allowed on, and no more
+/// than its cgroup's quota grants, rounded down; at least 1.
+pub fn available_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A loaded model.
+pub struct Model {
+    path: PathBuf,
+    model: Arc<rustml_model::Model>,
+    tokenizer: Arc<Tokenizer>,
+    context: usize,
+    kv_type: KvType,
+    load_time: Duration,
+}
+
+impl Model {
+    /// Loads a model by its path, or by its name (`org/name`) from the local
+    /// cache or the hub.
+    ///
+    /// # Errors
+    /// If it cannot be found, read, or run here.
+    pub fn load(name: &str, options: &LoadOptions) -> Result<Model> {
+        let path = Hub::from_env()?.resolve(name)?;
+        Model::open(&path, options, &mut |_, _| {})
+    }
+
+    /// Loads the model at `path`; `progress` is called with the bytes read so
+    /// far and all there are.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be run here.
+    pub fn open(
+        path: &Path,
+        options: &LoadOptions,
+        progress: rustml_model::Progress,
+    ) -> Result<Model> {
+        let start = Instant::now();
+        let store = Store::open(path)?;
+        let tokenizer = Model::tokenizer_of(&store)?;
+        let quantize = options.quantize.unwrap_or(match store.format() {
+            FileFormat::Gguf { .. } => Quantize::None,
+            FileFormat::Safetensors => Quantize::To(DType::Q8_0),
+        });
+        let team = rustml_model::team(options.threads.unwrap_or_else(available_threads))?;
+        let model = rustml_model::Model::load(&store, quantize, team, progress)?;
+        Ok(Model {
+            path: path.to_owned(),
+            context: options.context.unwrap_or(model.spec().context),
+            kv_type: options.kv_type.unwrap_or(KvType::F16),
+            model: Arc::new(model),
+            tokenizer: Arc::new(tokenizer),
+            load_time: start.elapsed(),
+        })
+    }
+
+    /// The tokenizer of an open model.
+    ///
+    /// # Errors
+    /// If it is missing or broken.
+    pub fn tokenizer_of(store: &Store) -> Result<Tokenizer> {
+        let tokenizer = match store.format() {
+            FileFormat::Gguf { .. } => Tokenizer::from_gguf(store.metadata()),
+            FileFormat::Safetensors => Tokenizer::from_dir(store.directory()),
+        };
+        tokenizer.map_err(|source| Error::Tokenizer {
+            path: store.path().to_owned(),
+            source,
+        })
+    }
+
+    /// Where it was loaded from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+    /// Weights and architecture.
+    pub fn model(&self) -> &Arc<rustml_model::Model> {
+        &self.model
+    }
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+    /// Positions of a sequence.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+    /// How long loading took.
+    pub fn load_time(&self) -> Duration {
+        self.load_time
+    }
+
+    /// The tokens of a text that is to be continued.
+    ///
+    /// # Errors
+    /// If the tokenizer cannot encode it.
+    pub fn encode(&self, text: &str) -> Result<Prompt> {
+        let options = Encode {
+            add_special: true,
+            parse_special: true,
+        };
+        let ids = self.tokenizer.encode(text, options);
+        Ok(Prompt {
+            ids: ids.map_err(|e| self.tokenizer_error(e))?,
+            continues: true,
+        })
+    }
+
+    /// The tokens of a conversation that is to be answered, by the model's
+    /// own template.
+    ///
+    /// # Errors
+    /// If the model has no template, or it refuses the messages.
+    pub fn encode_chat(&self, messages: &[Message]) -> Result<Prompt> {
+        let template = self.tokenizer.chat_template();
+        let template = template.ok_or_else(|| Error::NoTemplate(self.path.clone()))?;
+        let text = template.render(messages, true, serde_json::Value::Null);
+        let ids = text.and_then(|t| self.tokenizer.encode_chat(&t));
+        Ok(Prompt {
+            ids: ids.map_err(|e| self.tokenizer_error(e))?,
+            continues: false,
+        })
+    }
+
+    fn tokenizer_error(&self, source: rustml_tokenizer::Error) -> Error {
+        Error::Tokenizer {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Continues a text.
+    ///
+    /// # Errors
+    /// If the prompt is empty or does not fit, or a setting is out of range.
+    pub fn generate(&self, prompt: &str, options: &Options) -> Result<Generation> {
+        let prompt = self.encode(prompt)?;
+        let mut all = self.generate_all(vec![prompt], options, &mut |_| true)?;
+        Ok(all.remove(0))
+    }
+
+    /// Answers a conversation.
+    ///
+    /// # Errors
+    /// If the model has no chat template, the conversation does not fit, or a
+    /// setting is out of range.
+    pub fn chat(&self, messages: &[Message], options: &Options) -> Result<Generation> {
+        let prompt = self.encode_chat(messages)?;
+        let mut all = self.generate_all(vec![prompt], options, &mut |_| true)?;
+        Ok(all.remove(0))
+    }
+
+    /// Continues several prompts together, in their order. `sink` is called
+    /// with every piece of text as it comes; when it returns false, all stop.
+    ///
+    /// # Errors
+    /// As for [`Model::generate`].
+    pub fn generate_all(
+        &self,
+        prompts: Vec<Prompt>,
+        options: &Options,
+        sink: &mut dyn FnMut(Piece) -> bool,
+    ) -> Result<Vec<Generation>> {
+        generate(self, prompts, options, sink)
+    }
+
+    /// A conversation that keeps its keys and values between turns.
+    ///
+    /// # Errors
+    /// If the memory for the context cannot be had.
+    pub fn session(&self, system: Option<&str>) -> Result<Session<'_>> {
+        Session::new(self, system)
+    }
+
+    /// An engine for `sequences` at a time that together take `positions`.
+    pub(crate) fn engine(&self, sequences: usize, positions: usize) -> Result<Engine> {
+        let detail = if tracing::enabled!(target: "rustml::step", tracing::Level::TRACE) {
+            Detail::Parts
+        } else if tracing::enabled!(target: "rustml::step", tracing::Level::DEBUG) {
+            Detail::Operations
+        } else {
+            Detail::Off
+        };
+        let config = EngineConfig {
+            context: self.context,
+            cache_positions: positions,
+            sequences,
+            rows: STEP_ROWS.min(positions.max(1)),
+            kv_type: self.kv_type,
+            detail,
+        };
+        let engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;
+        Ok(engine)
+    }
+}

@@ -1,0 +1,86 @@
+//! A conversation.
+
+use crate::error::Result;
+use crate::generate::{drain, Generation, Options};
+use crate::model::Model;
+use rustml_engine::{Engine, Request, RequestId};
+use rustml_tokenizer::Message;
+
+/// A conversation with a model. Keys and values of what was said stay in the
+/// cache, so that a turn computes only what is new.
+pub struct Session<'m> {
+    model: &'m Model,
+    engine: Engine,
+    messages: Vec<Message>,
+    last: Option<RequestId>,
+}
+
+impl<'m> Session<'m> {
+    pub(crate) fn new(model: &'m Model, system: Option<&str>) -> Result<Session<'m>> {
+        let mut session = Session {
+            model,
+            engine: model.engine(1, model.context())?,
+            messages: Vec::new(),
+            last: None,
+        };
+        session.clear(system);
+        Ok(session)
+    }
+
+    /// Forgets what was said, and begins with this system message.
+    pub fn clear(&mut self, system: Option<&str>) {
+        self.messages.clear();
+        let system = system.map(|s| Message::new("system", s));
+        self.messages.extend(system);
+    }
+
+    /// What was said so far.
+    pub fn messages(&self) -> &[Message] {
+        &self.messages
+    }
+
+    /// Says something and returns the answer, whose pieces go to `sink` as
+    /// they come; when it returns false, the answer ends there.
+    ///
+    /// # Errors
+    /// If the conversation no longer fits the context (it is left as it was),
+    /// or the model has no chat template.
+    pub fn say(
+        &mut self,
+        text: &str,
+        options: &Options,
+        sink: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Generation> {
+        self.messages.push(Message::new("user", text));
+        let answer = self.answer(options, sink);
+        match &answer {
+            Ok(answer) => self
+                .messages
+                .push(Message::new("assistant", answer.text.as_str())),
+            Err(_) => drop(self.messages.pop()),
+        }
+        answer
+    }
+
+    fn answer(
+        &mut self,
+        options: &Options,
+        sink: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Generation> {
+        let prompt = self.model.encode_chat(&self.messages)?;
+        let mut generation = Generation::new(prompt.ids.len());
+        let request = Request {
+            prompt: prompt.ids,
+            sampling: options.sampling,
+            max_tokens: options.max_tokens,
+            continues: false,
+            keep: true,
+        };
+        self.last = Some(self.engine.submit(request, self.last)?);
+        drain(&mut self.engine, options, &mut |update| {
+            generation.take(update);
+            update.text.is_empty() || sink(&update.text)
+        });
+        Ok(generation)
+    }
+}
