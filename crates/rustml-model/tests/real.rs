@@ -8,19 +8,9 @@
 
 mod common;
 
-use common::{repo, Runner};
+use common::{floats, ids, repo, Runner};
 use rustml_model::{KvType, Quantize};
 use serde_json::Value;
-
-fn ids(v: &Value) -> Vec<u32> {
-    let list = v.as_array().unwrap();
-    list.iter().map(|v| v.as_u64().unwrap() as u32).collect()
-}
-
-fn floats(v: &Value) -> Vec<f32> {
-    let list = v.as_array().unwrap();
-    list.iter().map(|v| v.as_f64().unwrap() as f32).collect()
-}
 
 fn check(file: &str) {
     let path = repo("models").join(file);

@@ -1,16 +1,37 @@
 //! What the tests of whole models share.
 #![allow(dead_code)]
 
+mod mutate;
+
+#[allow(unused_imports)]
+pub use mutate::{Copy, Tensor, Written};
+
 use rustml_io::Store;
-use rustml_model::{team, Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize};
+use rustml_kernels::par::Team;
+use rustml_kernels::Pool;
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize};
+use rustml_simd::Isa;
 use rustml_trace::{Detail, Recorder};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A file of the repository.
 pub fn repo(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .join(path)
+}
+
+/// A tiny model's folder, or a file in it.
+pub fn tiny(path: &str) -> PathBuf {
+    repo("testdata/tiny").join(path)
+}
+
+/// Threads on a given instruction set.
+pub fn team(isa: Isa, threads: usize) -> Arc<Team> {
+    let pool = Pool::new(threads).unwrap();
+    Arc::new(Team { isa, pool })
 }
 
 /// A model with its cache, ready to step.
@@ -22,12 +43,19 @@ pub struct Runner {
 
 impl Runner {
     pub fn open(path: &Path, quantize: Quantize, kv_type: KvType, threads: usize) -> Runner {
+        let team = rustml_model::team(threads).unwrap();
+        Runner::with_team(path, quantize, kv_type, team)
+    }
+
+    pub fn with_team(path: &Path, quantize: Quantize, kv_type: KvType, team: Arc<Team>) -> Runner {
         let store = Store::open(path).unwrap_or_else(|e| panic!("{e}"));
-        let team = team(threads).unwrap();
         let model =
             Model::load(&store, quantize, team, &mut |_, _| {}).unwrap_or_else(|e| panic!("{e}"));
-        let positions = model.spec().context.min(1024);
-        let kv = KvPool::new(model.spec(), positions, kv_type).unwrap();
+        Runner::of(model, kv_type)
+    }
+
+    pub fn of(model: Model, kv_type: KvType) -> Runner {
+        let kv = KvPool::new(model.spec(), 1024, kv_type).unwrap();
         let capacity = Capacity {
             rows: 256,
             logit_rows: 256,
@@ -80,4 +108,83 @@ impl Runner {
 pub fn argmax(x: &[f32]) -> u32 {
     let best = x.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     best.unwrap().0 as u32
+}
+
+/// Numbers of a JSON list.
+pub fn ids(v: &Value) -> Vec<u32> {
+    let list = v.as_array().unwrap();
+    list.iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+/// Numbers of a JSON list.
+pub fn floats(v: &Value) -> Vec<f32> {
+    let list = v.as_array().unwrap();
+    list.iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+/// Little-endian single precision numbers.
+pub fn f32s(bytes: &[u8]) -> Vec<f32> {
+    let words = bytes.chunks_exact(4);
+    words
+        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+        .collect()
+}
+
+/// What a tiny model should say: see `scripts/reference/README.md`.
+pub struct Reference {
+    pub tokens: Vec<u32>,
+    pub greedy: Vec<u32>,
+    /// `[tokens, vocab]`
+    pub logits: Vec<f32>,
+    /// `[greedy, vocab]`
+    pub greedy_logits: Vec<f32>,
+    /// Distance of the reference from the same in double precision.
+    pub error: f32,
+    pub logits_std: f64,
+}
+
+impl Reference {
+    pub fn of(model: &str) -> Reference {
+        let json = std::fs::read(tiny(model).join("reference.json")).unwrap();
+        let json: Value = serde_json::from_slice(&json).unwrap();
+        let store = Store::open(&tiny(model).join("reference.safetensors")).unwrap();
+        let tensor = |name: &str| f32s(store.tensor(name).unwrap().data);
+        Reference {
+            tokens: ids(&json["tokens"]),
+            greedy: ids(&json["greedy"]),
+            logits: tensor("logits"),
+            greedy_logits: tensor("greedy_logits"),
+            error: tensor("f32_f64_error")[0],
+            logits_std: json["logits_std"].as_f64().unwrap(),
+        }
+    }
+
+    /// What another order of summation may cost: ours is as far from exact as
+    /// the reference is, in another direction; ten times leaves room for the
+    /// luck of the draw, and is a thirtieth at most of what any wrong weight
+    /// or setting costs.
+    pub fn tolerance(&self) -> f32 {
+        assert!(self.error > 0.0 && self.error < 1e-4);
+        10.0 * self.error
+    }
+}
+
+/// The largest distance; fails on what is no number.
+pub fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let distances = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    distances.fold(0.0, |max, d| if d <= max { max } else { d })
+}
+
+/// Asserts that two rows of numbers have the same bits.
+#[track_caller]
+pub fn same_bits(a: &[f32], b: &[f32], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let differs = a
+        .iter()
+        .zip(b)
+        .position(|(a, b)| a.to_bits() != b.to_bits());
+    if let Some(i) = differs {
+        panic!("{what}: value {i} is {} and {}", a[i], b[i]);
+    }
 }
