@@ -5,11 +5,10 @@
 //! together nor on the number of threads.
 
 use crate::acts::{tiles, Acts, Correction};
+use crate::formats::with_format;
 use crate::panel::codes::{Codes, BLOCK, GROUPS};
 use crate::panel::scales::Scales;
-use crate::panel::split::Format;
-use crate::panel::{correction, Matrix};
-use crate::with_format;
+use crate::panel::{correction, Format, Matrix};
 use rustml_io::DType;
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::marker::PhantomData;
@@ -288,7 +287,7 @@ pub(crate) fn decode_row(m: &Matrix, row: usize, out: &mut [f32]) {
             let zero = if F::Codes::SIGNED {
                 S::I8_BIAS
             } else {
-                F::ZERO
+                i32::from(F::ZERO)
             };
             let subs = BLOCK / F::Scales::SUB;
             for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {

@@ -3,7 +3,12 @@
 //! A *code block* holds 32 inputs of all rows of a panel, in 8 groups of 4
 //! inputs. Unpacked, group `g` is one vector: lane `r` holds the four codes
 //! of row `r` for inputs `4 g .. 4 g + 4`, the operand of one dot instruction.
+//!
+//! Packed, a row is some 32-bit words, and word `w` of row `r` lies in lane `r`
+//! of the block's vector `w`. So a packing is said twice, word by word: how
+//! groups become words, and how vectors of words become vectors of groups.
 
+use crate::formats::{BlockFormat, IQ4_NL};
 use rustml_simd::Simd;
 
 /// Inputs of a code block.
@@ -11,29 +16,25 @@ pub const BLOCK: usize = 32;
 /// Groups of 4 inputs in a code block.
 pub const GROUPS: usize = BLOCK / 4;
 
-/// A packing of unsigned codes into a code block.
+/// A packing of codes into a code block.
 pub trait Codes {
     /// Bytes of one row in a code block.
     const ROW_BYTES: usize;
-    /// Codes are signed bytes, stored with [`Simd::I8_BIAS`] added and
-    /// multiplied by [`Simd::dot_i8`]; otherwise they are in 0..=127.
+    /// Codes are signed bytes, given to [`Simd::dot_i8`] with
+    /// [`Simd::I8_BIAS`] added; otherwise they are in 0..=127.
     const SIGNED: bool = false;
 
-    /// Adds the code of row `row`, input `i` to a block that starts as zeros.
-    /// A signed code comes with the bias added already.
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8);
+    /// One row of a code block: of the words returned the first
+    /// `ROW_BYTES / 4` count. `groups[g]` holds the stored codes of inputs
+    /// `4 g .. 4 g + 4`, the first in the lowest byte; `bias` is
+    /// [`Simd::I8_BIAS`] of the instruction set that will unpack.
+    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS];
 
     /// The 8 groups of the block at `p`.
     ///
     /// # Safety
     /// `ROW_BYTES * LANES` bytes at `p` are readable.
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS];
-}
-
-/// The byte of row `row`, input `i` in vector `v` of a block.
-#[inline(always)]
-fn byte(lanes: usize, v: usize, row: usize, i: usize) -> usize {
-    (v * lanes + row) * 4 + i % 4
 }
 
 /// Bytes of one vector.
@@ -57,19 +58,25 @@ pub struct Bits3;
 /// Four-bit indices into the table of IQ4_NL's signed codes.
 pub struct Table4;
 
-/// The values of IQ4_NL and IQ4_XS codes (`kvalues_iq4nl` in ggml-common.h).
-pub const IQ4_VALUES: [i8; 16] = [
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
-];
+const NIBBLES: u32 = 0x0f0f_0f0f;
+const PAIRS: u32 = 0x0303_0303;
+const ONES: u32 = 0x0101_0101;
 
-const NIBBLE: i32 = 0x0f0f_0f0f;
+/// The lowest bit of every byte of all groups, as bit `g` of one word's bytes.
+#[inline(always)]
+fn plane(groups: [u32; GROUPS]) -> u32 {
+    let bits = groups.iter().enumerate();
+    bits.fold(0, |word, (g, group)| word | (group & ONES) << g)
+}
 
 impl Codes for Bits8 {
     const ROW_BYTES: usize = 32;
     const SIGNED: bool = true;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        block[byte(lanes, i / 4, row, i)] = code;
+    #[inline(always)]
+    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        // The bias is 0 or 128; adding 128 to a byte flips its highest bit.
+        groups.map(|g| g ^ u32::from_ne_bytes([bias; 4]))
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
@@ -84,14 +91,18 @@ impl Codes for Bits8 {
 impl Codes for Bits4 {
     const ROW_BYTES: usize = 16;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        let g = i / 4;
-        block[byte(lanes, g % 4, row, i)] |= code << (4 * (g / 4));
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
+        let mut words = [0; GROUPS];
+        for j in 0..4 {
+            words[j] = g[j] | g[j + 4] << 4;
+        }
+        words
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
         let mut g = [s.splat_i32(0); GROUPS];
-        let mask = s.splat_i32(NIBBLE);
+        let mask = s.splat_i32(NIBBLES as i32);
         for j in 0..4 {
             let v = s.load_i(p.add(j * vb::<S>()));
             g[j] = s.and(v, mask);
@@ -137,9 +148,11 @@ fn shift<S: Simd, const N: i32>(s: S, v: S::I) -> S::I {
 impl Codes for Bits5 {
     const ROW_BYTES: usize = 20;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        Bits4::put(block, lanes, row, i, code & 15);
-        block[byte(lanes, 4, row, i)] |= (code >> 4) << (i / 4);
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
+        words[4] = plane(g.map(|g| g >> 4));
+        words
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
@@ -155,10 +168,12 @@ impl Codes for Bits5 {
 impl Codes for Bits6 {
     const ROW_BYTES: usize = 24;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        let g = i / 4;
-        Bits4::put(block, lanes, row, i, code & 15);
-        block[byte(lanes, 4 + g / 4, row, i)] |= (code >> 4) << (2 * (g % 4));
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
+        let high = Bits2::pack(&g.map(|g| g >> 4), bias);
+        (words[4], words[5]) = (high[0], high[1]);
+        words
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
@@ -178,14 +193,18 @@ impl Codes for Bits6 {
 impl Codes for Bits2 {
     const ROW_BYTES: usize = 8;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        let g = i / 4;
-        block[byte(lanes, g / 4, row, i)] |= code << (2 * (g % 4));
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
+        let mut words = [0; GROUPS];
+        for j in 0..GROUPS {
+            words[j / 4] |= (g[j] & PAIRS) << (2 * (j % 4));
+        }
+        words
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
         let mut g = [s.splat_i32(0); GROUPS];
-        let mask = s.splat_i32(0x0303_0303);
+        let mask = s.splat_i32(PAIRS as i32);
         for j in 0..2 {
             let v = s.load_i(p.add(j * vb::<S>()));
             g[4 * j] = s.and(v, mask);
@@ -200,9 +219,11 @@ impl Codes for Bits2 {
 impl Codes for Bits3 {
     const ROW_BYTES: usize = 12;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        Bits2::put(block, lanes, row, i, code & 3);
-        block[byte(lanes, 2, row, i)] |= (code >> 2) << (i / 4);
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        let mut words = Bits2::pack(g, bias);
+        words[2] = plane(g.map(|g| g >> 2));
+        words
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
@@ -219,15 +240,15 @@ impl Codes for Table4 {
     const ROW_BYTES: usize = 16;
     const SIGNED: bool = true;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, i: usize, code: u8) {
-        Bits4::put(block, lanes, row, i, code);
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        Bits4::pack(g, bias)
     }
     #[inline(always)]
     unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut table = [0u8; 16];
-        for (t, v) in table.iter_mut().zip(IQ4_VALUES) {
-            *t = (v as u8).wrapping_add(S::I8_BIAS as u8);
-        }
+        // The table holds the bias, so the indices are stored without it.
+        let table =
+            std::array::from_fn(|q| (IQ4_NL::code(q as u8) as u8).wrapping_add(S::I8_BIAS as u8));
         let mut g = Bits4::unpack(s, p);
         for g in &mut g {
             *g = s.lookup(&table, *g);

@@ -9,75 +9,57 @@
 
 pub mod codes;
 pub mod scales;
-pub mod split;
 
 use crate::acts::{Correction, Forms};
 use crate::buffer::AlignedBytes;
+use crate::formats::{self, with_format, BlockFormat, MAX_LEN};
 use crate::gemm::{panel_fn, PanelFn};
-use codes::{Codes, BLOCK};
+use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Table4, BLOCK, GROUPS};
 use rustml_io::DType;
 use rustml_simd::Isa;
-use scales::{RawScales, Scales};
-use split::Format;
+use scales::{Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
 
-/// Calls a generic function with the [`Format`] of a [`DType`].
-#[macro_export]
-#[doc(hidden)]
-macro_rules! with_format {
-    ($dtype:expr, $f:ident => $body:expr, float => $float:expr) => {{
-        use $crate::panel::split;
-        match $dtype {
-            DType::Q4_0 => {
-                type $f = split::Q4_0;
-                $body
+/// How a format's blocks become panels: a packing of its codes and one of its
+/// scales. `weight = scale * (code - ZERO) + offset`, where a table takes the
+/// place of `code - ZERO` in [`Table4`](codes::Table4).
+pub trait Format: BlockFormat {
+    /// Packing of the codes.
+    type Codes: Codes;
+    /// Packing of the scales.
+    type Scales: Scales;
+}
+
+macro_rules! packed {
+    ($($format:ident: $codes:ty, $scales:ty;)*) => {
+        $(
+            impl Format for formats::$format {
+                type Codes = $codes;
+                type Scales = $scales;
             }
-            DType::Q4_1 => {
-                type $f = split::Q4_1;
-                $body
-            }
-            DType::Q5_0 => {
-                type $f = split::Q5_0;
-                $body
-            }
-            DType::Q5_1 => {
-                type $f = split::Q5_1;
-                $body
-            }
-            DType::Q8_0 => {
-                type $f = split::Q8_0;
-                $body
-            }
-            DType::Q2_K => {
-                type $f = split::Q2_K;
-                $body
-            }
-            DType::Q3_K => {
-                type $f = split::Q3_K;
-                $body
-            }
-            DType::Q4_K => {
-                type $f = split::Q4_K;
-                $body
-            }
-            DType::Q5_K => {
-                type $f = split::Q5_K;
-                $body
-            }
-            DType::Q6_K => {
-                type $f = split::Q6_K;
-                $body
-            }
-            DType::IQ4_NL => {
-                type $f = split::IQ4_NL;
-                $body
-            }
-            DType::IQ4_XS => {
-                type $f = split::IQ4_XS;
-                $body
-            }
-            DType::F32 | DType::F16 | DType::BF16 => $float,
-        }
-    }};
+            const _: () = {
+                type F = formats::$format;
+                type Sc = $scales;
+                assert!(Sc::BLOCK == F::LEN && Sc::SUB == F::SUB && Sc::OFFSET == F::OFFSET);
+                // Signed bytes cannot also have a code for zero, nor an offset.
+                assert!(!<$codes>::SIGNED || F::ZERO == 0 && !F::OFFSET);
+            };
+        )*
+    };
+}
+
+packed! {
+    Q4_0: Bits4, Plain;
+    Q4_1: Bits4, WithOffset;
+    Q5_0: Bits5, Plain;
+    Q5_1: Bits5, WithOffset;
+    Q8_0: Bits8, Plain;
+    Q2_K: Bits2, SuperNibbles;
+    Q3_K: Bits3, Super<16>;
+    Q4_K: Bits4, SuperOffset;
+    Q5_K: Bits5, SuperOffset;
+    Q6_K: Bits6, Super<16>;
+    IQ4_NL: Table4, Plain;
+    IQ4_XS: Table4, Super<32>;
 }
 
 /// A packed weight matrix, `[rows, cols]`: `y[row] = sum over cols`.
@@ -130,7 +112,11 @@ pub fn forms(dtype: DType, isa: Isa) -> Forms {
 /// The correction that products with `F` apply.
 pub(crate) const fn correction<F: Format>(i8_bias: i32) -> Option<Correction> {
     let sub = F::Scales::SUB;
-    let zero = if F::Codes::SIGNED { i8_bias } else { F::ZERO };
+    let zero = if F::Codes::SIGNED {
+        i8_bias
+    } else {
+        F::ZERO as i32
+    };
     if F::Scales::OFFSET {
         Some(Correction::Float { sub })
     } else if zero != 0 {
@@ -279,8 +265,7 @@ impl Packer<'_> {
     /// Packs one row as it lies in a file.
     ///
     /// # Safety
-    /// No other thread writes a row of the same panel at the same time, and
-    /// no row is put twice.
+    /// No other thread writes a row of the same panel at the same time.
     ///
     /// # Panics
     /// If `row` is out of range or the length is not that of a row.
@@ -295,40 +280,41 @@ impl Packer<'_> {
             let (scales, codes) = panel.split_at_mut(self.shape.scale_bytes);
             put_blocks::<F>(scales, codes, self.isa, lane, bytes)
         }, float => {
-            let size = self.dtype.block_bytes();
-            for (i, v) in bytes.chunks_exact(size).enumerate() {
-                panel[(i * lanes + lane) * size..][..size].copy_from_slice(v);
+            match self.dtype.block_bytes() {
+                2 => put_numbers::<2>(panel, lanes, lane, bytes),
+                _ => put_numbers::<4>(panel, lanes, lane, bytes),
             }
         })
     }
 }
 
+fn put_numbers<const SIZE: usize>(panel: &mut [u8], lanes: usize, lane: usize, bytes: &[u8]) {
+    let (numbers, _) = bytes.as_chunks::<SIZE>();
+    let (slots, _) = panel.as_chunks_mut::<SIZE>();
+    for (slot, number) in slots[lane..].iter_mut().step_by(lanes).zip(numbers) {
+        *slot = *number;
+    }
+}
+
 fn put_blocks<F: Format>(scales: &mut [u8], codes: &mut [u8], isa: Isa, lane: usize, bytes: &[u8]) {
-    let lanes = isa.lanes();
-    let len = F::Scales::BLOCK;
-    let code_block = F::Codes::ROW_BYTES * lanes;
-    let scale_block = F::Scales::ROW_BYTES * lanes;
-    // Tables hold their bias themselves; plain signed codes carry it here.
-    let bias = if F::Codes::SIGNED && F::Codes::ROW_BYTES == BLOCK {
-        isa.i8_bias() as u8
-    } else {
-        0
-    };
-    let mut unsigned = [0u8; 256];
-    let mut raw = RawScales::default();
-    for (b, block) in bytes.chunks_exact(F::DTYPE.block_bytes()).enumerate() {
-        F::split(block, &mut unsigned[..len], &mut raw);
-        F::Scales::put(
-            &mut scales[b * scale_block..][..scale_block],
-            lanes,
-            lane,
-            &raw,
-        );
-        for (c, unsigned) in unsigned[..len].chunks_exact(BLOCK).enumerate() {
-            let at = (b * len / BLOCK + c) * code_block;
-            let to = &mut codes[at..][..code_block];
-            for (i, &code) in unsigned.iter().enumerate() {
-                F::Codes::put(to, lanes, lane, i, code.wrapping_add(bias));
+    let (lanes, bias) = (isa.lanes(), isa.i8_bias() as u8);
+    let scale_blocks = scales.chunks_exact_mut(F::Scales::ROW_BYTES * lanes);
+    let code_blocks = codes.chunks_exact_mut(F::LEN / BLOCK * F::Codes::ROW_BYTES * lanes);
+    let mut q = [0; MAX_LEN];
+    for ((block, scales), codes) in F::view_row(bytes).iter().zip(scale_blocks).zip(code_blocks) {
+        F::Scales::put(scales, lanes, lane, &block.factors());
+        block.unpack(&mut q[..F::LEN]);
+        let (blocks, _) = q[..F::LEN].as_chunks::<BLOCK>();
+        for (q, codes) in blocks
+            .iter()
+            .zip(codes.chunks_exact_mut(F::Codes::ROW_BYTES * lanes))
+        {
+            let (groups, _) = q.as_chunks::<4>();
+            let groups: [u32; GROUPS] = std::array::from_fn(|g| u32::from_le_bytes(groups[g]));
+            let words = F::Codes::pack(&groups, bias);
+            let (slots, _) = codes.as_chunks_mut::<4>();
+            for (slot, word) in slots[lane..].iter_mut().step_by(lanes).zip(words) {
+                *slot = word.to_le_bytes();
             }
         }
     }

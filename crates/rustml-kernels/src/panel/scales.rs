@@ -1,22 +1,12 @@
 //! How the scales of a panel are packed, and read as vectors.
 //!
-//! A scale block covers [`Scales::BLOCK`] inputs of all rows of a panel.
+//! A scale block covers [`Scales::BLOCK`] inputs of all rows of a panel. It
+//! holds the [`Factors`] of the format's blocks, unrounded; only the sign of
+//! the offset's scale is turned, so that a weight is `scale * code + offset`.
 
+use crate::formats::Factors;
 use half::f16;
 use rustml_simd::Simd;
-
-/// The scales of one block of one row, as the file holds them.
-#[derive(Clone, Copy, Default)]
-pub struct RawScales {
-    /// Half-precision bits of the (super-)block scale.
-    pub d: u16,
-    /// Half-precision bits of the offset's scale, or the offset itself.
-    pub m: u16,
-    /// Integer scales of the sub-blocks.
-    pub sub_d: [i8; 16],
-    /// Integer offsets of the sub-blocks.
-    pub sub_m: [i8; 16],
-}
 
 /// A packing of scales. A weight is `scale * code + offset`.
 pub trait Scales {
@@ -29,8 +19,8 @@ pub trait Scales {
     /// Bytes of one row in a scale block.
     const ROW_BYTES: usize;
 
-    /// Writes the scales of row `row`.
-    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales);
+    /// Writes the factors of row `row`.
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors);
 
     /// Scales of all rows for sub-block `sub` of the block at `p`.
     ///
@@ -48,8 +38,9 @@ pub trait Scales {
     }
 }
 
-fn put_u16(block: &mut [u8], at: usize, bits: u16) {
-    block[2 * at..2 * at + 2].copy_from_slice(&bits.to_le_bytes());
+#[inline(always)]
+fn put_f16(block: &mut [u8], at: usize, x: f16) {
+    block[2 * at..2 * at + 2].copy_from_slice(&x.to_le_bytes());
 }
 
 /// One half-precision scale for 32 inputs.
@@ -61,8 +52,9 @@ impl Scales for Plain {
     const OFFSET: bool = false;
     const ROW_BYTES: usize = 2;
 
-    fn put(block: &mut [u8], _lanes: usize, row: usize, raw: &RawScales) {
-        put_u16(block, row, raw.d);
+    #[inline(always)]
+    fn put(block: &mut [u8], _lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
@@ -71,6 +63,8 @@ impl Scales for Plain {
 }
 
 /// A half-precision scale and offset for 32 inputs.
+///
+/// Of a block's factors it keeps `d` and `dmin`: `sc` and `m` are 1.
 pub struct WithOffset;
 
 impl Scales for WithOffset {
@@ -79,9 +73,10 @@ impl Scales for WithOffset {
     const OFFSET: bool = true;
     const ROW_BYTES: usize = 4;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
-        put_u16(block, row, raw.d);
-        put_u16(block, lanes + row, raw.m);
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        put_f16(block, lanes + row, -f.dmin);
     }
     #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
@@ -102,10 +97,11 @@ impl<const SUB: usize> Scales for Super<SUB> {
     const OFFSET: bool = false;
     const ROW_BYTES: usize = 2 + 256 / SUB;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
-        put_u16(block, row, raw.d);
-        for (sub, &d) in raw.sub_d[..256 / SUB].iter().enumerate() {
-            block[(2 + sub) * lanes + row] = d as u8;
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        for (sub, &sc) in f.sc[..256 / SUB].iter().enumerate() {
+            block[(2 + sub) * lanes + row] = sc as u8;
         }
     }
     #[inline(always)]
@@ -125,13 +121,13 @@ impl Scales for SuperOffset {
     const OFFSET: bool = true;
     const ROW_BYTES: usize = 4 + 16;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
-        put_u16(block, row, raw.d);
-        // Negated here, so that the product is a plain multiply-add.
-        put_u16(block, lanes + row, (-f16::from_bits(raw.m)).to_bits());
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        put_f16(block, lanes + row, -f.dmin);
         for sub in 0..8 {
-            block[(4 + sub) * lanes + row] = raw.sub_d[sub] as u8;
-            block[(12 + sub) * lanes + row] = raw.sub_m[sub] as u8;
+            block[(4 + sub) * lanes + row] = f.sc[sub] as u8;
+            block[(12 + sub) * lanes + row] = f.m[sub];
         }
     }
     #[inline(always)]
@@ -156,11 +152,12 @@ impl Scales for SuperNibbles {
     const OFFSET: bool = true;
     const ROW_BYTES: usize = 4 + 16;
 
-    fn put(block: &mut [u8], lanes: usize, row: usize, raw: &RawScales) {
-        put_u16(block, row, raw.d);
-        put_u16(block, lanes + row, (-f16::from_bits(raw.m)).to_bits());
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        put_f16(block, lanes + row, -f.dmin);
         for sub in 0..16 {
-            block[(4 + sub) * lanes + row] = raw.sub_d[sub] as u8 | (raw.sub_m[sub] as u8) << 4;
+            block[(4 + sub) * lanes + row] = f.sc[sub] as u8 | f.m[sub] << 4;
         }
     }
     #[inline(always)]
