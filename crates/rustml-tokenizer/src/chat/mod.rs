@@ -5,6 +5,7 @@
 //! but its arguments.
 
 mod json;
+mod methods;
 
 use std::io;
 use std::sync::LazyLock;
@@ -182,7 +183,7 @@ fn environment(source: &str) -> Result<Environment<'static>, String> {
     }
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(methods::unknown_method);
     let syntax = SyntaxConfig::builder()
         .trim_blocks(true)
         .lstrip_blocks(true)
@@ -260,7 +261,7 @@ fn explain(error: &minijinja::Error) -> String {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(e) = cause {
         if let Some(Raised(message)) = e.downcast_ref() {
-            return format!("does not accept this conversation: {message}");
+            return format!("does not accept this conversation: {}", one_line(message));
         }
         cause = e.source();
     }
@@ -274,7 +275,11 @@ fn explain(error: &minijinja::Error) -> String {
             let detail = error
                 .detail()
                 .map_or(String::new(), |detail| format!(" ({detail})"));
-            format!("failed{line}: {kind}{detail}")
+            one_line(&format!("failed{line}: {kind}{detail}"))
         }
     }
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
