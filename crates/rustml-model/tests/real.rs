@@ -8,16 +8,12 @@
 
 mod common;
 
-use common::{floats, ids, repo, Runner};
+use common::{floats, ids, real, repo, Runner};
 use rustml_model::{KvType, Quantize};
 use serde_json::Value;
 
 fn check(file: &str) {
-    let path = repo("models").join(file);
-    if !path.exists() {
-        eprintln!("\n*** SKIPPED: {file} is not there; run scripts/fetch-models ***\n");
-        return;
-    }
+    let Some(path) = real(file) else { return };
     let reference = repo("testdata/real").join(file).with_extension("json");
     let reference: Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
     let mut runner = Runner::open(&path, Quantize::None, KvType::F32, 2);

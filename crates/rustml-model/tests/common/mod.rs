@@ -13,6 +13,7 @@ use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Qua
 use rustml_simd::Isa;
 use rustml_trace::{Detail, Recorder};
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,20 @@ pub fn repo(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../..")
         .join(path)
+}
+
+/// A file of models/. Without it the test is skipped, which is said past the
+/// test harness, or fails where `RUSTML_REQUIRE_MODELS` is 1.
+pub fn real(name: &str) -> Option<PathBuf> {
+    let path = repo("models").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    let missing = format!("models/{name} is missing; run scripts/fetch-models all");
+    let required = std::env::var_os("RUSTML_REQUIRE_MODELS").is_some_and(|v| v == "1");
+    assert!(!required, "{missing}");
+    writeln!(std::io::stderr(), "\n*** SKIPPED: {missing} ***\n").unwrap();
+    None
 }
 
 /// A tiny model's folder, or a file in it.
