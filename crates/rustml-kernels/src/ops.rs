@@ -27,6 +27,10 @@ pub enum Activation {
     Relu,
 }
 
+// Closures that hold vector operations are `#[inline(always)]`, as everything
+// that takes vectors must be; left to itself the compiler calls them, and each
+// operation in them, one by one.
+
 /// Sums `f(x, y)` over two rows, lanes first and the tail last.
 #[inline(always)]
 fn fold<S: Simd>(
@@ -117,22 +121,49 @@ pub fn norm(
             let n = x.len();
             let mean = match kind {
                 NormKind::Rms => 0.0,
-                NormKind::Layer => fold(s, x, |v, a| s.add(v, a), |v| v) / n as f32,
+                NormKind::Layer => {
+                    fold(
+                        s,
+                        x,
+                        #[inline(always)]
+                        |v, a| s.add(v, a),
+                        |v| v,
+                    ) / n as f32
+                }
             };
             let m = s.splat(mean);
-            let square = |v, a| {
-                let d = s.sub(v, m);
-                s.fma(d, d, a)
-            };
-            let var = fold(s, x, square, |v| (v - mean) * (v - mean)) / n as f32;
+            let squares = fold(
+                s,
+                x,
+                #[inline(always)]
+                |v, a| {
+                    let d = s.sub(v, m);
+                    s.fma(d, d, a)
+                },
+                |v| (v - mean) * (v - mean),
+            );
+            let var = squares / n as f32;
             let inverse = s.splat(1.0 / (var + eps).sqrt());
-            let scaled = |v, w| s.mul(s.mul(s.sub(v, m), inverse), w);
             let (x, w, o) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
             if bias.is_empty() {
-                each(s, [x, w], o, n, |[v, w]| scaled(v, w));
+                each(
+                    s,
+                    [x, w],
+                    o,
+                    n,
+                    #[inline(always)]
+                    |[v, w]| s.mul(s.mul(s.sub(v, m), inverse), w),
+                );
             } else {
                 let b = bias.as_ptr();
-                each(s, [x, w, b], o, n, |[v, w, b]| s.add(scaled(v, w), b));
+                each(
+                    s,
+                    [x, w, b],
+                    o,
+                    n,
+                    #[inline(always)]
+                    |[v, w, b]| s.add(s.mul(s.mul(s.sub(v, m), inverse), w), b),
+                );
             }
         }
     }
@@ -152,7 +183,14 @@ pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let (x, n) = (self.0.as_mut_ptr(), self.0.len());
-            each(s, [x, self.1.as_ptr()], x, n, |[x, y]| s.add(x, y));
+            each(
+                s,
+                [x, self.1.as_ptr()],
+                x,
+                n,
+                #[inline(always)]
+                |[x, y]| s.add(x, y),
+            );
         }
     }
     assert_eq!(x.len(), y.len());
@@ -167,7 +205,14 @@ pub fn scale(isa: Isa, x: &mut [f32], factor: f32) {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let (x, n, f) = (self.0.as_mut_ptr(), self.0.len(), s.splat(self.1));
-            each(s, [x], x, n, |[x]| s.mul(x, f));
+            each(
+                s,
+                [x],
+                x,
+                n,
+                #[inline(always)]
+                |[x]| s.mul(x, f),
+            );
         }
     }
     with_isa(isa, Scale(x, factor))
@@ -182,9 +227,14 @@ pub fn soft_cap(isa: Isa, x: &mut [f32], cap: f32) {
         fn run<S: Simd>(self, s: S) {
             let (x, n) = (self.0.as_mut_ptr(), self.0.len());
             let (cap, inverse) = (s.splat(self.1), s.splat(1.0 / self.1));
-            each(s, [x], x, n, |[x]| {
-                s.mul(cap, rustml_simd::tanh(s, s.mul(x, inverse)))
-            });
+            each(
+                s,
+                [x],
+                x,
+                n,
+                #[inline(always)]
+                |[x]| s.mul(cap, rustml_simd::tanh(s, s.mul(x, inverse))),
+            );
         }
     }
     with_isa(isa, Cap(x, cap))
@@ -200,9 +250,23 @@ pub fn activate(isa: Isa, f: Activation, gate: &mut [f32], up: &[f32]) {
     fn with<S: Simd>(s: S, gate: &mut [f32], up: &[f32], f: impl Fn(S::F) -> S::F) {
         let (g, n) = (gate.as_mut_ptr(), gate.len());
         if up.is_empty() {
-            each(s, [g], g, n, |[g]| f(g));
+            each(
+                s,
+                [g],
+                g,
+                n,
+                #[inline(always)]
+                |[g]| f(g),
+            );
         } else {
-            each(s, [g, up.as_ptr()], g, n, |[g, u]| s.mul(f(g), u));
+            each(
+                s,
+                [g, up.as_ptr()],
+                g,
+                n,
+                #[inline(always)]
+                |[g, u]| s.mul(f(g), u),
+            );
         }
     }
     impl Kernel for Act<'_> {
@@ -211,9 +275,27 @@ pub fn activate(isa: Isa, f: Activation, gate: &mut [f32], up: &[f32]) {
         fn run<S: Simd>(self, s: S) {
             let Act(f, gate, up) = self;
             match f {
-                Activation::Silu => with(s, gate, up, |x| s.mul(x, sigmoid(s, x))),
-                Activation::GeluTanh => with(s, gate, up, |x| gelu_tanh(s, x)),
-                Activation::Relu => with(s, gate, up, |x| s.max(x, s.splat(0.0))),
+                Activation::Silu => with(
+                    s,
+                    gate,
+                    up,
+                    #[inline(always)]
+                    |x| s.mul(x, sigmoid(s, x)),
+                ),
+                Activation::GeluTanh => with(
+                    s,
+                    gate,
+                    up,
+                    #[inline(always)]
+                    |x| gelu_tanh(s, x),
+                ),
+                Activation::Relu => with(
+                    s,
+                    gate,
+                    up,
+                    #[inline(always)]
+                    |x| s.max(x, s.splat(0.0)),
+                ),
             }
         }
     }
@@ -265,11 +347,24 @@ pub fn rope(isa: Isa, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) 
 pub(crate) fn exp_minus_max<S: Simd>(s: S, x: &mut [f32], max: f32) {
     let m = s.splat(max);
     let (p, n) = (x.as_mut_ptr(), x.len());
-    each(s, [p], p, n, |[v]| exp(s, s.sub(v, m)));
+    each(
+        s,
+        [p],
+        p,
+        n,
+        #[inline(always)]
+        |[v]| exp(s, s.sub(v, m)),
+    );
 }
 
 /// Sum of a row.
 #[inline(always)]
 pub(crate) fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold(s, x, |v, a| s.add(v, a), |v| v)
+    fold(
+        s,
+        x,
+        #[inline(always)]
+        |v, a| s.add(v, a),
+        |v| v,
+    )
 }
