@@ -190,6 +190,8 @@ fn environment(source: &str) -> Result<Environment<'static>, String> {
         .build();
     environment.set_syntax(syntax.map_err(|e| explain(&e))?);
     environment.add_filter("tojson", json::tojson);
+    environment.add_test("iterable", is_iterable);
+    environment.add_test("sequence", is_sequence);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     let template = environment.add_template_owned(NAME, without_generation(source));
@@ -227,6 +229,17 @@ struct Raised(String);
 fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
     let error = minijinja::Error::new(ErrorKind::InvalidOperation, "raised");
     Err(error.with_source(Raised(message)))
+}
+
+/// Jinja's test: anything that a loop can go over, thus strings but not `none`.
+fn is_iterable(value: &Value) -> bool {
+    !value.is_none() && value.try_iter().is_ok()
+}
+
+/// Jinja's test: anything that has a length and items, thus also strings,
+/// dictionaries and the undefined.
+fn is_sequence(value: &Value) -> bool {
+    value.is_undefined() || value.len().is_some()
 }
 
 /// The local time in the notation of C and Python.
