@@ -155,8 +155,8 @@ impl Repo {
         let pointer = self.pointer(commit, file);
         create_parent(&pointer)?;
         // Relative, so that the whole cache can be moved.
-        let up = "../".repeat(2 + file.matches('/').count());
-        let target = PathBuf::from(format!("{up}blobs/{}", etag.as_str()));
+        let up = std::iter::repeat_n("..", 2 + file.matches('/').count());
+        let target: PathBuf = up.chain(["blobs", etag.as_str()]).collect();
         let linked = replace(&pointer, |temporary| symlink(&target, temporary));
         if linked.is_ok() {
             return Ok(());

@@ -70,6 +70,18 @@ impl Config {
                 file.map(|file| Token::read(&file)).transpose()?.flatten()
             }
         };
+        let timeout = match text("HF_HUB_DOWNLOAD_TIMEOUT")? {
+            None => 30,
+            Some(value) => match value.parse() {
+                Ok(seconds) if seconds > 0 => seconds,
+                _ => {
+                    return Err(Error::BadSetting {
+                        variable: "HF_HUB_DOWNLOAD_TIMEOUT",
+                        why: "it is a whole number of seconds, as in 30".into(),
+                    })
+                }
+            },
+        };
         let offline = text("HF_HUB_OFFLINE")?.is_some_and(|value| is_true(&value));
         let quiet = text("HF_HUB_DISABLE_PROGRESS_BARS")?.is_some_and(|value| is_true(&value));
         Ok(Config {
@@ -84,7 +96,7 @@ impl Config {
             },
             retries: 4,
             retry_wait: Duration::from_millis(500),
-            timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(timeout),
             certificates: path("SSL_CERT_FILE"),
         })
     }
@@ -285,6 +297,21 @@ mod tests {
             .err()
             .unwrap();
         assert!(!bad.to_string().contains("two words"), "{bad}");
+    }
+
+    #[test]
+    fn a_timeout_is_a_number_of_seconds() {
+        let timeout = |value: &str| {
+            config(&[("HF_HUB_DOWNLOAD_TIMEOUT", value)]).map(|config| config.timeout.as_secs())
+        };
+        assert_eq!(timeout("").unwrap(), 30);
+        assert_eq!(timeout("90").unwrap(), 90);
+        for bad in ["0", "-1", "1.5", "soon"] {
+            assert!(
+                matches!(timeout(bad), Err(Error::BadSetting { .. })),
+                "{bad}"
+            );
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::http::read_failure;
 use crate::name::Name;
 use crate::progress::Meter;
-use crate::text::harmless;
+use crate::text::{bytes, harmless};
 
 /// Large enough that system calls do not count, small enough for any stack
 /// of buffers on the way.
@@ -183,6 +183,10 @@ impl Transfer {
             if !e.is_transient() || failures >= job.client.retries {
                 return Err(e);
             }
+            let (file, at) = (harmless(job.file), bytes(self.position));
+            meter.note(&format!(
+                "{file}: the connection broke at {at}, trying again"
+            ));
             job.client.pause(failures, e)?;
             failures += 1;
         }

@@ -131,8 +131,12 @@ impl Http {
                 });
             }
             let location = text_header(&parts.headers, "location").unwrap_or("");
-            url = redirect(&origin, location)
-                .ok_or_else(|| bad(format!("it sent us to '{}'", harmless(location))))?;
+            url = redirect(&origin, location).ok_or_else(|| {
+                let location = harmless(location);
+                bad(format!(
+                    "it sent us to '{location}', which is no URL or gives up https"
+                ))
+            })?;
         }
         Err(bad(format!("it sent us on {MOST_REDIRECTS} times")))
     }

@@ -106,7 +106,8 @@ impl Hub {
     /// - token: `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN`, the file
     ///   `HF_TOKEN_PATH`, `HF_HOME/token`, `~/.cache/huggingface/token`
     /// - server: `HF_ENDPOINT`; no server at all: `HF_HUB_OFFLINE`
-    /// - `HF_HUB_DISABLE_PROGRESS_BARS`, `SSL_CERT_FILE`, `HTTPS_PROXY` and so on
+    /// - `HF_HUB_DOWNLOAD_TIMEOUT`, `HF_HUB_DISABLE_PROGRESS_BARS`, `SSL_CERT_FILE`,
+    ///   `HTTPS_PROXY` and so on
     ///
     /// # Errors
     /// [`Error::BadSetting`] if one of them is unusable, [`Error::Io`] if the

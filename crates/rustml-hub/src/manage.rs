@@ -139,8 +139,12 @@ fn model(cache: &Path, name: &Name) -> CachedModel {
             files,
         });
     }
+    let problem = problem(&repo, name, &revisions).map(|why| match unfinished {
+        0 => why,
+        _ => "its download is not finished".into(),
+    });
     CachedModel {
-        problem: problem(&repo, name, &revisions),
+        problem,
         name: name.repo.clone(),
         path: repo.dir().to_owned(),
         revisions,

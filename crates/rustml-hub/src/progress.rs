@@ -121,7 +121,8 @@ impl Drop for Meter {
     }
 }
 
-const TEMPLATE: &str = "{wide_msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+const TEMPLATE: &str =
+    "{wide_msg} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
 
 fn style() -> ProgressStyle {
     ProgressStyle::with_template(TEMPLATE)

@@ -65,10 +65,10 @@ pub(crate) fn choose(files: &[String], want: &Want) -> Result<Plan, NoPlan> {
     let has = |name: &str| files.iter().any(|file| file == name);
     let weights = [SINGLE, INDEX].into_iter().find(|name| has(name));
     match (want, weights) {
-        (Want::Any, Some(weights)) => {
-            if !has(CONFIG) {
-                return Err(NoPlan::Unsupported("it has no config.json".into()));
-            }
+        (Want::Any, Some(_)) if !has(CONFIG) && !files.iter().any(|file| is_model_gguf(file)) => {
+            Err(NoPlan::Unsupported("it has no config.json".into()))
+        }
+        (Want::Any, Some(weights)) if has(CONFIG) => {
             // Better said before some gigabytes are on their way.
             if !has(TOKENIZER) {
                 if let Some(other) = files.iter().find(|file| is_other_tokenizer(file)) {
@@ -237,6 +237,9 @@ fn describe(files: &[String]) -> String {
     if files.iter().any(|file| file == "model_index.json") {
         return "it is a diffusion pipeline and not a language model".into();
     }
+    if files.iter().any(|file| file == SINGLE || file == INDEX) {
+        return "it has no GGUF files, but safetensors: leave out the tag".into();
+    }
     if let Some(file) = files.iter().find(|file| has_extension(file, "safetensors")) {
         return format!(
             "its weights are named {} and not model.safetensors",
@@ -250,7 +253,7 @@ fn describe(files: &[String]) -> String {
         }
     }
     match found.is_empty() {
-        true => "it has no weights at all".into(),
+        true => "there are no weights".into(),
         false => format!("it has only {} weights", found.join(", ")),
     }
 }
@@ -407,7 +410,7 @@ mod tests {
                 &["config.json", "weights.safetensors"],
                 "weights.safetensors",
             ),
-            (&["README.md"], "no weights"),
+            (&["README.md"], "are no weights"),
             (&["model.safetensors"], "no config.json"),
             (
                 &["config.json", "model.safetensors", "tokenizer.model"],
@@ -419,6 +422,13 @@ mod tests {
                 other => panic!("{names:?}: {other:?}"),
             }
         }
+        let plain = files(&["config.json", "model.safetensors", "tokenizer.json"]);
+        let error = choose(&plain, &tag("Q8_0"));
+        assert!(
+            matches!(error, Err(NoPlan::Unsupported(why)) if why.contains("leave out the tag"))
+        );
+        let no_config = files(&["model.safetensors", "m-F16.gguf"]);
+        assert_eq!(choose(&no_config, &Want::Any), gguf(&["m-F16.gguf"]));
         // A tag cannot be missing where there is no GGUF at all.
         assert!(matches!(
             choose(&files(&["pytorch_model.bin"]), &tag("Q8_0")),

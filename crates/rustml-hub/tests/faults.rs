@@ -268,7 +268,7 @@ fn a_server_that_falls_silent_in_the_middle() {
         }
         reply
     });
-    let hub = server.hub(cache.path()).timeout(Duration::from_millis(300));
+    let hub = server.hub(cache.path()).timeout(Duration::from_secs(1));
     let path = hub.resolve("org/name").unwrap();
     assert_eq!(fs::read(path).unwrap(), content);
     assert_eq!(

@@ -196,7 +196,10 @@ fn evil_names_write_nothing() {
             (name, b"evil"),
         ];
         server.put("org/name", COMMIT, files);
-        let error = server.hub(cache.path()).resolve("org/name").unwrap_err();
+        let error = server
+            .hub(&cache.path().join("hub"))
+            .resolve("org/name")
+            .unwrap_err();
         assert!(
             matches!(error, Error::UnsafeFileName { .. }),
             "{name:?}: {error:?}"
@@ -257,13 +260,16 @@ fn answers_that_are_no_hubs() {
                 false => reply,
             }
         });
-        let error = server.hub(cache.path()).resolve("org/name").unwrap_err();
+        let error = server
+            .hub(&cache.path().join("hub"))
+            .resolve("org/name")
+            .unwrap_err();
         assert!(
             matches!(error, Error::BadAnswer { .. }),
             "{index}: {error:?}"
         );
         says(&error, &["HF_ENDPOINT"]);
-        assert!(!cache.path().parent().unwrap().join("evil").exists());
+        assert!(!cache.path().join("evil").exists());
     }
 }
 
