@@ -16,11 +16,11 @@ pub enum Error {
     #[error("{}: there is no config.json beside the weights; it says which architecture they are of", .0.display())]
     NoConfig(PathBuf),
     /// An architecture nobody here knows.
-    #[error("{}: the architecture '{name}' is not supported; supported are {known}", path.display())]
+    #[error("{}: the architecture {name} is not supported; supported are {known}", path.display())]
     UnknownArchitecture {
         /// The model.
         path: PathBuf,
-        /// As the file names it.
+        /// As the file names it, quoted.
         name: String,
         /// What is supported.
         known: String,
@@ -28,7 +28,7 @@ pub enum Error {
     /// A setting is missing or makes no sense.
     #[error("{}: {what}", path.display())]
     Config {
-        /// The model.
+        /// The file that holds the settings.
         path: PathBuf,
         /// A sentence that names the setting.
         what: String,
@@ -55,4 +55,37 @@ pub enum Error {
     /// The threads could not be started.
     #[error("cannot start the compute threads: {0}")]
     Threads(std::io::Error),
+}
+
+/// Text from a file, quoted for a message: control characters escaped, so that
+/// no file can drive the terminal, and cut when it is absurdly long.
+pub(crate) fn show(text: &str) -> String {
+    const MAX: usize = 120;
+    let mut out = String::from("`");
+    for (i, c) in text.chars().enumerate() {
+        match c {
+            _ if i == MAX => {
+                out.push_str("...");
+                break;
+            }
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out.push('`');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_quoted_escaped_and_cut() {
+        assert_eq!(show("blk.0.é"), "`blk.0.é`");
+        assert_eq!(show("a\x1b[2J\u{9b}\n"), "`a\\u{1b}[2J\\u{9b}\\n`");
+        let long = "ü".repeat(121);
+        assert_eq!(show(&long), format!("`{}...`", "ü".repeat(120)));
+        assert_eq!(show(&long[2..]), format!("`{}`", "ü".repeat(120)));
+    }
 }

@@ -91,16 +91,18 @@ impl Model {
     /// Runs one step; returns the logits, `[batch.logit_rows, vocab]`.
     ///
     /// Keys and values of all rows are stored in the cache; the caller counts
-    /// them with [`crate::KvSequence::advance`].
+    /// them with [`crate::KvSequence::advance`]. What a row's logits are does
+    /// not depend, to the bit, on the other rows of the step, on how its text
+    /// was cut into steps, or on the number of threads.
     ///
     /// # Panics
     /// If the batch exceeds the capacity of `exec`, names a token outside the
-    /// vocabulary, or has no room reserved in its caches.
+    /// vocabulary or a position that the model has no vector for, has no room
+    /// reserved in its caches, or names a cache twice or one of another pool;
+    /// or if `kv` or `exec` was made for another model.
     pub fn forward<'e>(&self, batch: &Batch, kv: &mut KvPool, exec: &'e mut Exec) -> &'e [f32] {
-        let (rows, capacity) = (batch.ids.len(), exec.capacity());
-        assert!(rows <= capacity.rows && batch.logit_rows.len() <= capacity.logit_rows);
-        assert!(batch.ids.iter().all(|&id| (id as usize) < self.spec.vocab));
-        assert!(batch.logit_rows.is_sorted() && batch.logit_rows.last().is_none_or(|&r| r < rows));
+        let rows = batch.ids.len();
+        self.check(batch, kv, exec);
         if rows == 0 {
             return &[];
         }
@@ -118,7 +120,6 @@ impl Model {
                 }
             })
             .collect();
-        assert_eq!(row, rows, "spans cover the rows");
         exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
         exec.embed(self, &batch.ids, &spans);
         exec.rope_tables(self, &spans);
@@ -137,6 +138,47 @@ impl Model {
             exec.head(self, &batch.logit_rows);
         }
         &exec.buffers.logits[..batch.logit_rows.len() * self.spec.vocab]
+    }
+
+    /// Asserts what [`Model::forward`] demands.
+    fn check(&self, batch: &Batch, kv: &KvPool, exec: &Exec) {
+        let (rows, capacity) = (batch.ids.len(), exec.capacity());
+        assert!(
+            rows <= capacity.rows && batch.logit_rows.len() <= capacity.logit_rows,
+            "a step of {rows} rows with {} logits is more than {capacity:?}",
+            batch.logit_rows.len()
+        );
+        let vocab = self.spec.vocab;
+        let unknown = batch.ids.iter().find(|&&id| id as usize >= vocab);
+        assert_eq!(unknown, None, "a token outside the vocabulary of {vocab}");
+        let ascend = batch.logit_rows.is_sorted_by(|a, b| a < b);
+        let last = batch.logit_rows.last();
+        assert!(
+            ascend && last.is_none_or(|&r| r < rows),
+            "rows whose logits are wanted must ascend, and be there"
+        );
+        let covered: usize = batch.spans.iter().map(|s| s.rows).sum();
+        assert_eq!(covered, rows, "the spans must cover the rows");
+        let positions = self.weights.positions.as_ref().map(Matrix::rows);
+        for (i, s) in batch.spans.iter().enumerate() {
+            kv.check_owner(s.cache);
+            let (first, room) = (s.cache.len(), s.cache.room());
+            assert!(
+                s.rows <= room,
+                "{} rows in a cache that has room for {room}",
+                s.rows
+            );
+            assert!(
+                s.rows == 0 || positions.is_none_or(|n| first + s.rows <= n),
+                "a position beyond the {} that the model has vectors for",
+                self.spec.context
+            );
+            let mut others = batch.spans[..i].iter();
+            assert!(
+                !others.any(|o| std::ptr::eq(o.cache, s.cache)),
+                "a cache twice in one step"
+            );
+        }
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -1,11 +1,13 @@
 //! Reading a model's settings: from config.json, and from GGUF metadata.
+//!
+//! Settings are not trusted: one that is there with another type than it must
+//! have is an error, never taken for absent.
 
-use crate::error::{Error, Result};
+use crate::error::{show, Error, Result};
 use rustml_io::Store;
 use serde_json::Value;
 
-/// The settings of config.json, or the nested `text_config` of a model with
-/// several modalities.
+/// The settings of config.json, or an object within it.
 pub struct Config<'a> {
     store: &'a Store,
     json: &'a Value,
@@ -22,25 +24,14 @@ impl<'a> Config<'a> {
         Ok(Config { store, json })
     }
 
-    /// The settings nested under `key`, or these if there are none.
-    pub fn nested(&self, key: &str) -> Config<'a> {
-        let json = match self.json.get(key) {
-            Some(nested) if nested.is_object() => nested,
-            _ => self.json,
-        };
-        Config {
-            store: self.store,
-            json,
-        }
-    }
-
-    /// The object at `key`, as settings, if there is one.
-    pub fn object(&self, key: &str) -> Option<Config<'a>> {
-        let json = self.json.get(key).filter(|v| v.is_object())?;
-        Some(Config {
-            store: self.store,
-            json,
-        })
+    /// The object at `key`, as settings, if set.
+    ///
+    /// # Errors
+    /// If it is no object.
+    pub fn object(&self, key: &str) -> Result<Option<Config<'a>>> {
+        let json = self.get(key, "an object", |v| v.is_object().then_some(v))?;
+        let store = self.store;
+        Ok(json.map(|json| Config { store, json }))
     }
 
     /// An error about these settings.
@@ -51,28 +42,27 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn value(&self, key: &str) -> Option<&'a Value> {
-        self.json.get(key).filter(|v| !v.is_null())
-    }
-
     fn get<T>(
         &self,
         key: &str,
         kind: &str,
         f: impl Fn(&'a Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        match self.value(key) {
+        match self.json.get(key).filter(|v| !v.is_null()) {
             None => Ok(None),
             Some(v) => match f(v) {
                 Some(v) => Ok(Some(v)),
-                None => Err(self.error(format!("{key} is {v}, but must be {kind}"))),
+                None => {
+                    let v = show(&v.to_string());
+                    Err(self.error(format!("{key} is {v}, but must be {kind}")))
+                }
             },
         }
     }
 
     /// An unsigned integer, if set.
     pub fn usize(&self, key: &str) -> Result<Option<usize>> {
-        self.get(key, "a whole number", |v| {
+        self.get(key, "a whole number, not negative", |v| {
             v.as_u64().and_then(|v| usize::try_from(v).ok())
         })
     }
@@ -94,9 +84,12 @@ impl<'a> Config<'a> {
             v.as_array()?.iter().map(Value::as_str).collect()
         })
     }
-    /// `value`, or an error that says `key` is missing.
-    pub fn need<T>(&self, key: &str, value: Option<T>) -> Result<T> {
+    fn need<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.error(format!("{key} is missing")))
+    }
+    /// A list of texts that must be set.
+    pub fn need_strings(&self, key: &str) -> Result<Vec<&'a str>> {
+        self.need(key, self.strings(key)?)
     }
     /// An unsigned integer that must be set.
     pub fn need_usize(&self, key: &str) -> Result<usize> {
@@ -105,10 +98,6 @@ impl<'a> Config<'a> {
     /// A number that must be set.
     pub fn need_f32(&self, key: &str) -> Result<f32> {
         self.need(key, self.f32(key)?)
-    }
-    /// Whether the model holds this tensor.
-    pub fn has_tensor(&self, name: &str) -> bool {
-        self.store.find(name).is_some()
     }
 }
 
@@ -134,20 +123,32 @@ impl<'a> Gguf<'a> {
             what: what.into(),
         }
     }
+    /// Errors about metadata do not say which file they are of.
+    fn named<T>(&self, value: rustml_io::Result<T>) -> Result<T> {
+        value.map_err(|e| self.error(e.to_string()))
+    }
     /// An unsigned integer, if set.
     pub fn usize(&self, key: &str) -> Result<Option<usize>> {
-        Ok(self.store.metadata().usize(&self.key(key))?)
+        self.named(self.store.metadata().usize(&self.key(key)))
     }
     /// A number, if set.
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
-        Ok(self.store.metadata().f32(&self.key(key))?)
+        self.named(self.store.metadata().f32(&self.key(key)))
     }
     /// A text, if set.
     pub fn str(&self, key: &str) -> Result<Option<&'a str>> {
-        Ok(self.store.metadata().str(&self.key(key))?)
+        self.named(self.store.metadata().str(&self.key(key)))
+    }
+    /// A list of truth values, if set; no error if it is something else.
+    pub fn bools(&self, key: &str) -> Option<&'a [bool]> {
+        self.store.metadata().bools(&self.key(key)).ok()?
     }
     fn need<T>(&self, key: &str, value: Option<T>) -> Result<T> {
-        value.ok_or_else(|| self.error(format!("the metadata key {} is missing", self.key(key))))
+        value.ok_or_else(|| self.error(format!("the metadata key `{}` is missing", self.key(key))))
+    }
+    /// A text that must be set.
+    pub fn need_str(&self, key: &str) -> Result<&'a str> {
+        self.need(key, self.str(key)?)
     }
     /// An unsigned integer that must be set.
     pub fn need_usize(&self, key: &str) -> Result<usize> {
@@ -166,13 +167,19 @@ impl<'a> Gguf<'a> {
         let info = self.store.tensor(name)?.info;
         Ok(info.shape.first().copied().unwrap_or(0))
     }
-    /// The values of a small tensor, if there is one.
-    pub fn floats(&self, name: &str) -> Result<Option<Vec<f32>>> {
+    /// The values of a tensor that holds at most `max`, if there is one.
+    pub fn floats(&self, name: &str, max: usize) -> Result<Option<Vec<f32>>> {
         if !self.has_tensor(name) {
             return Ok(None);
         }
         let t = self.store.tensor(name)?;
-        let mut out = vec![0.0; t.info.len()];
+        let len = t.info.len();
+        if len > max {
+            return Err(self.error(format!(
+                "the tensor {name} holds {len} values, but {max} at most make sense"
+            )));
+        }
+        let mut out = vec![0.0; len];
         rustml_kernels::formats::decode_row(t.dtype, t.data, &mut out);
         Ok(Some(out))
     }

@@ -189,6 +189,9 @@ impl Rope {
 }
 
 impl Spec {
+    /// More layers than any model has, fewer than would be a burden.
+    pub const MAX_LAYERS: usize = 4096;
+
     /// Checks that the numbers make sense together, so that nothing later
     /// has to: all are positive and bounded, heads divide, rotations fit.
     ///
@@ -209,7 +212,7 @@ impl Spec {
         bounded("the vocabulary size", self.vocab, 1 << 22)?;
         bounded("the hidden size", self.hidden, 1 << 17)?;
         bounded("the context length", self.context, 1 << 28)?;
-        bounded("the number of layers", self.layers.len(), 4096)?;
+        bounded("the number of layers", self.layers.len(), Spec::MAX_LAYERS)?;
         positive("the embedding scale", self.embedding.scale)?;
         if let Some(cap) = self.head.soft_cap {
             positive("the logit soft cap", cap)?;
@@ -228,7 +231,7 @@ impl Spec {
                 RopeScaling::Linear { factor } => positive("the rope scaling factor", *factor)?,
                 RopeScaling::Factors(f) if f.len() != rope.dims / 2 => {
                     return Err(format!(
-                        "there are {} rope factors for {} rotated pairs",
+                        "there are {} rope factors (rope_freqs.weight), but {} pairs are rotated",
                         f.len(),
                         rope.dims / 2
                     ));
@@ -265,19 +268,28 @@ impl Spec {
             if let Some(window) = a.window {
                 bounded("the sliding window", window, usize::MAX)?;
             }
+            if let Some(cap) = a.soft_cap {
+                positive("the attention soft cap", cap)?;
+            }
             if let Some(rope) = a.rope {
-                let dims = self.ropes[rope].dims;
-                if dims > a.head_dim {
+                let Some(rope) = self.ropes.get(rope) else {
+                    return Err(format!("a layer has rotation {rope}, which is not there"));
+                };
+                if rope.dims > a.head_dim {
                     return Err(format!(
-                        "{dims} values are rotated of heads of {}",
-                        a.head_dim
+                        "{} values of a head are rotated, but a head has {}",
+                        rope.dims, a.head_dim
                     ));
                 }
             }
             bounded("the feed-forward size", layer.feed_forward.inner, 1 << 20)?;
-            for norm in [Some(layer.norm), a.qk_norm].into_iter().flatten() {
+            let norms = [Some(layer.norm), a.qk_norm, Some(self.final_norm)];
+            for norm in norms.into_iter().flatten() {
                 if !norm.eps.is_finite() || norm.eps < 0.0 {
-                    return Err(format!("a norm's epsilon is {}", norm.eps));
+                    return Err(format!(
+                        "the epsilon of the norms is {}, but must not be negative",
+                        norm.eps
+                    ));
                 }
             }
         }

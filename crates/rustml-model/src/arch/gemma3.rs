@@ -3,8 +3,9 @@
 //! and a rotation of their own to each one that sees everything, embeddings
 //! times the square root of their width, tied head.
 
-use super::{gguf_rope_scaling, hf_activation, hf_rope, name, Arch, Repair::*, Role::*};
-use crate::error::Result;
+use super::rope::{gguf_rope_scaling, hf_rope, HfRope};
+use super::{hf_activation, name, Arch, Repair::*, Role::*};
+use crate::error::{show, Result};
 use crate::source::{Config, Gguf};
 use crate::spec::*;
 
@@ -47,25 +48,67 @@ pub const ARCH: Arch = Arch {
     ],
 };
 
-fn from_config(c: &Config) -> Result<Spec> {
-    let tied = c.bool("tie_word_embeddings")?.unwrap_or(true);
-    let c = &c.nested("text_config");
+fn from_config(whole: &Config) -> Result<Spec> {
+    let text = whole.object("text_config")?;
+    let c = text.as_ref().unwrap_or(whole);
+    // With several modalities the settings of the text are nested; this one
+    // may be outside, inside, or left out.
+    let tied = match whole.bool("tie_word_embeddings")? {
+        Some(tied) => tied,
+        None => c.bool("tie_word_embeddings")?.unwrap_or(true),
+    };
+    if c.bool("use_bidirectional_attention")? == Some(true) {
+        return Err(c.error("use_bidirectional_attention is true, which is not supported"));
+    }
     let layers = c.need_usize("num_hidden_layers")?;
-    let is_local: Vec<bool> = match c.strings("layer_types")? {
+    super::repeat((), layers).map_err(|e| c.error(e))?;
+    let is_local = match c.strings("layer_types")? {
         Some(types) if types.len() != layers => {
             return Err(c.error(format!(
-                "layer_types names {} layers of {layers}",
+                "layer_types names {} layers, but num_hidden_layers is {layers}",
                 types.len()
             )));
         }
-        Some(types) => types.iter().map(|t| *t == "sliding_attention").collect(),
+        Some(types) => {
+            let kinds = types.iter().map(|kind| match *kind {
+                "sliding_attention" => Ok(true),
+                "full_attention" => Ok(false),
+                other => Err(c.error(format!(
+                    "layer_types names {}, but only sliding_attention and full_attention are known",
+                    show(other)
+                ))),
+            });
+            kinds.collect::<Result<_>>()?
+        }
         None => pattern(layers, c.usize("sliding_window_pattern")?.unwrap_or(6)),
     };
     let head_dim = c.usize("head_dim")?.unwrap_or(256);
     let heads = c.usize("num_attention_heads")?.unwrap_or(8);
-    let (base, scaling) = hf_rope(c, Some("full_attention"), "rope_theta")?;
-    let (local_base, local_scaling) =
-        hf_rope(c, Some("sliding_attention"), "rope_local_base_freq")?;
+    let scalar = c.f32("query_pre_attn_scalar")?.unwrap_or(256.0);
+    if scalar.is_nan() || scalar <= 0.0 {
+        return Err(c.error(format!(
+            "query_pre_attn_scalar is {scalar}, but must be positive"
+        )));
+    }
+    let attention_bias = c.bool("attention_bias")?.unwrap_or(false);
+    let (base, scaling) = hf_rope(
+        c,
+        HfRope {
+            layer_type: Some("full_attention"),
+            base: "rope_theta",
+            default_base: 1_000_000.0,
+            scaling: Some("rope_scaling"),
+        },
+    )?;
+    let (local_base, local_scaling) = hf_rope(
+        c,
+        HfRope {
+            layer_type: Some("sliding_attention"),
+            base: "rope_local_base_freq",
+            default_base: 10_000.0,
+            scaling: None,
+        },
+    )?;
     Ok(spec(Sizes {
         vocab: c.usize("vocab_size")?.unwrap_or(262_208),
         hidden: c.need_usize("hidden_size")?,
@@ -73,12 +116,13 @@ fn from_config(c: &Config) -> Result<Spec> {
         heads,
         kv_heads: c.usize("num_key_value_heads")?.unwrap_or(4),
         head_dim,
-        scale: 1.0 / c.f32("query_pre_attn_scalar")?.unwrap_or(256.0).sqrt(),
+        scale: 1.0 / scalar.sqrt(),
         window: c.usize("sliding_window")?.unwrap_or(4096),
         is_local,
         inner: c.need_usize("intermediate_size")?,
         eps: c.f32("rms_norm_eps")?.unwrap_or(1e-6),
         activation: hf_activation(c, "hidden_activation", "gelu_pytorch_tanh")?,
+        attention_bias,
         attention_soft_cap: c.f32("attn_logit_softcapping")?,
         logit_soft_cap: c.f32("final_logit_softcapping")?,
         global: Rope {
@@ -113,6 +157,21 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
         Some(scale) => scale,
         None => 1.0 / (scalar as f32).sqrt(),
     };
+    // No window, or one of 0, says that all layers see everything.
+    let window = g.usize("attention.sliding_window")?.unwrap_or(0);
+    let key = "attention.sliding_window_pattern";
+    let is_local = match g.bools(key) {
+        _ if window == 0 => vec![false; layers],
+        Some(local) if local.len() != layers => {
+            return Err(g.error(format!(
+                "the metadata key `gemma3.{key}` names {} layers, but there are {layers}",
+                local.len()
+            )));
+        }
+        Some(local) => local.to_vec(),
+        None => pattern(layers, g.usize(key)?.unwrap_or(6)),
+    };
+    let dims = g.usize("rope.dimension_count")?.unwrap_or(head_dim);
     Ok(spec(Sizes {
         vocab: g.tensor_rows("token_embd.weight")?,
         hidden,
@@ -121,23 +180,21 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
         kv_heads: g.usize("attention.head_count_kv")?.unwrap_or(heads),
         head_dim,
         scale,
-        window: g.need_usize("attention.sliding_window")?,
-        is_local: pattern(
-            layers,
-            g.usize("attention.sliding_window_pattern")?.unwrap_or(6),
-        ),
+        window,
+        is_local,
         inner: g.need_usize("feed_forward_length")?,
         eps: g.need_f32("attention.layer_norm_rms_epsilon")?,
         activation: Activation::GeluTanh,
+        attention_bias: g.has_tensor("blk.0.attn_q.bias"),
         attention_soft_cap: g.f32("attn_logit_softcapping")?,
         logit_soft_cap: g.f32("final_logit_softcapping")?,
         global: Rope {
-            dims: head_dim,
+            dims,
             base: g.f32("rope.freq_base")?.unwrap_or(1_000_000.0),
             scaling: gguf_rope_scaling(g)?,
         },
         local: Rope {
-            dims: head_dim,
+            dims,
             base: g.f32("rope.freq_base_swa")?.unwrap_or(10_000.0),
             scaling: RopeScaling::None,
         },
@@ -147,7 +204,7 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
 
 /// Every `period`-th layer sees everything, the others a window.
 fn pattern(layers: usize, period: usize) -> Vec<bool> {
-    (0..layers.min(1 << 16))
+    (0..layers)
         .map(|i| period == 0 || !(i + 1).is_multiple_of(period))
         .collect()
 }
@@ -165,6 +222,7 @@ struct Sizes {
     inner: usize,
     eps: f32,
     activation: Activation,
+    attention_bias: bool,
     attention_soft_cap: Option<f32>,
     logit_soft_cap: Option<f32>,
     global: Rope,
@@ -190,8 +248,8 @@ fn spec(s: Sizes) -> Spec {
             qk_norm: Some(norm),
             window: local.then_some(s.window),
             soft_cap: s.attention_soft_cap,
-            qkv_bias: false,
-            out_bias: false,
+            qkv_bias: s.attention_bias,
+            out_bias: s.attention_bias,
         },
         feed_forward: FeedForward {
             inner: s.inner,

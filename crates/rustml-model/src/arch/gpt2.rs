@@ -46,7 +46,7 @@ fn from_config(c: &Config) -> Result<Spec> {
         context: c.need_usize("n_positions")?,
         layers: c.need_usize("n_layer")?,
         heads: c.need_usize("n_head")?,
-        inner: c.usize("n_inner")?.unwrap_or(4 * hidden),
+        inner: c.usize("n_inner")?.unwrap_or(hidden.saturating_mul(4)),
         eps: c.f32("layer_norm_epsilon")?.unwrap_or(1e-5),
         activation: hf_activation(c, "activation_function", "gelu_new")?,
         tied: c.bool("tie_word_embeddings")?.unwrap_or(true),

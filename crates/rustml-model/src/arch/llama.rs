@@ -1,7 +1,8 @@
 //! Llama (Touvron et al., "LLaMA: Open and Efficient Foundation Language
 //! Models") and the many models built like it.
 
-use super::{gguf_rope_scaling, hf_activation, hf_rope, name, Arch, Repair::*, Role::*};
+use super::rope::{gguf_rope_scaling, hf_rope, HfRope};
+use super::{hf_activation, name, Arch, Repair::*, Role::*};
 use crate::error::Result;
 use crate::source::{Config, Gguf};
 use crate::spec::*;
@@ -29,7 +30,15 @@ fn from_config(c: &Config) -> Result<Spec> {
         Some(d) => d,
         None => super::head_dim(hidden, heads).map_err(|e| c.error(e))?,
     };
-    let (base, scaling) = hf_rope(c, None, "rope_theta")?;
+    let (base, scaling) = hf_rope(
+        c,
+        HfRope {
+            layer_type: None,
+            base: "rope_theta",
+            default_base: 10_000.0,
+            scaling: Some("rope_scaling"),
+        },
+    )?;
     let attention_bias = c.bool("attention_bias")?.unwrap_or(false);
     spec(Sizes {
         vocab: c.need_usize("vocab_size")?,

@@ -3,10 +3,11 @@
 mod gemma3;
 mod gpt2;
 mod llama;
+mod rope;
 
-use crate::error::{Error, Result};
+use crate::error::{show, Error, Result};
 use crate::source::{Config, Gguf};
-use crate::spec::{RopeScaling, Spec};
+use crate::spec::{Activation, Spec};
 use rustml_io::{FileFormat, Store};
 
 /// An architecture: how to recognise it, its [`Spec`], and its tensors' names.
@@ -140,15 +141,13 @@ impl Arch {
     pub fn of(store: &Store) -> Result<&'static Arch> {
         let (name, found) = match store.format() {
             FileFormat::Gguf { .. } => {
-                let name = store.metadata().str("general.architecture")?;
-                let name = name.unwrap_or_default();
-                (name.to_owned(), ALL.iter().find(|a| a.gguf == name))
+                let name = Gguf::new(store, "general").need_str("architecture")?;
+                (show(name), ALL.iter().find(|a| a.gguf == name))
             }
             FileFormat::Safetensors => {
-                let config = Config::new(store)?;
-                let names = config.strings("architectures")?.unwrap_or_default();
+                let names = Config::new(store)?.need_strings("architectures")?;
                 let found = ALL.iter().find(|a| a.hf.iter().any(|n| names.contains(n)));
-                (names.join(", "), found)
+                (show(&names.join(", ")), found)
             }
         };
         found.copied().ok_or_else(|| Error::UnknownArchitecture {
@@ -193,79 +192,15 @@ impl Arch {
     }
 }
 
-/// `rope_parameters` (transformers 5) or `rope_scaling` (4), and the base that
-/// is inside the former or beside the latter under `base_key`.
-fn hf_rope(c: &Config, layer_type: Option<&str>, base_key: &str) -> Result<(f32, RopeScaling)> {
-    let parameters = c.object("rope_parameters");
-    let nested = layer_type.and_then(|t| parameters.as_ref()?.object(t));
-    let settings = nested.or(parameters);
-    let is_local = base_key != "rope_theta";
-    let settings = match settings {
-        Some(s) => Some(s),
-        // The older form has one scaling, for the layers that see everything.
-        None if is_local => None,
-        None => c.object("rope_scaling"),
-    };
-    let inside = match &settings {
-        Some(s) => s.f32("rope_theta")?,
-        None => None,
-    };
-    let base = match inside {
-        Some(base) => base,
-        None => c.f32(base_key)?.unwrap_or(10_000.0),
-    };
-    let Some(s) = settings else {
-        return Ok((base, RopeScaling::None));
-    };
-    let kind = match s.str("rope_type")? {
-        Some(kind) => kind,
-        None => s.str("type")?.unwrap_or("default"),
-    };
-    let scaling = match kind {
-        "default" => RopeScaling::None,
-        "linear" => RopeScaling::Linear {
-            factor: s.need_f32("factor")?,
-        },
-        "llama3" => RopeScaling::Llama3 {
-            factor: s.need_f32("factor")?,
-            low: s.need_f32("low_freq_factor")?,
-            high: s.need_f32("high_freq_factor")?,
-            original: s.need_f32("original_max_position_embeddings")?,
-        },
-        other => {
-            return Err(c.error(format!(
-                "rope scaling of type '{other}' is not supported; supported are default, linear, llama3"
-            )));
-        }
-    };
-    Ok((base, scaling))
-}
-
-/// The scaling that a GGUF file names, or its table of factors.
-fn gguf_rope_scaling(g: &Gguf) -> Result<RopeScaling> {
-    if let Some(factors) = g.floats("rope_freqs.weight")? {
-        return Ok(RopeScaling::Factors(factors));
-    }
-    match g.str("rope.scaling.type")?.unwrap_or("none") {
-        "none" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear {
-            factor: g.need_f32("rope.scaling.factor")?,
-        }),
-        other => Err(g.error(format!(
-            "rope scaling of type '{other}' is not supported; supported are none, linear"
-        ))),
-    }
-}
-
 /// The activation that config.json names under `key`.
-fn hf_activation(c: &Config, key: &str, default: &str) -> Result<crate::spec::Activation> {
-    use crate::spec::Activation;
+fn hf_activation(c: &Config, key: &str, default: &str) -> Result<Activation> {
     match c.str(key)?.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
         "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         other => Err(c.error(format!(
-            "{key} is '{other}', which is not supported; supported are silu, gelu_new, gelu_pytorch_tanh, relu"
+            "{key} is {}, which is not supported; supported are silu, gelu_new, gelu_pytorch_tanh, relu",
+            show(other)
         ))),
     }
 }
@@ -282,8 +217,11 @@ fn head_dim(hidden: usize, heads: usize) -> Result<usize, String> {
 
 /// `count` layers alike, if that many can be.
 fn repeat<T: Clone>(layer: T, count: usize) -> Result<Vec<T>, String> {
-    if count > 4096 {
-        return Err(format!("{count} layers are more than can be handled"));
+    match count > Spec::MAX_LAYERS {
+        true => Err(format!(
+            "the number of layers is {count}, more than the {} that can be handled",
+            Spec::MAX_LAYERS
+        )),
+        false => Ok(vec![layer; count]),
     }
-    Ok(vec![layer; count])
 }

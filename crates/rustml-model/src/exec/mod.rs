@@ -3,9 +3,13 @@
 //! Every operation of the forward pass is a method here, and only these read
 //! the clock. Buffers are allocated once, for the largest step.
 
+mod buffers;
+mod cost;
+
 use crate::model::Model;
 use crate::spec::{Activation, Attention, Norm};
 use crate::weights::{LayerWeights, Linear, NormWeights};
+use buffers::Buffers;
 use rustml_kernels::attention::{AttentionShape, Phases};
 use rustml_kernels::ops;
 use rustml_kernels::par::{self, Cache, Output, Positioning, SpanView, Team};
@@ -27,55 +31,9 @@ pub struct Capacity {
 pub struct Exec {
     team: Arc<Team>,
     capacity: Capacity,
-    forms: Forms,
     pub(crate) buffers: Buffers,
     /// Where the time goes.
     pub recorder: Recorder,
-}
-
-/// Everything a step writes. Each is `[rows, width]` of the current step.
-#[derive(Default)]
-pub(crate) struct Buffers {
-    /// The residual stream, `hidden` wide.
-    pub x: Vec<f32>,
-    /// What a part adds to the stream, before its norm; `hidden` wide.
-    pub y: Vec<f32>,
-    /// Normalised rows, `hidden` wide.
-    pub normed: Vec<f32>,
-    /// Queries, `heads * head_dim` wide.
-    pub q: Vec<f32>,
-    /// Keys, `kv_heads * head_dim` wide.
-    pub k: Vec<f32>,
-    /// Values, likewise.
-    pub v: Vec<f32>,
-    /// What attention mixed, as wide as the queries.
-    pub mixed: Vec<f32>,
-    /// Feed-forward, `inner` wide.
-    pub gate: Vec<f32>,
-    /// Feed-forward, `inner` wide.
-    pub up: Vec<f32>,
-    /// Input of the next product, in the forms its weights read.
-    pub acts: Acts,
-    /// Cosines of each rope, `[rope][rows, dims / 2]`.
-    pub cos: Vec<Vec<f32>>,
-    /// Sines, likewise.
-    pub sin: Vec<Vec<f32>>,
-    /// `[logit rows, vocab]`
-    pub logits: Vec<f32>,
-}
-
-fn weights_cost(rows: usize, m: &Matrix) -> Cost {
-    Cost {
-        bytes: m.bytes() as u64,
-        flops: 2 * (rows * m.rows() * m.cols()) as u64,
-    }
-}
-
-fn total(costs: impl IntoIterator<Item = Cost>) -> Cost {
-    costs.into_iter().fold(Cost::default(), |a, b| Cost {
-        bytes: a.bytes + b.bytes,
-        flops: a.flops + b.flops,
-    })
 }
 
 fn norm<'a>(n: &Norm, w: &'a NormWeights) -> par::Norm<'a> {
@@ -90,44 +48,10 @@ fn norm<'a>(n: &Norm, w: &'a NormWeights) -> par::Norm<'a> {
 impl Exec {
     /// Buffers for steps of `model` of up to `capacity`.
     pub fn new(model: &Model, capacity: Capacity, recorder: Recorder) -> Exec {
-        let (spec, rows) = (model.spec(), capacity.rows.max(1));
-        let widest = |f: &dyn Fn(&crate::spec::Layer) -> usize| {
-            let widest = spec.layers.iter().map(f).max().unwrap_or(0);
-            vec![0f32; rows * widest]
-        };
-        let (forms, cols) = model.weights().activations();
-        let hidden = || vec![0f32; rows * spec.hidden];
-        let tables = || {
-            let ropes = spec.ropes.iter();
-            ropes.map(|r| vec![0f32; rows * r.dims / 2]).collect()
-        };
-        let q = |l: &crate::spec::Layer| l.attention.heads * l.attention.head_dim;
-        let kv = |l: &crate::spec::Layer| l.attention.kv_heads * l.attention.head_dim;
         Exec {
             team: model.team().clone(),
+            buffers: Buffers::new(model, capacity),
             capacity,
-            forms,
-            buffers: Buffers {
-                x: hidden(),
-                y: hidden(),
-                normed: hidden(),
-                q: widest(&q),
-                k: widest(&kv),
-                v: widest(&kv),
-                mixed: widest(&q),
-                gate: widest(&|l| {
-                    if l.feed_forward.gated {
-                        l.feed_forward.inner
-                    } else {
-                        0
-                    }
-                }),
-                up: widest(&|l| l.feed_forward.inner),
-                acts: Acts::new(rows, cols, forms),
-                cos: tables(),
-                sin: tables(),
-                logits: vec![0.0; capacity.logit_rows.max(1) * spec.vocab],
-            },
             recorder,
         }
     }
@@ -141,7 +65,7 @@ impl Exec {
     fn forms_for(&self, linears: &[&Matrix]) -> Forms {
         let all = linears.iter().map(|m| m.forms());
         let forms = all.fold(Forms::default(), Forms::union);
-        debug_assert!(self.forms.contains(forms));
+        debug_assert!(self.buffers.forms.contains(forms));
         forms
     }
 
@@ -166,11 +90,9 @@ impl Exec {
                 }
             }
         }
-        let row = weights.embedding.bytes() / weights.embedding.rows().max(1);
-        let cost = Cost {
-            bytes: (row * ids.len()) as u64,
-            flops: (ids.len() * hidden) as u64,
-        };
+        let tables = [Some(&weights.embedding), weights.positions.as_ref()];
+        let costs = tables.into_iter().flatten();
+        let cost = cost::total(costs.map(|m| cost::look_up(ids.len(), m)));
         self.recorder.record(Op::Embed, start, cost);
     }
 
@@ -208,7 +130,7 @@ impl Exec {
         let (b, len) = (&mut self.buffers, rows * w.weight.len());
         let (x, out) = (&b.x[..len], &mut b.normed[..len]);
         par::norm_rows(&self.team, norm(n, w), x, out, &mut b.acts, forms);
-        self.recorder.record(op, start, Cost::default());
+        self.recorder.record(op, start, cost::norm(w));
     }
 
     /// Queries, keys and values of the prepared rows.
@@ -250,7 +172,7 @@ impl Exec {
             _ => None,
         };
         let rope = a.rope.map(|r| {
-            let pairs = b.cos[r].len() / self.capacity.rows.max(1);
+            let pairs = b.cos[r].len() / self.capacity.rows;
             (&b.cos[r][..rows * pairs], &b.sin[r][..rows * pairs])
         });
         let mut times = [Duration::ZERO; 3];
@@ -258,12 +180,19 @@ impl Exec {
         let how = Positioning { qk_norm, rope };
         let (q, k, v) = (&mut b.q[..q], &mut b.k[..kv], &b.v[..kv]);
         par::position_rows(&self.team, cache, spans, &how, a.heads, q, k, v, timing);
+        let norms = [&w.query_norm, &w.key_norm].into_iter().flatten();
+        let norms = cost::total(norms.map(cost::norm));
+        let stored = cost::store(rows, cache);
         if self.recorder.wants_parts() {
-            let parts = [Op::QkNorm, Op::Rope, Op::KvStore];
-            let parts: [_; 3] = std::array::from_fn(|i| (parts[i], times[i], Cost::default()));
+            let parts = [
+                (Op::QkNorm, times[0], norms),
+                (Op::Rope, times[1], Cost::default()),
+                (Op::KvStore, times[2], stored),
+            ];
             self.recorder.record_parts(&parts, start);
         } else {
-            self.recorder.record(Op::Position, start, Cost::default());
+            let cost = cost::total([norms, stored]);
+            self.recorder.record(Op::Position, start, cost);
         }
     }
 
@@ -286,17 +215,7 @@ impl Exec {
         if start.is_none() {
             return;
         }
-        // Each row reads the keys and values it sees once for its KV head.
-        let (mut read, mut pairs) = (0, 0);
-        for s in spans {
-            let (last, window) = (s.first + s.rows, a.window.unwrap_or(usize::MAX));
-            read += last.min(window.saturating_add(s.rows));
-            pairs += (s.first..last).map(|p| (p + 1).min(window)).sum::<usize>();
-        }
-        let half = Cost {
-            bytes: (read * cache.position_bytes() / 2) as u64,
-            flops: (2 * pairs * a.heads * a.head_dim) as u64,
-        };
+        let half = cost::half_of_attention(a, cache, spans);
         if self.recorder.wants_parts() {
             let parts = [
                 (Op::Scores, phases.scores, half),
@@ -305,7 +224,8 @@ impl Exec {
             ];
             self.recorder.record_parts(&parts, start);
         } else {
-            self.recorder.record(Op::Attend, start, total([half, half]));
+            self.recorder
+                .record(Op::Attend, start, cost::total([half, half]));
         }
     }
 
@@ -360,7 +280,7 @@ impl Exec {
         let (b, len) = (&mut self.buffers, rows * w.weight.len());
         let (y, t, x) = (&mut b.y[..len], &mut b.normed[..len], &mut b.x[..len]);
         par::norm_add_rows(&self.team, norm(n, w), y, t, x);
-        self.recorder.record(op, start, Cost::default());
+        self.recorder.record(op, start, cost::norm(w));
     }
 
     /// The feed-forward of the prepared rows, added to the stream or put in `y`.
@@ -443,8 +363,8 @@ impl Exec {
                 ops::soft_cap(isa, x, cap)
             });
         }
-        self.recorder
-            .record(Op::Head, start, weights_cost(rows, weights.head()));
+        let cost = cost::product(rows, weights.head(), bias);
+        self.recorder.record(Op::Head, start, cost);
     }
 }
 
@@ -474,12 +394,12 @@ fn products(
     if start.is_none() {
         return;
     }
-    let cost = |o: &Output| weights_cost(acts.rows(), o.weights);
+    let cost = |o: &Output| cost::product(acts.rows(), o.weights, o.bias);
     if wants_parts {
         let zipped = parts.iter().zip(times.iter()).zip(outputs.iter());
         let parts: Vec<_> = zipped.map(|((&op, &t), o)| (op, t, cost(o))).collect();
         recorder.record_parts(&parts, start);
     } else {
-        recorder.record(whole, start, total(outputs.iter().map(cost)));
+        recorder.record(whole, start, cost::total(outputs.iter().map(cost)));
     }
 }
