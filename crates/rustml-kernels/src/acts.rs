@@ -14,9 +14,9 @@ use crate::panel::codes::BLOCK;
 use rustml_simd::Simd;
 
 /// Rows of the largest tile.
-pub const MAX_TILE: usize = 16;
+pub const MAX_TILE: usize = 8;
 /// Sizes of tiles, largest first.
-pub const TILES: [usize; 5] = [MAX_TILE, 8, 4, 2, 1];
+pub const TILES: [usize; 4] = [MAX_TILE, 4, 2, 1];
 
 /// A correction for the offset of a format's codes, made from sums of
 /// activation codes over 16 or 32 inputs.

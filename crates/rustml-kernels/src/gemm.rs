@@ -84,21 +84,58 @@ pub(crate) fn panel_fn(dtype: DType, isa: Isa) -> PanelFn {
     }
 }
 
-/// Runs `$tile::<S, F, N>` for every tile of the activations.
+/// Runs a tile function for every tile of the activations and every panel, as
+/// many panels at a time as `$at_once` says for the tile's rows.
 macro_rules! for_tiles {
-    ($s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty) => {
+    ($s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {
         for (row0, n) in tiles($acts.rows()) {
-            for panel in $panels.clone() {
-                match n {
-                    16 => $tile::<S, $f, 16>($s, $p, $acts, panel, row0),
-                    8 => $tile::<S, $f, 8>($s, $p, $acts, panel, row0),
-                    4 => $tile::<S, $f, 4>($s, $p, $acts, panel, row0),
-                    2 => $tile::<S, $f, 2>($s, $p, $acts, panel, row0),
-                    _ => $tile::<S, $f, 1>($s, $p, $acts, panel, row0),
-                }
+            match n {
+                8 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 8, $at_once),
+                4 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 4, $at_once),
+                2 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 2, $at_once),
+                _ => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 1, $at_once),
             }
         }
     };
+    (@ $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident) => {{
+        let mut panel = $panels.start;
+        match const { $at_once(S::LANES, $n) } {
+            4 => while panel + 4 <= $panels.end {
+                $tile::<S, $f, $n, 4>($s, $p, $acts, panel, $row0);
+                panel += 4;
+            },
+            2 => while panel + 2 <= $panels.end {
+                $tile::<S, $f, $n, 2>($s, $p, $acts, panel, $row0);
+                panel += 2;
+            },
+            _ => {}
+        }
+        while panel < $panels.end {
+            $tile::<S, $f, $n, 1>($s, $p, $acts, panel, $row0);
+            panel += 1;
+        }
+    }};
+}
+
+/// Panels of integer weights at a time: two share each broadcast of
+/// activations where there are registers for their sums.
+const fn integer_panels_at_once(lanes: usize, _rows: usize) -> usize {
+    if lanes == 16 {
+        2
+    } else {
+        1
+    }
+}
+
+/// Panels of float weights at a time: enough sums to hide the latency of the
+/// multiply-add, as far as there are registers.
+const fn float_panels_at_once(lanes: usize, rows: usize) -> usize {
+    match rows {
+        1 | 2 => 4,
+        4 => 2,
+        _ if lanes == 16 => 2,
+        _ => 1,
+    }
 }
 
 unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: Range<usize>) {
@@ -108,14 +145,25 @@ unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: R
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             // SAFETY: by the contract of `Product::run`.
-            unsafe { for_tiles!(s, self.0, self.1, self.2, integer_tile, F) }
+            unsafe {
+                for_tiles!(
+                    s,
+                    self.0,
+                    self.1,
+                    self.2,
+                    integer_tile,
+                    F,
+                    integer_panels_at_once
+                )
+            }
         }
     }
     S::assume().vectorize(Run::<F>(p, acts, panels, PhantomData))
 }
 
+/// `N` rows of activations times `P` panels.
 #[inline(always)]
-unsafe fn integer_tile<S: Simd, F: Format, const N: usize>(
+unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
     s: S,
     p: &Product,
     acts: &Acts,
@@ -123,10 +171,8 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize>(
     row0: usize,
 ) {
     let shape = p.weights.shape();
-    let scales = p.weights.data().as_ptr().add(panel * shape.stride);
-    let codes = scales.add(shape.scale_bytes);
     let blocks = acts.cols() / BLOCK;
-    let subs = BLOCK / F::Scales::SUB;
+    let subs = const { BLOCK / F::Scales::SUB };
     let a = acts.codes.as_ptr().add(row0 * acts.cols()).cast::<u8>();
     let a_scales = acts.scales.as_ptr().add(row0 * blocks);
     let correction = const { correction::<F>(S::I8_BIAS) };
@@ -134,44 +180,96 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize>(
         Some(c) => acts.sums[c.index()].as_ptr().add(row0 * blocks * subs),
         None => std::ptr::null(),
     };
-    let mut acc = [s.splat(0.0); N];
+    let first = p.weights.data().as_ptr().add(panel * shape.stride);
+    let mut acc = [[s.splat(0.0); N]; P];
     for b in 0..blocks {
-        let groups = F::Codes::unpack(s, codes.add(b * F::Codes::ROW_BYTES * S::LANES));
-        let scale_block =
-            scales.add(b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES);
+        let a = a.add(b * N * BLOCK);
+        let mut codes = [first; P];
+        let mut scales = [first; P];
+        for i in 0..P {
+            let panel = first.add(i * shape.stride);
+            codes[i] = panel.add(shape.scale_bytes + b * F::Codes::ROW_BYTES * S::LANES);
+            scales[i] = panel.add(b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES);
+        }
         for sub in 0..subs {
-            let sub_at = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub;
-            let scale = F::Scales::scale(s, scale_block, sub_at);
-            for n in 0..N {
-                let sum_at = ((b * subs + sub) * N + n) * 4;
-                let mut dot = match correction {
-                    Some(Correction::Integer { .. }) => {
-                        s.splat_load(a_sums.cast::<u8>().add(sum_at))
-                    }
-                    _ => s.splat_i32(0),
-                };
-                for g in sub * GROUPS / subs..(sub + 1) * GROUPS / subs {
-                    let x = s.splat_load(a.add((b * N + n) * BLOCK + 4 * g));
-                    dot = if F::Codes::SIGNED {
-                        s.dot_i8(dot, groups[g], x)
-                    } else {
-                        s.dot_u7(dot, groups[g], x)
-                    };
-                }
-                let scale = s.mul(scale, s.splat(*a_scales.add(b * N + n)));
-                acc[n] = s.fma(scale, s.to_f32(dot), acc[n]);
-            }
-            if F::Scales::OFFSET {
-                let offset = F::Scales::offset(s, scale_block, sub_at);
+            let a_sums = a_sums.add((b * subs + sub) * N).cast::<u8>();
+            let mut dots = [[s.splat_i32(0); N]; P];
+            if let Some(Correction::Integer { .. }) = correction {
                 for n in 0..N {
-                    let sum_at = ((b * subs + sub) * N + n) * 4;
-                    let sum = s.bits_to_f32(s.splat_load(a_sums.cast::<u8>().add(sum_at)));
-                    acc[n] = s.fma(offset, sum, acc[n]);
+                    let start = s.splat_load(a_sums.add(4 * n));
+                    for dots in &mut dots {
+                        dots[n] = start;
+                    }
+                }
+            }
+            // All groups, or those of this half of the block.
+            let halves = match (subs, sub) {
+                (1, _) => (true, true),
+                (_, sub) => (sub == 0, sub == 1),
+            };
+            step::<S, F, N, P, 0>(s, &codes, a, halves, &mut dots);
+            step::<S, F, N, P, 1>(s, &codes, a, halves, &mut dots);
+            step::<S, F, N, P, 2>(s, &codes, a, halves, &mut dots);
+            step::<S, F, N, P, 3>(s, &codes, a, halves, &mut dots);
+            let sub_at = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub;
+            for i in 0..P {
+                let scale = F::Scales::scale(s, scales[i], sub_at);
+                for n in 0..N {
+                    let scale = s.mul(scale, s.splat(*a_scales.add(b * N + n)));
+                    acc[i][n] = s.fma(scale, s.to_f32(dots[i][n]), acc[i][n]);
+                }
+                if F::Scales::OFFSET {
+                    let offset = F::Scales::offset(s, scales[i], sub_at);
+                    for n in 0..N {
+                        let sum = s.bits_to_f32(s.splat_load(a_sums.add(4 * n)));
+                        acc[i][n] = s.fma(offset, sum, acc[i][n]);
+                    }
                 }
             }
         }
     }
-    finish(s, p, panel, row0, acc);
+    for (i, acc) in acc.into_iter().enumerate() {
+        finish(s, p, panel + i, row0, acc);
+    }
+}
+
+/// Adds the products of groups `J` and `J + 4`, or of one of them.
+#[inline(always)]
+unsafe fn step<S: Simd, F: Format, const N: usize, const P: usize, const J: usize>(
+    s: S,
+    codes: &[*const u8; P],
+    a: *const u8,
+    halves: (bool, bool),
+    dots: &mut [[S::I; N]; P],
+) {
+    let zero = s.splat_i32(0);
+    let mut groups = [(zero, zero); P];
+    for i in 0..P {
+        groups[i] = F::Codes::pair::<S, J>(s, codes[i]);
+    }
+    for n in 0..N {
+        if halves.0 {
+            let x = s.splat_load(a.add(n * BLOCK + 4 * J));
+            for i in 0..P {
+                dots[i][n] = dot::<S, F>(s, dots[i][n], groups[i].0, x);
+            }
+        }
+        if halves.1 {
+            let x = s.splat_load(a.add(n * BLOCK + 4 * J + BLOCK / 2));
+            for i in 0..P {
+                dots[i][n] = dot::<S, F>(s, dots[i][n], groups[i].1, x);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn dot<S: Simd, F: Format>(s: S, acc: S::I, codes: S::I, a: S::I) -> S::I {
+    if F::Codes::SIGNED {
+        s.dot_i8(acc, codes, a)
+    } else {
+        s.dot_u7(acc, codes, a)
+    }
 }
 
 /// How a float format's values are read.
@@ -211,31 +309,50 @@ unsafe fn float_panels<S: Simd, F: Float>(p: &Product, acts: &Acts, panels: Rang
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             // SAFETY: by the contract of `Product::run`.
-            unsafe { for_tiles!(s, self.0, self.1, self.2, float_tile, F) }
+            unsafe {
+                for_tiles!(
+                    s,
+                    self.0,
+                    self.1,
+                    self.2,
+                    float_tile,
+                    F,
+                    float_panels_at_once
+                )
+            }
         }
     }
     S::assume().vectorize(Run::<F>(p, acts, panels, PhantomData))
 }
 
+/// `N` rows of activations times `P` panels.
 #[inline(always)]
-unsafe fn float_tile<S: Simd, F: Float, const N: usize>(
+unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize>(
     s: S,
     p: &Product,
     acts: &Acts,
     panel: usize,
     row0: usize,
 ) {
-    let w = p.weights.data().as_ptr();
-    let w = w.add(panel * p.weights.shape().stride);
+    let stride = p.weights.shape().stride;
+    let w = p.weights.data().as_ptr().add(panel * stride);
     let x = acts.floats.as_ptr().add(row0 * acts.cols());
-    let mut acc = [s.splat(0.0); N];
-    for i in 0..acts.cols() {
-        let w = F::load(s, w.add(i * F::BYTES * S::LANES));
+    let mut acc = [[s.splat(0.0); N]; P];
+    for k in 0..acts.cols() {
+        let mut weights = [s.splat(0.0); P];
+        for i in 0..P {
+            weights[i] = F::load(s, w.add(i * stride + k * F::BYTES * S::LANES));
+        }
         for n in 0..N {
-            acc[n] = s.fma(w, s.splat(*x.add(i * N + n)), acc[n]);
+            let x = s.splat(*x.add(k * N + n));
+            for i in 0..P {
+                acc[i][n] = s.fma(weights[i], x, acc[i][n]);
+            }
         }
     }
-    finish(s, p, panel, row0, acc);
+    for (i, acc) in acc.into_iter().enumerate() {
+        finish(s, p, panel + i, row0, acc);
+    }
 }
 
 /// Adds bias and former value, and stores the rows of the panel that exist.

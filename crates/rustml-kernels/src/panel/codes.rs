@@ -30,11 +30,23 @@ pub trait Codes {
     /// [`Simd::I8_BIAS`] of the instruction set that will unpack.
     fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS];
 
-    /// The 8 groups of the block at `p`.
+    /// Groups `J` and `J + 4` of the block at `p`, for `J` below 4: a pair
+    /// because in most packings the two share their bytes.
     ///
     /// # Safety
     /// `ROW_BYTES * LANES` bytes at `p` are readable.
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS];
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I);
+
+    /// All 8 groups of the block at `p`.
+    ///
+    /// # Safety
+    /// As for [`Codes::pair`].
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
+        let (a, b) = (Self::pair::<S, 0>(s, p), Self::pair::<S, 1>(s, p));
+        let (c, d) = (Self::pair::<S, 2>(s, p), Self::pair::<S, 3>(s, p));
+        [a.0, b.0, c.0, d.0, a.1, b.1, c.1, d.1]
+    }
 }
 
 /// Bytes of one vector.
@@ -79,12 +91,9 @@ impl Codes for Bits8 {
         groups.map(|g| g ^ u32::from_ne_bytes([bias; 4]))
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut g = [s.splat_i32(0); GROUPS];
-        for (j, g) in g.iter_mut().enumerate() {
-            *g = s.load_i(p.add(j * vb::<S>()));
-        }
-        g
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let v = vb::<S>();
+        (s.load_i(p.add(J * v)), s.load_i(p.add((J + 4) * v)))
     }
 }
 
@@ -100,39 +109,19 @@ impl Codes for Bits4 {
         words
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut g = [s.splat_i32(0); GROUPS];
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let v = s.load_i(p.add(J * vb::<S>()));
         let mask = s.splat_i32(NIBBLES as i32);
-        for j in 0..4 {
-            let v = s.load_i(p.add(j * vb::<S>()));
-            g[j] = s.and(v, mask);
-            g[j + 4] = s.and(s.shr::<4>(v), mask);
-        }
-        g
+        (s.and(v, mask), s.and(s.shr::<4>(v), mask))
     }
 }
 
-/// Bit `g` of every byte of `h`, moved to bit `TO`.
-macro_rules! plane_bit {
-    ($s:expr, $h:expr, $to:literal) => {{
-        let mask = $s.splat_i32(0x0101_0101 << $to);
-        [
-            $s.and($s.shl::<{ $to }>($h), mask),
-            $s.and($s.shl::<{ $to - 1 }>($h), mask),
-            $s.and($s.shl::<{ $to - 2 }>($h), mask),
-            $s.and(shift::<_, { $to - 3 }>($s, $h), mask),
-            $s.and(shift::<_, { $to - 4 }>($s, $h), mask),
-            $s.and(shift::<_, { $to - 5 }>($s, $h), mask),
-            $s.and(shift::<_, { $to - 6 }>($s, $h), mask),
-            $s.and(shift::<_, { $to - 7 }>($s, $h), mask),
-        ]
-    }};
-}
-
-/// Left by `N`, or right by `-N`.
+/// Left by `by`, or right by `-by`; a constant wherever it is called.
 #[inline(always)]
-fn shift<S: Simd, const N: i32>(s: S, v: S::I) -> S::I {
-    match N {
+fn shift<S: Simd>(s: S, v: S::I, by: i32) -> S::I {
+    match by {
+        4 => s.shl::<4>(v),
+        3 => s.shl::<3>(v),
         2 => s.shl::<2>(v),
         1 => s.shl::<1>(v),
         0 => v,
@@ -141,7 +130,8 @@ fn shift<S: Simd, const N: i32>(s: S, v: S::I) -> S::I {
         -3 => s.shr::<3>(v),
         -4 => s.shr::<4>(v),
         -5 => s.shr::<5>(v),
-        _ => unreachable!(),
+        -6 => s.shr::<6>(v),
+        _ => unreachable!("no packing shifts further"),
     }
 }
 
@@ -155,13 +145,13 @@ impl Codes for Bits5 {
         words
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut g = Bits4::unpack(s, p);
-        let high = plane_bit!(s, s.load_i(p.add(4 * vb::<S>())), 4);
-        for j in 0..GROUPS {
-            g[j] = s.or(g[j], high[j]);
-        }
-        g
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let (lo, hi) = Bits4::pair::<S, J>(s, p);
+        let h = s.load_i(p.add(4 * vb::<S>()));
+        let mask = s.splat_i32((ONES << 4) as i32);
+        let j = J as i32;
+        let (a, b) = (shift(s, h, 4 - j), shift(s, h, -j));
+        (s.or(lo, s.and(a, mask)), s.or(hi, s.and(b, mask)))
     }
 }
 
@@ -176,17 +166,15 @@ impl Codes for Bits6 {
         words
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut g = Bits4::unpack(s, p);
-        let mask = s.splat_i32(0x3030_3030);
-        for j in 0..2 {
-            let h = s.load_i(p.add((4 + j) * vb::<S>()));
-            g[4 * j] = s.or(g[4 * j], s.and(s.shl::<4>(h), mask));
-            g[4 * j + 1] = s.or(g[4 * j + 1], s.and(s.shl::<2>(h), mask));
-            g[4 * j + 2] = s.or(g[4 * j + 2], s.and(h, mask));
-            g[4 * j + 3] = s.or(g[4 * j + 3], s.and(s.shr::<2>(h), mask));
-        }
-        g
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let (lo, hi) = Bits4::pair::<S, J>(s, p);
+        let (a, b) = (
+            s.load_i(p.add(4 * vb::<S>())),
+            s.load_i(p.add(5 * vb::<S>())),
+        );
+        let (mask, by) = (s.splat_i32((PAIRS << 4) as i32), 4 - 2 * J as i32);
+        let (a, b) = (s.and(shift(s, a, by), mask), s.and(shift(s, b, by), mask));
+        (s.or(lo, a), s.or(hi, b))
     }
 }
 
@@ -202,17 +190,10 @@ impl Codes for Bits2 {
         words
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut g = [s.splat_i32(0); GROUPS];
-        let mask = s.splat_i32(PAIRS as i32);
-        for j in 0..2 {
-            let v = s.load_i(p.add(j * vb::<S>()));
-            g[4 * j] = s.and(v, mask);
-            g[4 * j + 1] = s.and(s.shr::<2>(v), mask);
-            g[4 * j + 2] = s.and(s.shr::<4>(v), mask);
-            g[4 * j + 3] = s.and(s.shr::<6>(v), mask);
-        }
-        g
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let (a, b) = (s.load_i(p), s.load_i(p.add(vb::<S>())));
+        let (mask, by) = (s.splat_i32(PAIRS as i32), -2 * J as i32);
+        (s.and(shift(s, a, by), mask), s.and(shift(s, b, by), mask))
     }
 }
 
@@ -226,13 +207,13 @@ impl Codes for Bits3 {
         words
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
-        let mut g = Bits2::unpack(s, p);
-        let high = plane_bit!(s, s.load_i(p.add(2 * vb::<S>())), 2);
-        for j in 0..GROUPS {
-            g[j] = s.or(g[j], high[j]);
-        }
-        g
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let (lo, hi) = Bits2::pair::<S, J>(s, p);
+        let h = s.load_i(p.add(2 * vb::<S>()));
+        let mask = s.splat_i32((ONES << 2) as i32);
+        let j = J as i32;
+        let (a, b) = (shift(s, h, 2 - j), shift(s, h, -2 - j));
+        (s.or(lo, s.and(a, mask)), s.or(hi, s.and(b, mask)))
     }
 }
 
@@ -245,14 +226,13 @@ impl Codes for Table4 {
         Bits4::pack(g, bias)
     }
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(s: S, p: *const u8) -> [S::I; GROUPS] {
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         // The table holds the bias, so the indices are stored without it.
-        let table =
-            std::array::from_fn(|q| (IQ4_NL::code(q as u8) as u8).wrapping_add(S::I8_BIAS as u8));
-        let mut g = Bits4::unpack(s, p);
-        for g in &mut g {
-            *g = s.lookup(&table, *g);
+        let mut table = [0; 16];
+        for (q, t) in table.iter_mut().enumerate() {
+            *t = (IQ4_NL::code(q as u8) as u8).wrapping_add(S::I8_BIAS as u8);
         }
-        g
+        let (lo, hi) = Bits4::pair::<S, J>(s, p);
+        (s.lookup(&table, lo), s.lookup(&table, hi))
     }
 }
