@@ -1,93 +1,141 @@
-//! Byte-level BPE: words, the bytes of a word, and a list of merges.
+//! BPE in the classic sense: words, the units of a word, and a list of merges.
 
 use hashbrown::HashMap;
 
 use crate::error::{bad_vocabulary, Error, Result};
 use crate::merge::{Merger, NONE};
-use crate::pretokenize::{PreTokenizer, Rule};
+use crate::pretokenize::PreTokenizer;
 use crate::vocab::{byte_char, Vocab};
+use crate::words::Glue;
 
-/// The encoder of GGUF's tokenizer model `gpt2`.
+/// What merging starts with.
+pub(crate) enum Units {
+    /// The bytes of words, in GPT-2's alphabet. A word that is a token can stay
+    /// one, whatever the merges say.
+    Bytes {
+        pre: PreTokenizer,
+        ignore_merges: bool,
+    },
+    /// Characters of text whose spaces are "▁"; those without a token become
+    /// the tokens of their bytes.
+    Characters(Glue),
+}
+
+/// Units and merges.
 pub(crate) struct Bpe {
-    pre: PreTokenizer,
+    units: Units,
     /// Pairs of ids to rank and id of what they make.
     merges: HashMap<(u32, u32), (u32, u32)>,
     /// The token of every byte, or [`NONE`].
     bytes: [u32; 256],
-    ignore_merges: bool,
+}
+
+/// The halves of a merge that is written "left right".
+pub(crate) fn halves(merge: &str) -> Result<(&str, &str)> {
+    // Looked for after the first character, which may be a space itself.
+    let first = merge.chars().next().map_or(0, char::len_utf8);
+    match merge[first..].find(' ') {
+        Some(at) => Ok((&merge[..first + at], &merge[first + at + 1..])),
+        None => bad_vocabulary(format!("the merge {merge:?} is not two tokens")),
+    }
 }
 
 impl Bpe {
-    /// From the merges, each "left right", the most important first.
-    pub fn new(vocab: &Vocab, rule: &Rule, merges: &[String]) -> Result<Bpe> {
+    /// The most important merge comes first.
+    pub fn new<'a>(
+        vocab: &Vocab,
+        units: Units,
+        merges: impl ExactSizeIterator<Item = Result<(&'a str, &'a str)>>,
+    ) -> Result<Bpe> {
         let mut table = HashMap::with_capacity(merges.len());
         let mut joined = String::new();
-        for (rank, merge) in merges.iter().enumerate() {
-            // The left half may begin with a space in vocabularies that do not
-            // map it, so the separator is looked for after the first character.
-            let first = merge.chars().next().map_or(0, char::len_utf8);
-            let Some(at) = merge[first..].find(' ').map(|at| first + at) else {
-                return bad_vocabulary(format!("merge {rank}, {merge:?}, is not two tokens"));
-            };
-            let (left, right) = (&merge[..at], &merge[at + 1..]);
+        for (rank, merge) in (0..u32::MAX).zip(merges) {
+            let (left, right) = merge?;
             joined.clear();
             joined.push_str(left);
             joined.push_str(right);
-            let id = |token: &str| {
-                vocab.id(token).ok_or_else(|| {
-                    Error::Vocabulary(format!(
-                        "merge {rank}, {merge:?}, needs the token {token:?}, which does not exist"
-                    ))
-                })
+            let id = |token: &str| match vocab.id(token) {
+                Some(id) => Ok(id),
+                None => bad_vocabulary(format!(
+                    "the merge of {left:?} and {right:?} needs the token {token:?}, which does \
+                     not exist"
+                )),
             };
-            let (pair, made) = ((id(left)?, id(right)?), id(&joined)?);
-            let rank = u32::try_from(rank).map_err(|_| {
-                Error::Vocabulary(format!("it has {} merges, more than 2^32", merges.len()))
-            })?;
-            table.entry(pair).or_insert((rank, made));
+            table
+                .entry((id(left)?, id(right)?))
+                .or_insert((rank, id(&joined)?));
         }
-        let bytes = std::array::from_fn(|byte| {
-            let mut buffer = [0; 4];
-            vocab
-                .piece(byte_char(byte as u8).encode_utf8(&mut buffer))
-                .unwrap_or(NONE)
-        });
-        let pre = PreTokenizer::new(rule);
+        let bytes = match units {
+            Units::Bytes { .. } => vocab.byte_pieces(),
+            Units::Characters(_) => vocab.byte_tokens(),
+        };
         Ok(Bpe {
-            pre,
+            units,
             merges: table,
             bytes,
-            ignore_merges: rule.ignore_merges,
         })
+    }
+
+    /// Whether every byte has a token, so that every text has ids.
+    pub fn knows_all_bytes(&self) -> bool {
+        !self.bytes.contains(&NONE)
     }
 
     /// Appends the ids of `text`.
     pub fn encode(&self, vocab: &Vocab, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         let mut merger = Merger::default();
-        let mut mapped = String::new();
-        for word in self.pre.words(text) {
-            let word = &text[word];
-            if self.ignore_merges {
-                mapped.clear();
-                mapped.extend(word.bytes().map(byte_char));
-                if let Some(id) = vocab.piece(&mapped) {
-                    ids.push(id);
-                    continue;
+        match &self.units {
+            Units::Bytes { pre, ignore_merges } => {
+                let mut mapped = String::new();
+                for word in pre.words(text) {
+                    let word = &text[word];
+                    if *ignore_merges {
+                        mapped.clear();
+                        mapped.extend(word.bytes().map(byte_char));
+                        if let Some(id) = vocab.piece(&mapped) {
+                            ids.push(id);
+                            continue;
+                        }
+                    }
+                    merger.clear();
+                    word.bytes()
+                        .for_each(|b| merger.push(1, self.bytes[usize::from(b)]));
+                    self.merge(&mut merger, word, ids)?;
                 }
             }
-            merger.clear();
-            for byte in word.bytes() {
+            Units::Characters(glue) => {
+                let mut buffer = [0; 4];
+                for word in glue.words(text) {
+                    merger.clear();
+                    for c in word.chars() {
+                        let id = vocab.piece(c.encode_utf8(&mut buffer)).unwrap_or(NONE);
+                        merger.push(c.len_utf8() as u32, id);
+                    }
+                    self.merge(&mut merger, word, ids)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn merge(&self, merger: &mut Merger, word: &str, ids: &mut Vec<u32>) -> Result<()> {
+        // A unit without a token is in no merge and stays what it is.
+        merger.run(|left, right| self.merges.get(&(left.id, right.id)).copied());
+        for symbol in merger.symbols() {
+            if symbol.id != NONE {
+                ids.push(symbol.id);
+                continue;
+            }
+            for &byte in &word.as_bytes()[symbol.start as usize..symbol.end as usize] {
                 let id = self.bytes[usize::from(byte)];
                 if id == NONE {
+                    let shown: String = word.chars().take(40).collect();
                     return Err(Error::Encode(format!(
-                        "the vocabulary has no token for the byte 0x{byte:02X} of {:?}",
-                        word.chars().take(40).collect::<String>()
+                        "the vocabulary has no token for the byte 0x{byte:02X} of {shown:?}"
                     )));
                 }
-                merger.push(1, id);
+                ids.push(id);
             }
-            merger.run(|left, right| self.merges.get(&(left.id, right.id)).copied());
-            ids.extend(merger.symbols().map(|symbol| symbol.id));
         }
         Ok(())
     }

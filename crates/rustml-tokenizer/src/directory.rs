@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::chat::ChatTemplate;
-use crate::encoder::Encoder;
+use crate::direct;
 use crate::error::{bad_vocabulary, Error, Result};
 use crate::hf;
 use crate::special::end_tokens;
@@ -87,13 +87,14 @@ pub(crate) fn load(dir: &Path) -> Result<Tokenizer> {
         None => None,
     };
 
+    let loaded = direct::load(&json).map_or_else(|| hf::load(&json), Ok)?;
     let hf::Loaded {
-        pipeline,
+        encoder,
         mut vocab,
         drops_space,
         mut prefix,
         mut suffix,
-    } = hf::load(&json)?;
+    } = loaded;
     let named = |of: fn(&Config) -> &Option<TokenText>, what: &str| {
         let token = of(&config).as_ref().or(of(&map).as_ref());
         token
@@ -140,7 +141,6 @@ pub(crate) fn load(dir: &Path) -> Result<Tokenizer> {
         let text = |id: Option<u32>| id.and_then(|id| vocab.text(id));
         ChatTemplate::deferred(&source, text(bos), text(eos))
     });
-    let encoder = Encoder::Pipeline(Box::new(pipeline));
     Ok(Tokenizer {
         vocab,
         encoder,

@@ -7,12 +7,12 @@ use std::borrow::Cow;
 
 use rustml_io::Metadata;
 
-use crate::bpe::Bpe;
+use crate::bpe::{halves, Bpe, Units};
 use crate::chat::ChatTemplate;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, Model, Own, Prepare};
 use crate::error::{bad_vocabulary, Error, Result};
-use crate::partition::Partition;
-use crate::pretokenize;
+use crate::partition::{Order, Partition};
+use crate::pretokenize::{rule, PreTokenizer};
 use crate::special::end_tokens;
 use crate::spm::Spm;
 use crate::tokenizer::Tokenizer;
@@ -91,39 +91,45 @@ pub(crate) fn load(meta: &Metadata) -> Result<Tokenizer> {
         };
         Some((vocab.text(id)?.to_owned(), id, control))
     });
-    let mut first = Partition::new(found_first)?;
+    let mut first = Partition::new(Order::Longest, found_first)?;
     // Phi-3's tokens take the white space after them, which GGUF cannot say.
     let name = meta.str("general.name")?.unwrap_or_default().to_lowercase();
     if name.contains("phi-3") || name.contains("phi3") {
         first.strip_after(|text| !matches!(text, "<unk>" | "<s>" | "<|endoftext|>"));
     }
-    let (encoder, add_bos, drops_space);
+    let (prepare, model, add_bos);
+    let mut drops_space = false;
     if spm {
         let Some(scores) = meta.f32s(SCORES)? else {
             return bad_vocabulary(format!("{SCORES} is missing"));
         };
         same_length(SCORES, Some(scores.len()), tokens)?;
-        let spm = Box::new(Spm::new(&vocab, &scores, unknown)?);
-        let prefix_space = meta
+        let prefix = meta
             .bool("tokenizer.ggml.add_space_prefix")?
             .unwrap_or(true);
-        encoder = Encoder::Spm {
-            first,
-            spm,
-            prefix_space,
-        };
-        (add_bos, drops_space) = (true, prefix_space);
+        prepare = Prepare::Spaces { prefix };
+        model = Model::Spm(Spm::new(&vocab, &scores, unknown)?);
+        (add_bos, drops_space) = (true, prefix);
     } else {
         let Some(merges) = meta.strings(MERGES)? else {
             return bad_vocabulary(format!("{MERGES} is missing"));
         };
-        let rule = pretokenize::rule(meta.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
-        encoder = Encoder::Bpe {
-            first,
-            bpe: Box::new(Bpe::new(&vocab, &rule, merges)?),
+        let rule = rule(meta.str("tokenizer.ggml.pre")?.unwrap_or("default"))?;
+        let pre = PreTokenizer::new(&rule);
+        let units = Units::Bytes {
+            pre,
+            ignore_merges: rule.ignore_merges,
         };
-        (add_bos, drops_space) = (rule.add_bos, false);
+        let merges = merges.iter().map(|merge| halves(merge));
+        prepare = Prepare::Nothing;
+        model = Model::Bpe(Bpe::new(&vocab, units, merges)?);
+        add_bos = rule.add_bos;
     }
+    let encoder = Encoder::Own(Box::new(Own {
+        first,
+        prepare,
+        model,
+    }));
     let template = meta.str("tokenizer.chat_template")?.map(|source| {
         let text = |id: Option<u32>| id.and_then(|id| vocab.text(id));
         ChatTemplate::deferred(source, text(bos), text(eos))

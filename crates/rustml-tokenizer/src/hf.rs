@@ -4,7 +4,6 @@
 //! crate's own for both sources, so that text in one piece and text in a stream
 //! are one code; the file's decoder only says which [`Alphabet`] it is.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
@@ -14,12 +13,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::{
-    DecoderWrapper, Model, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Token,
-    TokenizerImpl,
+    DecoderWrapper, Encoding, Model, NormalizerWrapper, PostProcessor, PostProcessorWrapper,
+    PreTokenizerWrapper, Token, TokenizerImpl,
 };
 
+use crate::encoder::Encoder;
 use crate::error::{bad_vocabulary, Error, Result};
-use crate::vocab::{parse_byte, Alphabet, Kind, Vocab, MAX_TOKENS};
+use crate::vocab::{Alphabet, Vocab};
 
 /// Whether control tokens in a text are recognised is a property of a
 /// `tokenizers` tokenizer and not of a call, so there are two of them, which
@@ -94,7 +94,7 @@ struct AddedToken {
 
 /// What a tokenizer.json says.
 pub(crate) struct Loaded {
-    pub pipeline: Pipeline,
+    pub encoder: Encoder,
     pub vocab: Vocab,
     pub drops_space: bool,
     /// What it puts before and after a text.
@@ -109,7 +109,7 @@ pub(crate) fn load(json: &[u8]) -> Result<Loaded> {
 
 /// Files are untrusted and `tokenizers` trusts them: a merge with an empty
 /// half, for one, is a panic there. It is an error here.
-fn guard<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn guard<T>(run: impl FnOnce() -> Result<T>) -> Result<T> {
     // Nothing that the closures see is changed before it can panic.
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
         bad_vocabulary("tokenizer.json contradicts itself: the tokenizer made from it panicked")
@@ -137,16 +137,31 @@ fn read(json: &[u8]) -> Result<Loaded> {
             ));
         }
     }
-    let vocab = vocab(&parsing, alphabet)?;
+    let vocab = Vocab::arrange(
+        alphabet,
+        parsing
+            .get_model()
+            .get_vocab()
+            .into_iter()
+            .map(|(text, id)| (text.into(), id)),
+        parsing
+            .get_added_tokens_decoder()
+            .into_iter()
+            .map(|(id, token)| (token.content, id, token.special)),
+    )?;
     let mut plain = TokenizerImpl::new(parsing.get_model().clone());
     plain
         .with_normalizer(parsing.get_normalizer().cloned())
         .with_pre_tokenizer(parsing.get_pre_tokenizer().cloned())
         .with_added_vocabulary(parsing.get_added_vocabulary().clone())
         .set_encode_special_tokens(true);
-    let (prefix, suffix) = surroundings(&parsing);
+    let (prefix, suffix) = match parsing.get_post_processor() {
+        Some(processor) => surroundings(processor)?,
+        None => (Vec::new(), Vec::new()),
+    };
+    let encoder = Encoder::Pipeline(Box::new(Pipeline { parsing, plain }));
     Ok(Loaded {
-        pipeline: Pipeline { parsing, plain },
+        encoder,
         vocab,
         drops_space,
         prefix,
@@ -162,71 +177,35 @@ impl Pipeline {
         } else {
             &self.plain
         };
-        ids.extend(guard(|| run(tokenizers, text, false))?);
+        ids.extend(guard(|| run(tokenizers, text))?);
         Ok(())
     }
 }
 
-fn run(tokenizers: &Tokenizers, text: &str, add_special: bool) -> Result<Vec<u32>> {
-    let encoding = tokenizers.encode_fast(text, add_special);
+fn run(tokenizers: &Tokenizers, text: &str) -> Result<Vec<u32>> {
+    let encoding = tokenizers.encode_fast(text, false);
     let encoding = encoding.map_err(|e| Error::Encode(e.to_string()))?;
     Ok(encoding.get_ids().to_vec())
 }
 
-/// What the post-processor puts around texts, which it does not say; so look.
-fn surroundings(tokenizers: &Tokenizers) -> (Vec<u32>, Vec<u32>) {
-    for probe in ["a", "1", "\u{4e00}"] {
-        let bare = run(tokenizers, probe, false).unwrap_or_default();
-        let mut around = run(tokenizers, probe, true).unwrap_or_default();
-        if bare.is_empty() {
-            continue;
-        }
-        if let Some(at) = around.windows(bare.len()).position(|window| window == bare) {
-            let suffix = around.split_off(at + bare.len());
-            around.truncate(at);
-            return (around, suffix);
-        }
-    }
-    (Vec::new(), Vec::new())
-}
-
-fn vocab(tokenizers: &Tokenizers, alphabet: Alphabet) -> Result<Vocab> {
-    let mut tokens: Vec<(Cow<str>, Kind)> = Vec::new();
-    let mut put = |id: u32, text: String, kind| {
-        let id = id as usize;
-        if id >= MAX_TOKENS {
-            return bad_vocabulary(format!("{text:?} has the id {id}, more than {MAX_TOKENS}"));
-        }
-        if id >= tokens.len() {
-            tokens.resize(id + 1, (Cow::Borrowed(""), Kind::Absent));
-        }
-        let (old, old_kind) = &tokens[id];
-        if *old_kind != Kind::Absent && *old != text {
-            return bad_vocabulary(format!("tokens {old:?} and {text:?} both have the id {id}"));
-        }
-        tokens[id] = (Cow::Owned(text), kind);
-        Ok(())
+/// What a post-processor puts before and after a text. It does not say, so it
+/// gets a text of one token that does not exist.
+pub(crate) fn surroundings(processor: &PostProcessorWrapper) -> Result<(Vec<u32>, Vec<u32>)> {
+    const TEXT: u32 = u32::MAX;
+    let text = Encoding::from_tokens(vec![Token::new(TEXT, "x".into(), (0, 1))], 0);
+    let around = processor.process(text, None, true);
+    let around = around.map_err(|e| Error::Vocabulary(e.to_string()))?;
+    let mut prefix = around.get_ids().to_vec();
+    let Some(at) = prefix.iter().position(|&id| id == TEXT) else {
+        return bad_vocabulary("the post-processor of tokenizer.json drops the text");
     };
-    for (text, id) in tokenizers.get_model().get_vocab() {
-        let byte = alphabet == Alphabet::Spaced && parse_byte(&text).is_some();
-        put(id, text, if byte { Kind::Byte } else { Kind::Normal })?;
-    }
-    for (id, token) in tokenizers.get_added_tokens_decoder() {
-        put(
-            id,
-            token.content,
-            if token.special {
-                Kind::Control
-            } else {
-                Kind::Added
-            },
-        )?;
-    }
-    Vocab::new(alphabet, tokens.into_iter())
+    let suffix = prefix.split_off(at + 1);
+    prefix.truncate(at);
+    Ok((prefix, suffix))
 }
 
 /// The alphabet of a decoder, and whether it drops a space at the beginning.
-fn decoder(decoder: &Value) -> Result<(Alphabet, bool)> {
+pub(crate) fn decoder(decoder: &Value) -> Result<(Alphabet, bool)> {
     let is = |value: &Value, text: &str| value.as_str() == Some(text);
     let unsupported = || {
         let shown: String = decoder.to_string().chars().take(200).collect();

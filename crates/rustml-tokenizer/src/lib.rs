@@ -4,6 +4,7 @@
 
 mod bpe;
 mod chat;
+mod direct;
 mod directory;
 mod encoder;
 mod error;
@@ -17,6 +18,7 @@ mod spm;
 mod stream;
 mod tokenizer;
 mod vocab;
+mod words;
 
 pub use chat::{ChatTemplate, Message};
 pub use error::{Error, Result};

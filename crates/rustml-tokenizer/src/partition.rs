@@ -1,9 +1,8 @@
 //! Finding the tokens that are found before everything else.
 //!
-//! Control tokens and added tokens are cut out of the text first, the longest
-//! token first and each from left to right, as llama.cpp does it; what is left
-//! between them goes to the encoder. (Leftmost-longest matching, which Hugging
-//! Face uses, differs only where two of them overlap.)
+//! Control tokens and added tokens are cut out of the text first; what is left
+//! between them goes to the encoder. Where two of them overlap, llama.cpp and
+//! Hugging Face differ, so there are two [`Order`]s.
 
 use std::ops::Range;
 
@@ -29,17 +28,30 @@ struct Entry {
     strips: bool,
 }
 
+/// Who wins where tokens overlap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// The longest, wherever it is; llama.cpp's.
+    Longest,
+    /// The first, and of those that begin there the longest; Hugging Face's.
+    Leftmost,
+}
+
 /// The tokens to look for.
 pub(crate) struct Partition {
+    order: Order,
     /// The longest first, then by id.
     entries: Vec<Entry>,
-    /// Says in one pass which of the entries occur at all.
+    /// All of them; [`Order::Longest`] only asks it which occur at all.
     any: Option<AhoCorasick>,
 }
 
 impl Partition {
     /// Of `(text, id, is a control token)`.
-    pub fn new(tokens: impl Iterator<Item = (String, u32, bool)>) -> Result<Partition> {
+    pub fn new(
+        order: Order,
+        tokens: impl Iterator<Item = (String, u32, bool)>,
+    ) -> Result<Partition> {
         let mut entries: Vec<Entry> = tokens
             .filter(|(text, ..)| !text.is_empty())
             .map(|(text, id, control)| Entry {
@@ -54,7 +66,10 @@ impl Partition {
             None
         } else {
             let built = AhoCorasick::builder()
-                .match_kind(MatchKind::Standard)
+                .match_kind(match order {
+                    Order::Longest => MatchKind::Standard,
+                    Order::Leftmost => MatchKind::LeftmostLongest,
+                })
                 .kind(Some(AhoCorasickKind::ContiguousNFA))
                 .build(entries.iter().map(|e| &e.text));
             match built {
@@ -62,7 +77,11 @@ impl Partition {
                 Err(e) => return bad_vocabulary(format!("too many control tokens: {e}")),
             }
         };
-        Ok(Partition { entries, any })
+        Ok(Partition {
+            order,
+            entries,
+            any,
+        })
     }
 
     /// Makes white space after some tokens part of them.
@@ -75,6 +94,33 @@ impl Partition {
     /// Cuts `text` into tokens and the text between them; with `control`
     /// false, control tokens are ordinary text.
     pub fn split(&self, text: &str, control: bool) -> Vec<Part> {
+        match self.order {
+            Order::Longest => self.longest(text, control),
+            Order::Leftmost => self.leftmost(text, control),
+        }
+    }
+
+    fn leftmost(&self, text: &str, control: bool) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let mut done = 0;
+        for hit in self.any.iter().flat_map(|any| any.find_iter(text)) {
+            let entry = &self.entries[hit.pattern().as_usize()];
+            if entry.control && !control {
+                continue;
+            }
+            if done < hit.start() {
+                parts.push(Part::Text(done..hit.start()));
+            }
+            parts.push(Part::Token(entry.id));
+            done = hit.end();
+        }
+        if done < text.len() {
+            parts.push(Part::Text(done..text.len()));
+        }
+        parts
+    }
+
+    fn longest(&self, text: &str, control: bool) -> Vec<Part> {
         let mut texts: Vec<Range<usize>> = Vec::new();
         if !text.is_empty() {
             texts.push(0..text.len());
@@ -147,7 +193,7 @@ mod tests {
             .collect()
     }
 
-    fn sample() -> Partition {
+    fn sample(order: Order) -> Partition {
         let tokens = [
             ("<a>", 0, true),
             ("\n", 1, false),
@@ -155,12 +201,16 @@ mod tests {
             ("xy", 3, false),
             ("yzz", 4, true),
         ];
-        Partition::new(tokens.into_iter().map(|(t, id, c)| (t.to_string(), id, c))).unwrap()
+        Partition::new(
+            order,
+            tokens.into_iter().map(|(t, id, c)| (t.to_string(), id, c)),
+        )
+        .unwrap()
     }
 
     #[test]
     fn cuts_tokens_out_longest_first() {
-        let p = sample();
+        let p = sample(Order::Longest);
         assert_eq!(show(&p, "", true), [""; 0]);
         assert_eq!(show(&p, "plain", true), ["plain"]);
         assert_eq!(show(&p, "1<a>2<a><a>", true), ["1", "#0", "2", "#0", "#0"]);
@@ -170,15 +220,24 @@ mod tests {
     }
 
     #[test]
+    fn cuts_tokens_out_leftmost_first() {
+        let p = sample(Order::Leftmost);
+        assert_eq!(show(&p, "", true), [""; 0]);
+        assert_eq!(show(&p, "<a>é\n\n\né", true), ["#0", "é", "#2", "#1", "é"]);
+        assert_eq!(show(&p, "xyzz", true), ["#3", "zz"]);
+        assert_eq!(show(&p, "1<a>\n", false), ["1<a>", "#1"]);
+    }
+
+    #[test]
     fn control_tokens_are_text_unless_asked_for() {
-        let p = sample();
+        let p = sample(Order::Longest);
         assert_eq!(show(&p, "1<a>\n", false), ["1<a>", "#1"]);
         assert_eq!(show(&p, "xyzz", false), ["#3", "zz"]);
     }
 
     #[test]
     fn white_space_can_belong_to_a_token() {
-        let mut p = sample();
+        let mut p = sample(Order::Longest);
         p.strip_after(|text| text == "<a>");
         assert_eq!(show(&p, "<a> \t b<a>  ", true), ["#0", "b", "#0"]);
         assert_eq!(show(&p, "<a>\n b", true), ["#0", "b"]);
@@ -186,7 +245,7 @@ mod tests {
 
     #[test]
     fn no_tokens_at_all() {
-        let p = Partition::new(std::iter::empty()).unwrap();
+        let p = Partition::new(Order::Longest, std::iter::empty()).unwrap();
         assert_eq!(show(&p, "a<a>", true), ["a<a>"]);
     }
 }

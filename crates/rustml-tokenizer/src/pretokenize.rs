@@ -152,7 +152,7 @@ pub(crate) fn rule(name: &str) -> Result<Rule> {
     })
 }
 
-/// A rule, ready to use.
+/// Expressions, ready to use.
 pub(crate) struct PreTokenizer {
     steps: Vec<Regex>,
 }
@@ -164,13 +164,28 @@ impl PreTokenizer {
     /// Compiles the rule's expressions.
     pub fn new(rule: &Rule) -> PreTokenizer {
         let compile = |step: &Step| {
-            let patterns = [step.pattern, r"\s+"];
-            let used = &patterns[..1 + usize::from(step.spaces)];
-            Regex::new_many(used).expect("a constant of this file, compiled in a test")
+            compile(step.pattern, step.spaces).expect("a constant of this file, compiled in a test")
         };
         PreTokenizer {
             steps: rule.steps.iter().map(compile).collect(),
         }
+    }
+
+    /// Of the expressions in a tokenizer.json, if they are of the kind that
+    /// this module can do.
+    pub fn from_patterns<'a>(patterns: impl Iterator<Item = &'a str>) -> Option<PreTokenizer> {
+        let steps = patterns.map(|pattern| {
+            if possessive(pattern) {
+                return None;
+            }
+            match pattern.strip_suffix(r"|\s+(?!\S)|\s+") {
+                Some(rest) => compile(rest, true),
+                None => compile(pattern, false),
+            }
+        });
+        Some(PreTokenizer {
+            steps: steps.collect::<Option<_>>()?,
+        })
     }
 
     /// The words of a text; together they are the text.
@@ -192,6 +207,24 @@ impl PreTokenizer {
         }
         words
     }
+}
+
+/// Whether a pattern may have possessive quantifiers, such as `a++`: what they
+/// mean there is a repeated repetition in this crate's expressions.
+fn possessive(pattern: &str) -> bool {
+    let counted = |(at, _)| {
+        let inside = pattern[..at].rsplit('{').next().unwrap_or_default();
+        inside.bytes().all(|b| b.is_ascii_digit() || b == b',')
+    };
+    ["?+", "*+", "++"]
+        .iter()
+        .any(|quantifier| pattern.contains(quantifier))
+        || pattern.match_indices("}+").any(counted)
+}
+
+fn compile(pattern: &str, spaces: bool) -> Option<Regex> {
+    let patterns = [pattern, r"\s+"];
+    Regex::new_many(&patterns[..1 + usize::from(spaces)]).ok()
 }
 
 fn split(regex: &Regex, text: &str, mut word: impl FnMut(Range<usize>)) {
@@ -323,6 +356,33 @@ mod tests {
         let text = "It's 3½ %\r\n\r\n\t  naïve ÀÉ日本語۱۲۳ — <|x|> \u{85}\u{0}\u{1F468}\u{200d}\u{1F469}   \u{a0} ";
         for name in NAMES {
             assert_eq!(words(name, text).concat(), text, "{name}");
+        }
+    }
+
+    #[test]
+    fn patterns_of_tokenizer_json() {
+        let words = |pattern: &str, text: &'static str| {
+            let pre = PreTokenizer::from_patterns([pattern].into_iter())?;
+            Some(
+                pre.words(text)
+                    .into_iter()
+                    .map(|range| &text[range])
+                    .collect::<Vec<_>>(),
+            )
+        };
+        assert_eq!(
+            words(r"\w+|\s+(?!\S)|\s+", "ab  c").unwrap(),
+            ["ab", " ", " ", "c"]
+        );
+        assert_eq!(words(r"\p{L}+", "ab  c").unwrap(), ["ab", "  ", "c"]);
+        for beyond in [
+            r"\d{1,3}(?=(?:\d{3})*\b)",
+            r"[^\s]++",
+            r"\p{L}?+a",
+            r"(a)\1",
+            "[",
+        ] {
+            assert_eq!(words(beyond, "a"), None, "{beyond}");
         }
     }
 

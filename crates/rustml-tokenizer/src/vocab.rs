@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::error::{bad_vocabulary, Result};
+use crate::merge::NONE;
 
 /// More than ten times the largest vocabulary known; a bound for what a file
 /// can make us allocate.
@@ -85,6 +86,45 @@ impl Vocab {
             vocab.push(&token, kind)?;
         }
         Ok(vocab)
+    }
+
+    /// Of a model's tokens and ids, and of `(text, id, is a control token)` for
+    /// those that were added to it, which may be among them.
+    pub fn arrange<'a>(
+        alphabet: Alphabet,
+        model: impl Iterator<Item = (Cow<'a, str>, u32)>,
+        added: impl Iterator<Item = (String, u32, bool)>,
+    ) -> Result<Vocab> {
+        let mut tokens: Vec<(Cow<str>, Kind)> = Vec::new();
+        let mut put = |id: u32, text: Cow<'a, str>, kind| {
+            let id = id as usize;
+            if id >= MAX_TOKENS {
+                return bad_vocabulary(format!("{text:?} has the id {id}, above {MAX_TOKENS}"));
+            }
+            if id >= tokens.len() {
+                tokens.resize(id + 1, (Cow::Borrowed(""), Kind::Absent));
+            }
+            let (old, old_kind) = &tokens[id];
+            if *old_kind != Kind::Absent && *old != text {
+                return bad_vocabulary(format!(
+                    "tokens {old:?} and {text:?} both have the id {id}"
+                ));
+            }
+            tokens[id] = (text, kind);
+            Ok(())
+        };
+        for (text, id) in model {
+            let byte = alphabet == Alphabet::Spaced && parse_byte(&text).is_some();
+            put(id, text, if byte { Kind::Byte } else { Kind::Normal })?;
+        }
+        for (text, id, control) in added {
+            put(
+                id,
+                Cow::Owned(text),
+                if control { Kind::Control } else { Kind::Added },
+            )?;
+        }
+        Vocab::new(alphabet, tokens.into_iter())
     }
 
     fn push(&mut self, token: &str, kind: Kind) -> Result<()> {
@@ -167,9 +207,24 @@ impl Vocab {
         matches!(self.kinds[id as usize], Kind::Normal | Kind::Added).then_some(id)
     }
 
-    /// Ids of one kind, in order.
-    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = u32> + '_ {
-        (0..self.len() as u32).filter(move |&id| self.kinds[id as usize] == kind)
+    /// The token `<0xNN>` of every byte, or [`NONE`].
+    pub fn byte_tokens(&self) -> [u32; 256] {
+        let mut tokens = [NONE; 256];
+        for id in (0..self.len() as u32).filter(|&id| self.kinds[id as usize] == Kind::Byte) {
+            if let Some(byte) = self.text(id).and_then(parse_byte) {
+                tokens[usize::from(byte)] = id;
+            }
+        }
+        tokens
+    }
+
+    /// The token of every byte in GPT-2's alphabet, or [`NONE`].
+    pub fn byte_pieces(&self) -> [u32; 256] {
+        std::array::from_fn(|byte| {
+            let mut buffer = [0; 4];
+            let character = byte_char(byte as u8).encode_utf8(&mut buffer);
+            self.piece(character).unwrap_or(NONE)
+        })
     }
 
     /// The bytes a token stands for; of control tokens, their text.

@@ -309,9 +309,9 @@ fn contradictions_are_named() {
         metadata.insert("tokenizer.ggml.merges", merges);
         error(&metadata)
     };
-    assert!(broken(&["ab"]).contains("merge 0, \"ab\", is not two tokens"));
-    assert!(broken(&[""]).contains("merge 0, \"\", is not two tokens"));
-    assert!(broken(&["a b"]).contains("merge 0, \"a b\", needs the token \"ab\""));
+    assert!(broken(&["ab"]).contains("the merge \"ab\" is not two tokens"));
+    assert!(broken(&[""]).contains("the merge \"\" is not two tokens"));
+    assert!(broken(&["a b"]).contains("the merge of \"a\" and \"b\" needs the token \"ab\""));
     assert!(broken(&["xy a"]).contains("needs the token \"xy\""));
     let mut metadata = gpt2(&[]);
     metadata.insert("tokenizer.ggml.pre", "from-the-future");
