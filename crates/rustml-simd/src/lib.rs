@@ -122,15 +122,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b + c`, fused where the ISA can.
     fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// The larger of each pair; which of the two for NaN is unspecified.
+    /// The larger of each pair. NaN where `b` is NaN; where only `a` is, either
+    /// of the two. Zeros are equal, so the sign of the result may be either's.
     fn max(self, a: Self::F, b: Self::F) -> Self::F;
-    /// The smaller of each pair; which of the two for NaN is unspecified.
+    /// The smaller of each pair, with [`Simd::max`]'s rules for NaN and zeros.
     fn min(self, a: Self::F, b: Self::F) -> Self::F;
     /// Absolute values.
     fn abs(self, a: Self::F) -> Self::F;
-    /// Sum of all lanes, halves added to halves.
+    /// Sum of all lanes: the upper half is added to the lower until one is left.
     fn reduce_add(self, a: Self::F) -> f32;
-    /// Largest lane.
+    /// Largest lane; unspecified if one is NaN.
     fn reduce_max(self, a: Self::F) -> f32;
     /// Nearest integers, ties to even; the argument is within i32.
     fn round_i32(self, a: Self::F) -> Self::I;

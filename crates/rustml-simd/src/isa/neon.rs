@@ -126,11 +126,11 @@ macro_rules! neon_token {
             }
             #[inline(always)]
             fn max(self, a: Self::F, b: Self::F) -> Self::F {
-                unsafe { vmaxnmq_f32(a, b) }
+                unsafe { vmaxq_f32(a, b) }
             }
             #[inline(always)]
             fn min(self, a: Self::F, b: Self::F) -> Self::F {
-                unsafe { vminnmq_f32(a, b) }
+                unsafe { vminq_f32(a, b) }
             }
             #[inline(always)]
             fn abs(self, a: Self::F) -> Self::F {

@@ -97,11 +97,11 @@ unsafe impl Simd for Scalar {
     }
     #[inline(always)]
     fn max(self, a: Self::F, b: Self::F) -> Self::F {
-        map2(a, b, f32::max)
+        map2(a, b, |x, y| if x > y { x } else { y })
     }
     #[inline(always)]
     fn min(self, a: Self::F, b: Self::F) -> Self::F {
-        map2(a, b, f32::min)
+        map2(a, b, |x, y| if x < y { x } else { y })
     }
     #[inline(always)]
     fn abs(self, a: Self::F) -> Self::F {

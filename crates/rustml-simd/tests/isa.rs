@@ -1,0 +1,73 @@
+//! Finding, naming and entering instruction sets.
+
+use rustml_simd::{with_isa, Isa, Kernel, Simd};
+
+struct Describe;
+impl Kernel for Describe {
+    type Out = (usize, i32);
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> (usize, i32) {
+        (S::LANES, S::I8_BIAS)
+    }
+}
+
+#[test]
+fn every_isa_is_entered_as_itself() {
+    for isa in Isa::available() {
+        assert_eq!(
+            with_isa(isa, Describe),
+            (isa.lanes(), isa.i8_bias()),
+            "{isa:?}"
+        );
+    }
+}
+
+#[test]
+fn the_plain_set_is_always_there_and_the_best_is_the_last() {
+    let available = Isa::available();
+    assert_eq!(available[0], Isa::Scalar);
+    assert!(available.is_sorted());
+    assert_eq!(available.last(), Some(&Isa::best()));
+    println!("available: {available:?}");
+}
+
+#[test]
+fn names_are_read_as_they_are_written() {
+    for isa in Isa::available() {
+        assert_eq!(Isa::parse(isa.name()), Ok(isa));
+        assert_eq!(Isa::parse(&isa.name().to_uppercase()), Ok(isa));
+        assert_eq!(Isa::parse(&isa.name().replace('-', "_")), Ok(isa));
+    }
+}
+
+#[test]
+fn an_unknown_name_is_refused_with_those_there_are() {
+    let error = Isa::parse("mmx").unwrap_err();
+    assert!(
+        error.contains("'mmx'") && error.contains("scalar"),
+        "{error}"
+    );
+}
+
+/// No CPU has both AVX2 and NEON.
+fn absent() -> Isa {
+    [Isa::Avx2, Isa::Neon]
+        .into_iter()
+        .find(|isa| !isa.is_available())
+        .unwrap()
+}
+
+#[test]
+fn an_absent_set_is_refused_by_name() {
+    let error = Isa::parse(absent().name()).unwrap_err();
+    assert!(
+        error.contains("this CPU has no") && error.contains("scalar"),
+        "{error}"
+    );
+}
+
+#[test]
+#[should_panic(expected = "is not available here")]
+fn an_absent_set_is_not_entered() {
+    with_isa(absent(), Describe);
+}
