@@ -197,8 +197,8 @@ impl Vocab {
         self.index.find(self.hasher.hash_one(token), found).copied()
     }
 
-    /// The id of a piece of text: never a control token, a byte or an added
-    /// token's opposite, so that text can never turn into control tokens.
+    /// The id of a piece of text. Never a control token or a byte, so that text
+    /// cannot turn into one.
     pub fn piece(&self, token: &str) -> Option<u32> {
         if token.len() > self.longest {
             return None;

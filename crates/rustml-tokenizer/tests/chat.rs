@@ -92,6 +92,20 @@ fn messages_come_as_json() {
     let back = serde_json::to_value(&message).unwrap();
     assert_eq!(back["name"], "x");
     assert_eq!(serde_json::from_value::<Message>(back).unwrap(), message);
+    let read = |content: Value| {
+        serde_json::from_value::<Message>(json!({"role": "user", "content": content}))
+    };
+    let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
+    assert_eq!(read(parts).unwrap(), Message::new("user", "ab"));
+    let image = read(json!([{"type": "image_url", "image_url": {"url": ""}}])).unwrap_err();
+    assert_eq!(
+        image.to_string(),
+        "messages can only hold text, not \"image_url\""
+    );
+    assert!(read(json!(5))
+        .unwrap_err()
+        .to_string()
+        .contains("has to be text"));
     assert_eq!(
         serde_json::from_str::<Message>(r#"{"role": "user"}"#).unwrap(),
         Message::new("user", "")

@@ -14,6 +14,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Serde, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use regex_automata::meta::Regex;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
@@ -24,8 +25,9 @@ use crate::error::{Error, Result};
 pub struct Message {
     /// Who speaks: `system`, `user`, `assistant`, `tool`...
     pub role: String,
-    /// What is said; `null` in JSON reads as empty.
-    #[serde(default, deserialize_with = "null_is_empty")]
+    /// What is said. In JSON it may also be `null`, which reads as empty, or a
+    /// list of text parts (`{"type": "text", "text": ...}`), which are joined.
+    #[serde(default, deserialize_with = "content")]
     pub content: String,
     /// Everything else a template may look at: `tool_calls`, `name`...
     #[serde(flatten)]
@@ -43,8 +45,36 @@ impl Message {
     }
 }
 
-fn null_is_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Content {
+        Text(String),
+        Parts(Vec<Part>),
+        Other(serde::de::IgnoredAny),
+    }
+    #[derive(Deserialize)]
+    struct Part {
+        #[serde(rename = "type")]
+        kind: String,
+        #[serde(default)]
+        text: String,
+    }
+    let parts = match Option::deserialize(deserializer)? {
+        None => return Ok(String::new()),
+        Some(Content::Text(text)) => return Ok(text),
+        Some(Content::Parts(parts)) => parts,
+        Some(Content::Other(_)) => {
+            return Err(D::Error::custom("the content of a message has to be text"))
+        }
+    };
+    match parts.iter().find(|part| part.kind != "text") {
+        None => Ok(parts.into_iter().map(|part| part.text).collect()),
+        Some(part) => Err(D::Error::custom(format!(
+            "messages can only hold text, not {:?}",
+            part.kind
+        ))),
+    }
 }
 
 /// A template longer than this is not one.
