@@ -26,6 +26,24 @@ pub enum Error {
         /// The reason.
         source: rustml_tokenizer::Error,
     },
+    /// More positions are asked for than the model can have.
+    #[error("{}: a context of {wanted} positions is asked for, but the model has {most} at most; lower --ctx-size", path.display())]
+    Context {
+        /// The model.
+        path: PathBuf,
+        /// Positions asked for.
+        wanted: usize,
+        /// Positions it can have.
+        most: usize,
+    },
+    /// A conversation is as long as the context, so that no answer fits.
+    #[error("the conversation is {tokens} tokens long now, but the context holds {context}; begin a new one, or raise --ctx-size")]
+    ConversationTooLong {
+        /// Its tokens.
+        tokens: usize,
+        /// Positions of a sequence.
+        context: usize,
+    },
     /// A request cannot be run.
     #[error(transparent)]
     Refused(#[from] rustml_engine::Refusal),

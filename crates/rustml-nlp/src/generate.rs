@@ -127,6 +127,7 @@ pub(crate) fn generate(
     let mut needed: Vec<usize> = prompts
         .iter()
         .map(|p| p.ids.len().saturating_add(options.max_tokens).min(context))
+        // A context is bounded, and so is this.
         .map(|positions| positions.next_multiple_of(block))
         .collect();
     needed.sort_unstable_by(|a, b| b.cmp(a));
@@ -134,6 +135,8 @@ pub(crate) fn generate(
     let mut engine = model.engine(sequences, positions)?;
     let many = prompts.len() > 1;
     let mut results = Vec::with_capacity(prompts.len());
+    // Of the prompts, in their order, which is ascending.
+    let mut ids = Vec::with_capacity(prompts.len());
     for (i, prompt) in prompts.into_iter().enumerate() {
         results.push(Generation::new(prompt.ids.len()));
         let request = Request {
@@ -147,17 +150,19 @@ pub(crate) fn generate(
             continues: prompt.continues,
             keep: false,
         };
-        engine.submit(request, None).map_err(|source| match many {
+        let id = engine.submit(request, None);
+        ids.push(id.map_err(|source| match many {
             true => Error::RefusedOne {
                 number: i + 1,
                 source,
             },
             false => Error::Refused(source),
-        })?;
+        })?);
     }
     drain(&mut engine, options, &mut |update| {
-        // Requests are numbered from 1 in the order of their submission.
-        let prompt = update.id as usize - 1;
+        let Ok(prompt) = ids.binary_search(&update.id) else {
+            return true;
+        };
         results[prompt].take(update);
         update.text.is_empty()
             || sink(Piece {

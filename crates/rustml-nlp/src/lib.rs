@@ -13,21 +13,25 @@
 //! [`Model::generate`] calls; [`Model::session`] holds a conversation,
 //! [`Model::generate_all`] decodes many prompts together.
 //!
-//! The module [`cli`] holds the flags and the conduct of the command line, so
-//! that `rustml-infer` and `rustml infer` are one thing.
+//! The module `cli` holds the flags and the conduct of the command line, so
+//! that `rustml-infer` and `rustml infer` are one thing. It is there with the
+//! feature of that name, which is on by default; programs of their own do
+//! without it (`default-features = false`).
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "cli")]
 pub mod cli;
 mod error;
 mod generate;
+mod logits;
 mod model;
 mod session;
 
 pub use error::{Error, Result};
 pub use generate::{Generation, Options, Piece, Prompt};
-pub use model::{available_threads, LoadOptions, Model, DEFAULT_MODEL};
-pub use rustml_engine::{Finish, Sampling, Timings};
+pub use model::{available_threads, Context, LoadOptions, Model, DEFAULT_MODEL};
+pub use rustml_engine::{Finish, Refusal, Sampling, Timings};
 pub use rustml_model::{KvType, Quantize};
 pub use rustml_tokenizer::Message;
 pub use session::Session;

@@ -6,6 +6,7 @@ use crate::session::Session;
 use rustml_engine::{Engine, EngineConfig};
 use rustml_hub::Hub;
 use rustml_io::{DType, FileFormat, Store};
+use rustml_model::spec::Spec;
 use rustml_model::{KvType, Quantize};
 use rustml_tokenizer::{Encode, Message, Tokenizer};
 use rustml_trace::Detail;
@@ -17,7 +18,24 @@ use std::time::{Duration, Instant};
 pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
 /// Rows of a step: prompts are computed in chunks of that size.
-const STEP_ROWS: usize = 256;
+pub(crate) const STEP_ROWS: usize = 256;
+
+/// More positions than any model has, few enough to count with.
+const MAX_CONTEXT: usize = 1 << 28;
+
+/// How many positions a sequence may have: prompt and answer together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Context {
+    /// As many as the model was made for.
+    #[default]
+    Model,
+    /// That, but no more than this many.
+    AtMost(usize),
+    /// This many, even if the model was not made for them; its answers may
+    /// become poor beyond. Where positions are learned (GPT-2) there are no
+    /// others, and loading fails.
+    Exactly(usize),
+}
 
 /// How a model is loaded.
 #[derive(Clone, Debug, Default)]
@@ -27,8 +45,8 @@ pub struct LoadOptions {
     /// Format of the linear layers. `None` quantises safetensors to Q8_0 and
     /// leaves GGUF as it is.
     pub quantize: Option<Quantize>,
-    /// Positions of a sequence; `None` takes what the model was made for.
-    pub context: Option<usize>,
+    /// Positions of a sequence.
+    pub context: Context,
     /// How keys and values are stored; `None` takes half precision.
     pub kv_type: Option<KvType>,
 }
@@ -81,7 +99,7 @@ impl Model {
         let model = rustml_model::Model::load(&store, quantize, team, progress)?;
         Ok(Model {
             path: path.to_owned(),
-            context: options.context.unwrap_or(model.spec().context),
+            context: context(path, options.context, model.spec())?,
             kv_type: options.kv_type.unwrap_or(KvType::F16),
             model: Arc::new(model),
             tokenizer: Arc::new(tokenizer),
@@ -119,6 +137,10 @@ impl Model {
     /// Positions of a sequence.
     pub fn context(&self) -> usize {
         self.context
+    }
+    /// Compute threads.
+    pub fn threads(&self) -> usize {
+        self.model.team().pool.threads()
     }
     /// How long loading took.
     pub fn load_time(&self) -> Duration {
@@ -207,6 +229,10 @@ impl Model {
         Session::new(self, system)
     }
 
+    pub(crate) fn kv_type(&self) -> KvType {
+        self.kv_type
+    }
+
     /// An engine for `sequences` at a time that together take `positions`.
     pub(crate) fn engine(&self, sequences: usize, positions: usize) -> Result<Engine> {
         let detail = if tracing::enabled!(target: "rustml::step", tracing::Level::TRACE) {
@@ -227,4 +253,33 @@ impl Model {
         let engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;
         Ok(engine)
     }
+}
+
+/// The positions of a sequence, if the model can have that many.
+fn context(path: &Path, wanted: Context, spec: &Spec) -> Result<usize> {
+    let most = match spec.embedding.learned_positions {
+        true => spec.context,
+        false => MAX_CONTEXT,
+    };
+    let context = match wanted {
+        Context::Model => spec.context,
+        Context::AtMost(n) => spec.context.min(n),
+        Context::Exactly(wanted) if wanted > most => {
+            return Err(Error::Context {
+                path: path.to_owned(),
+                wanted,
+                most,
+            })
+        }
+        Context::Exactly(n) => n,
+    };
+    if context > spec.context {
+        tracing::warn!(
+            target: "rustml::load",
+            "{} was made for {} positions; with {context}, expect poor text beyond those",
+            path.display(),
+            spec.context
+        );
+    }
+    Ok(context)
 }

@@ -1,13 +1,28 @@
 //! A conversation.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::generate::{drain, Generation, Options};
 use crate::model::Model;
-use rustml_engine::{Engine, Request, RequestId};
+use rustml_engine::{Engine, Refusal, Request, RequestId};
 use rustml_tokenizer::Message;
 
 /// A conversation with a model. Keys and values of what was said stay in the
 /// cache, so that a turn computes only what is new.
+///
+/// ```no_run
+/// # fn main() -> rustml_nlp::Result<()> {
+/// # use rustml_nlp::{LoadOptions, Model, Options};
+/// let model = Model::load("models/SmolLM2-135M-Instruct.Q4_1.gguf", &LoadOptions::default())?;
+/// let mut session = model.session(Some("You are brief."))?;
+/// for question in ["Who wrote Faust?", "When?"] {
+///     let answer = session.say(question, &Options::default(), &mut |piece| {
+///         print!("{piece}");
+///         true
+///     })?;
+///     println!(" ({} tokens computed)", answer.timings.prompt_tokens);
+/// }
+/// # Ok(()) }
+/// ```
 pub struct Session<'m> {
     model: &'m Model,
     engine: Engine,
@@ -43,8 +58,9 @@ impl<'m> Session<'m> {
     /// they come; when it returns false, the answer ends there.
     ///
     /// # Errors
-    /// If the conversation no longer fits the context (it is left as it was),
-    /// or the model has no chat template.
+    /// If the conversation no longer fits the context
+    /// ([`Error::ConversationTooLong`]), or the model has no chat template or
+    /// one that refuses the message. The conversation is then as it was.
     pub fn say(
         &mut self,
         text: &str,
@@ -76,7 +92,14 @@ impl<'m> Session<'m> {
             continues: false,
             keep: true,
         };
-        self.last = Some(self.engine.submit(request, self.last)?);
+        let id = self.engine.submit(request, self.last);
+        self.last = Some(id.map_err(|refusal| match refusal {
+            Refusal::PromptTooLong { prompt, context } => Error::ConversationTooLong {
+                tokens: prompt,
+                context,
+            },
+            other => Error::Refused(other),
+        })?);
         drain(&mut self.engine, options, &mut |update| {
             generation.take(update);
             update.text.is_empty() || sink(&update.text)

@@ -8,19 +8,23 @@ use std::process::ExitCode;
 ///
 /// The model is a GGUF file, a directory with safetensors, or a name on the
 /// hub. The text goes to standard output, everything else to standard error.
-/// RUST_LOG=rustml=debug shows where each step's time goes, RUST_LOG=rustml=trace
-/// each layer's; RUSTML_ISA=avx2 (sse4.1, avx512-vnni, ...) forces an
-/// instruction set.
 #[derive(Parser)]
-#[command(name = "rustml-infer", version, max_term_width = 100)]
+#[command(
+    name = "rustml-infer",
+    version,
+    max_term_width = 100,
+    after_help = InferArgs::examples("rustml-infer"),
+    after_long_help = InferArgs::long_help("rustml-infer"),
+)]
 struct Cli {
     #[command(flatten)]
     args: InferArgs,
 }
 
 fn main() -> ExitCode {
+    let args = Cli::parse().args;
     init_logging();
-    match infer(&Cli::parse().args) {
+    match infer(&args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(failure),
     }

@@ -1,6 +1,6 @@
 //! The flags, each defined once.
 
-use crate::{LoadOptions, Options, Quantize, Sampling, DEFAULT_MODEL};
+use crate::{Context, LoadOptions, Options, Quantize, Sampling, DEFAULT_MODEL};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,23 +8,33 @@ use std::time::Duration;
 /// Which model, and how it is loaded.
 #[derive(Args, Clone, Debug)]
 pub struct ModelArgs {
+    /// Which.
+    #[command(flatten)]
+    pub source: SourceArgs,
+
+    /// How.
+    #[command(flatten)]
+    pub load: LoadArgs,
+}
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+pub struct SourceArgs {
     /// A GGUF file, a directory with safetensors, or a name on the hub
     ///
-    /// Without it, and without --safetensors, the model is
-    /// HuggingFaceTB/SmolLM2-135M-Instruct.
+    /// A local path of that name, else a model of the Hugging Face hub, from
+    /// the local cache or downloaded to it: org/name, org/name:Q4_K_M for one of
+    /// its GGUF files, org/name/file.gguf, org/name@revision. Without it, and
+    /// without --safetensors, the model is HuggingFaceTB/SmolLM2-135M-Instruct.
     #[arg(value_name = "GGUF_PATH", conflicts_with = "safetensors")]
     pub model: Option<String>,
 
     /// A model in safetensors: a name on the hub (org/name) or a directory
     #[arg(long, value_name = "ID|DIR", help_heading = "Model")]
     pub safetensors: Option<String>,
-
-    /// How it is loaded.
-    #[command(flatten)]
-    pub load: LoadArgs,
 }
 
-impl ModelArgs {
+impl SourceArgs {
     /// The model's name or path.
     pub fn name(&self) -> &str {
         let name = self.model.as_deref().or(self.safetensors.as_deref());
@@ -39,14 +49,15 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", value_parser = parse_threads, help_heading = "Model")]
     pub threads: Option<usize>,
 
-    /// Format of the linear layers that the file holds as floats
+    /// Convert linear layers that the file holds as floats: auto, none, q8_0,
+    /// q4_0, f16 or bf16 [default: q8_0 for safetensors, none for GGUF]
     ///
-    /// auto chooses by shape, none keeps the file's types [default: q8_0 for
-    /// safetensors, none for GGUF]
+    /// auto chooses by shape, none keeps the file's types. Layers that the file
+    /// holds quantised stay as they are.
     #[arg(long, value_name = "FORMAT", value_parser = parse_quantize, help_heading = "Model")]
     pub quantize: Option<Quantize>,
 
-    /// Positions that prompt and answer may take together [default: what the
+    /// Tokens that prompt and answer may take together [default: what the
     /// model was made for]
     #[arg(long, value_name = "N", value_parser = parse_positive, help_heading = "Model")]
     pub ctx_size: Option<usize>,
@@ -58,7 +69,7 @@ impl LoadArgs {
         LoadOptions {
             threads: self.threads,
             quantize: self.quantize,
-            context: self.ctx_size,
+            context: self.ctx_size.map_or(Context::Model, Context::Exactly),
             kv_type: None,
         }
     }
@@ -130,7 +141,7 @@ pub struct SamplingArgs {
     #[arg(long, value_name = "N", help_heading = "Generation")]
     pub seed: Option<u64>,
 
-    /// Stop after this many seconds with what there is by then
+    /// Stop after this many seconds of computing with what there is by then
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Generation")]
     pub timeout: Option<Duration>,
 }
@@ -196,7 +207,7 @@ pub struct InferArgs {
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub system: Option<String>,
 
-    /// Print the text as it comes
+    /// Print the text as it comes; JSON waits for the end all the same
     #[arg(long)]
     pub stream: bool,
 

@@ -1,53 +1,13 @@
 //! `rustml infer`, which is `rustml-infer`.
 
-use super::args::{Format, InferArgs, LoadArgs};
-use super::output::{interrupt, print, Failure};
+use super::args::{Format, InferArgs};
+use super::open::open;
+use super::output::{note, print, Failure};
+use super::signals::Signals;
 use crate::{Finish, Generation, Message, Model, Prompt};
-use indicatif::{ProgressBar, ProgressStyle};
-use rustml_hub::Hub;
 use serde_json::json;
 use std::io::{IsTerminal, Read};
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// Finds and loads a model, saying on standard error what was done to it.
-///
-/// # Errors
-/// If it cannot be found, read, or run here.
-pub fn open(name: &str, load: &LoadArgs) -> Result<Model, Failure> {
-    let path = Hub::from_env()?.resolve(name)?;
-    let bar = ProgressBar::no_length().with_message("Loading");
-    let style = "{msg} {wide_bar} {bytes}/{total_bytes}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    let model = Model::open(&path, &load.options(), &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    let model = model?;
-    let report = model.model().report();
-    for (from, to, count) in &report.quantised {
-        eprintln!("Quantized {count} linear layers {from} -> {to}");
-    }
-    for (kept, width, count) in &report.kept {
-        eprintln!(
-            "Kept {count} linear layers in {kept}: their width of {width} is no whole number of blocks"
-        );
-    }
-    tracing::info!(
-        target: "rustml::load",
-        "{} loaded in {:.2} s: {} parameters, {} MiB of weights, {} on {} threads",
-        model.path().display(),
-        model.load_time().as_secs_f64(),
-        report.parameters,
-        report.bytes >> 20,
-        model.model().team().isa.name(),
-        model.model().team().pool.threads(),
-    );
-    Ok(model)
-}
 
 /// Runs the command.
 ///
@@ -55,11 +15,10 @@ pub fn open(name: &str, load: &LoadArgs) -> Result<Model, Failure> {
 /// If the model cannot be loaded, the prompt not be run, or the result not be
 /// printed.
 pub fn infer(args: &InferArgs) -> Result<(), Failure> {
+    let signals = Signals::install();
     let mut options = args.sampling.options().map_err(Failure::Usage)?;
     let texts = prompts(args)?;
-    let cancel = interrupt();
-    options.cancel = Some(cancel.clone());
-    let model = open(args.model.name(), &args.model.load)?;
+    let model = open(args.model.source.name(), &args.model.load.options())?;
     let encode = |text: &String| -> Result<Prompt, crate::Error> {
         if !args.chat {
             return model.encode(text);
@@ -73,6 +32,7 @@ pub fn infer(args: &InferArgs) -> Result<(), Failure> {
     };
     let prompts = texts.iter().map(encode).collect::<Result<Vec<_>, _>>()?;
     let streams = args.stream && args.format == Format::Text;
+    options.cancel = Some(signals.begin());
     let start = Instant::now();
     let mut printed = Ok(());
     let results = model.generate_all(prompts, &options, &mut |piece| {
@@ -87,15 +47,12 @@ pub fn infer(args: &InferArgs) -> Result<(), Failure> {
         Format::Text => print_texts(&results, streams)?,
         Format::Json => {
             for (result, prompt) in results.iter().zip(&texts) {
-                print(&format!("{}\n", to_json(result, prompt)))?;
+                print(&format!("{}\n", to_json(&model, result, prompt)))?;
             }
         }
     }
     conclude(&results, elapsed, args);
-    match cancel.load(Ordering::SeqCst) {
-        true => Err(Failure::Interrupted),
-        false => Ok(()),
-    }
+    signals.end()
 }
 
 /// The prompts: of the flag, the file, or standard input.
@@ -109,9 +66,10 @@ fn prompts(args: &InferArgs) -> Result<Vec<String>, Failure> {
         return Ok(vec![prompt.clone()]);
     }
     if let Some(path) = &args.batch_file {
-        let text = std::fs::read_to_string(path).map_err(|e| {
+        let text = std::fs::read(path).map_err(|e| {
             Failure::Other(format!("cannot read --batch-file {}: {e}", path.display()))
         })?;
+        let text = utf8(text, &path.display().to_string())?;
         let lines: Vec<String> = text.lines().map(str::to_owned).collect();
         return match lines.iter().position(|l| l.is_empty()) {
             _ if lines.is_empty() => Err(Failure::Other(format!(
@@ -127,11 +85,9 @@ fn prompts(args: &InferArgs) -> Result<Vec<String>, Failure> {
         };
     }
     if std::io::stdin().is_terminal() {
-        eprintln!("Type the prompt, then Ctrl-D:");
+        note("Type the prompt, then Ctrl-D:");
     }
-    let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
-    read.map_err(|e| Failure::Other(format!("cannot read the prompt from standard input: {e}")))?;
+    let text = stdin()?;
     // The newline that a shell or an editor puts at the end is not meant.
     let text = text
         .strip_suffix('\n')
@@ -142,6 +98,28 @@ fn prompts(args: &InferArgs) -> Result<Vec<String>, Failure> {
         )),
         false => Ok(vec![text.to_owned()]),
     }
+}
+
+/// All of standard input.
+///
+/// # Errors
+/// If it cannot be read, or is no text.
+pub fn stdin() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    let read = std::io::stdin().read_to_end(&mut bytes);
+    read.map_err(|e| Failure::Other(format!("cannot read standard input: {e}")))?;
+    utf8(bytes, "standard input")
+}
+
+fn utf8(bytes: Vec<u8>, from: &str) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        let line = 1 + e.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count();
+        Failure::Other(format!(
+            "{from} is not UTF-8: the byte 0x{:02x} in line {line} belongs to no character; convert it, for instance with iconv",
+            e.as_bytes()[at]
+        ))
+    })
 }
 
 /// One text as it is; of several, each on lines of its own.
@@ -161,7 +139,7 @@ fn ms(d: Duration) -> f64 {
     (d.as_secs_f64() * 1e6).round() / 1e3
 }
 
-fn to_json(g: &Generation, prompt: &str) -> serde_json::Value {
+fn to_json(model: &Model, g: &Generation, prompt: &str) -> serde_json::Value {
     let t = &g.timings;
     let rate = |tokens: usize, time: Duration| match time.is_zero() {
         true => None,
@@ -174,9 +152,12 @@ fn to_json(g: &Generation, prompt: &str) -> serde_json::Value {
         "finish_reason": g.finish.name(),
         "prompt_tokens": g.prompt_tokens,
         "generated_tokens": g.ids.len(),
+        "threads": model.threads(),
         "timings": {
+            "prompt_tokens": t.prompt_tokens,
             "prompt_ms": ms(t.prompt),
             "prompt_tokens_per_second": rate(t.prompt_tokens, t.prompt),
+            "decode_tokens": t.decode_tokens,
             "decode_ms": ms(t.decode),
             "decode_tokens_per_second": rate(t.decode_tokens, t.decode),
         },
@@ -188,20 +169,20 @@ fn conclude(results: &[Generation], elapsed: Duration, args: &InferArgs) {
     let cut = |why| results.iter().filter(|r| r.finish == why).count();
     if cut(Finish::Timeout) > 0 {
         let limit = args.sampling.timeout.unwrap_or_default().as_secs_f64();
-        eprintln!("Stopped by --timeout after {limit} s, before the end of the text");
+        note(format_args!(
+            "Stopped by --timeout after {limit} s, before the end of the text"
+        ));
     }
     if cut(Finish::Cancelled) > 0 {
-        eprintln!("Interrupted before the end of the text");
+        note("Interrupted before the end of the text");
     }
     if cut(Finish::Context) > 0 {
-        eprintln!(
-            "The context is full; a larger --ctx-size gives room for more, if the model does"
-        );
+        note("The context is full; a larger --ctx-size gives room for more, if the model does");
     }
     let tokens: usize = results.iter().map(|r| r.ids.len()).sum();
     let seconds = elapsed.as_secs_f64();
-    eprintln!(
+    note(format_args!(
         "Generated in {seconds:.2}s ({tokens} tokens, {:.2} tokens/s)",
         tokens as f64 / seconds.max(1e-9)
-    );
+    ));
 }

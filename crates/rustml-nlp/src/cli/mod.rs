@@ -3,12 +3,18 @@
 //!
 //! Standard output holds results alone, standard error everything else. The
 //! exit status is 0 for success, 2 for a command line that makes no sense,
-//! 130 after Ctrl-C, and 1 for everything else that fails.
+//! 130 after Ctrl-C, 143 after SIGTERM, and 1 for everything else that fails.
 
 mod args;
+mod help;
 mod infer;
+mod open;
 mod output;
+mod signals;
 
-pub use args::{Format, InferArgs, LoadArgs, ModelArgs, SamplingArgs};
-pub use infer::{infer, open};
-pub use output::{fail, init_logging, interrupt, print, Failure};
+pub use args::{Format, InferArgs, LoadArgs, ModelArgs, SamplingArgs, SourceArgs};
+pub use help::{examples, ENVIRONMENT};
+pub use infer::{infer, stdin};
+pub use open::{locate, open};
+pub use output::{colours, fail, harmless, init_logging, note, print, Failure};
+pub use signals::Signals;

@@ -1,9 +1,8 @@
-//! Printing, logging, failing and being interrupted.
+//! Printing, logging, failing.
 
+use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
 /// How a command ends, other than well.
@@ -13,8 +12,9 @@ pub enum Failure {
     Usage(String),
     /// Something else: exit status 1.
     Other(String),
-    /// Ctrl-C: exit status 130, and nothing more to say.
-    Interrupted,
+    /// A signal ended it: exit status 128 and its number, thus 130 after
+    /// Ctrl-C, and nothing more to say.
+    Signal(i32),
     /// Nobody reads what we print, as in `| head`: nothing to say.
     BrokenPipe,
 }
@@ -30,18 +30,22 @@ pub fn fail(failure: Failure) -> ExitCode {
     let (message, status) = match failure {
         Failure::Usage(message) => (message, 2),
         Failure::Other(message) => (message, 1),
-        Failure::Interrupted => return ExitCode::from(130),
+        Failure::Signal(number) => return ExitCode::from(128u8.saturating_add(number as u8)),
         Failure::BrokenPipe => return ExitCode::SUCCESS,
     };
-    let red = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let label = if red {
+    let label = if colours(&io::stderr()) {
         "\x1b[1;31merror:\x1b[0m"
     } else {
         "error:"
     };
-    // Standard error may be closed; there is nobody left to tell.
-    let _ = writeln!(io::stderr(), "{label} {message}");
+    note(format_args!("{label} {message}"));
     ExitCode::from(status)
+}
+
+/// Whether colours are welcome there: on a terminal, unless `NO_COLOR` is set
+/// to anything (<https://no-color.org>).
+pub fn colours(stream: &impl IsTerminal) -> bool {
+    stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
 
 /// Writes to standard output at once.
@@ -57,30 +61,52 @@ pub fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// Writes a line to standard error. That may be closed or full; then there is
+/// nobody left to tell, which is no reason to stop, as `eprintln!` would.
+pub fn note(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Text from a file or a stranger, fit for a terminal: control characters are
+/// escaped, so that it cannot steer it.
+pub fn harmless(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c.is_control() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 /// Sends log lines to standard error, as `RUST_LOG` asks; warnings by default.
 pub fn init_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let wanted = std::env::var("RUST_LOG").unwrap_or_default();
+    let (filter, complaint) = match EnvFilter::try_new(&wanted) {
+        _ if wanted.is_empty() => (EnvFilter::new("warn"), None),
+        Ok(filter) => (filter, None),
+        Err(e) => (EnvFilter::new("warn"), Some(e)),
+    };
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(colours);
+        .with_ansi(colours(&io::stderr()))
+        // It would report them on standard error, which is what failed.
+        .log_internal_errors(false);
     // Already set where several commands run in one process, as in tests.
     let _ = logging.try_init();
+    if let Some(e) = complaint {
+        tracing::warn!(target: "rustml", "RUST_LOG is ignored: {e}");
+    }
 }
 
-/// A flag that Ctrl-C sets, so that work ends after the current step; a
-/// second Ctrl-C ends the process.
-pub fn interrupt() -> Arc<AtomicBool> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let set = flag.clone();
-    let handler = move || {
-        if set.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    };
-    if let Err(e) = ctrlc::set_handler(handler) {
-        tracing::warn!("Ctrl-C will not stop cleanly: {e}");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strange_text_cannot_steer_the_terminal() {
+        assert_eq!(harmless("a\x1b[2J\r\nü\u{9b}"), "a\\u{1b}[2J\\r\\nü\\u{9b}");
     }
-    flag
 }

@@ -1,0 +1,63 @@
+//! From a name on the command line to a loaded model.
+
+use super::output::{note, Failure};
+use crate::{LoadOptions, Model};
+use indicatif::{ProgressBar, ProgressStyle};
+use rustml_hub::Hub;
+use std::path::{Path, PathBuf};
+
+/// The model's file or directory: a local path of that name, else the cache,
+/// else the hub. A file is taken as it is, whatever it holds.
+///
+/// # Errors
+/// If it cannot be found or downloaded.
+pub fn locate(name: &str) -> Result<PathBuf, Failure> {
+    if name.is_empty() {
+        return Err(Failure::Usage("the name of the model is empty".into()));
+    }
+    if Path::new(name).is_file() {
+        return Ok(name.into());
+    }
+    Ok(Hub::from_env()?.resolve(name)?)
+}
+
+/// Finds and loads a model, saying on standard error what was done to it.
+///
+/// # Errors
+/// If it cannot be found, read, or run here.
+pub fn open(name: &str, options: &LoadOptions) -> Result<Model, Failure> {
+    let path = locate(name)?;
+    let bar = ProgressBar::no_length().with_message("Loading");
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    let model = Model::open(&path, options, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let model = model?;
+    let report = model.model().report();
+    for (from, to, count) in &report.quantised {
+        note(format_args!(
+            "Quantized {count} linear layers {from} -> {to}"
+        ));
+    }
+    for (kept, width, count) in &report.kept {
+        note(format_args!(
+            "Kept {count} linear layers in {kept}: their width of {width} is no whole number of blocks"
+        ));
+    }
+    tracing::info!(
+        target: "rustml::load",
+        "{} loaded in {:.2} s: {} parameters, {} MiB of weights, {} on {} threads",
+        model.path().display(),
+        model.load_time().as_secs_f64(),
+        report.parameters,
+        report.bytes >> 20,
+        model.model().team().isa.name(),
+        model.threads(),
+    );
+    Ok(model)
+}
