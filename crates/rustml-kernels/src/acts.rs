@@ -158,15 +158,13 @@ impl Acts {
     /// If the buffers are too small, or codes are asked for of a width that
     /// is no multiple of 32.
     pub fn begin(&mut self, rows: usize, cols: usize, forms: Forms) {
-        assert!(!forms.contains(Forms::CODES) || cols.is_multiple_of(BLOCK));
-        if forms.contains(Forms::FLOATS) {
-            assert!(self.floats.len() >= rows * cols);
-        }
-        if forms.contains(Forms::CODES) {
-            assert!(self.codes.len() >= rows * cols);
-        }
-        for i in 0..CORRECTIONS.len() {
-            assert!(!forms.has_correction(i) || self.sums[i].len() >= rows * cols.div_ceil(16));
+        let (codes, values) = (forms.contains(Forms::CODES), rows.checked_mul(cols));
+        let values = values.expect("a number of values that exists");
+        assert!(!codes || cols.is_multiple_of(BLOCK));
+        assert!(!forms.contains(Forms::FLOATS) || values <= self.floats.len());
+        assert!(!codes || values <= self.codes.len() && values / BLOCK <= self.scales.len());
+        for (i, sums) in self.sums.iter().enumerate() {
+            assert!(!forms.has_correction(i) || values.div_ceil(16) <= sums.len());
         }
         (self.rows, self.cols, self.forms) = (rows, cols, forms);
     }
@@ -274,17 +272,21 @@ impl RowWriter<'_> {
 
 /// Quantises 32 values to codes in -127..=127; returns the scale.
 ///
+/// Where a value is infinite or NaN the scale is NaN, so that every product of
+/// the block says so; the codes then mean nothing.
+///
 /// # Safety
 /// `x` is readable and `codes` writable for 32 values.
 #[inline(always)]
 unsafe fn quantize_block<S: Simd>(s: S, x: *const f32, codes: *mut i8) -> f32 {
-    let mut m = s.splat(0.0);
+    let (mut m, mut odd) = (s.splat(0.0), s.splat(0.0));
     for i in (0..BLOCK).step_by(S::LANES) {
-        m = s.max(m, s.abs(s.load(x.add(i))));
+        let v = s.load(x.add(i));
+        m = s.max(m, s.abs(v));
+        odd = s.add(odd, s.sub(v, v)); // 0, or NaN where v is not finite
     }
-    let amax = s.reduce_max(m);
-    let scale = amax / 127.0;
-    // A block of zeros, of subnormals or with infinities must not make NaN codes.
+    let scale = s.reduce_max(m) / 127.0 + s.reduce_add(odd);
+    // The inverse of a scale that is subnormal, or none, may not be finite.
     let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
     let inverse = s.splat(inverse);
     for i in (0..BLOCK).step_by(S::LANES) {

@@ -1,9 +1,10 @@
 //! Memory aligned to cache lines.
 
 use std::alloc::{alloc_zeroed, dealloc, Layout};
+use std::num::NonZero;
 use std::ptr::NonNull;
 
-/// Zeroed bytes that begin on a cache line.
+/// Bytes that begin on a cache line, zeros at first.
 pub struct AlignedBytes {
     ptr: NonNull<u8>,
     len: usize,
@@ -21,7 +22,7 @@ impl AlignedBytes {
     pub fn zeroed(len: usize) -> Option<Self> {
         if len == 0 {
             return Some(AlignedBytes {
-                ptr: NonNull::dangling(),
+                ptr: NonNull::without_provenance(const { NonZero::new(ALIGN).unwrap() }),
                 len,
             });
         }

@@ -3,7 +3,7 @@
 //! Each function takes the instruction set it runs on and computes one row;
 //! which thread computes which row is the caller's business.
 
-use rustml_simd::{exp, gelu_tanh, sigmoid, with_isa, Isa, Kernel, Simd};
+use rustml_simd::{exp, gelu_tanh, sigmoid, tanh, with_isa, Isa, Kernel, Simd};
 
 /// How rows are normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,9 +29,37 @@ pub enum Activation {
 
 // Closures that hold vector operations are `#[inline(always)]`, as everything
 // that takes vectors must be; left to itself the compiler calls them, and each
-// operation in them, one by one.
+// operation in them, one by one. The macros see to that.
 
-/// Sums `f(x, y)` over two rows, lanes first and the tail last.
+/// [`fold()`] with closures that are inlined.
+macro_rules! fold {
+    ($s:expr, $x:expr, |$v:ident, $a:ident| $sum:expr, |$t:ident| $tail:expr) => {
+        fold(
+            $s,
+            $x,
+            #[inline(always)]
+            |$v, $a| $sum,
+            #[inline(always)]
+            |$t| $tail,
+        )
+    };
+}
+
+/// [`each()`] with a closure that is inlined.
+macro_rules! each {
+    ($s:expr, $inputs:expr, $out:expr, $len:expr, |$v:pat_param| $value:expr) => {
+        each(
+            $s,
+            $inputs,
+            $out,
+            $len,
+            #[inline(always)]
+            |$v| $value,
+        )
+    };
+}
+
+/// Sums `x`: `f(values, accumulator)` over whole vectors, then `tail(value)`.
 #[inline(always)]
 fn fold<S: Simd>(
     s: S,
@@ -58,8 +86,12 @@ fn fold<S: Simd>(
 
 /// Writes `f` of every position of rows of one length, whole vectors and then
 /// the tail through padded copies.
+///
+/// # Safety
+/// `len` values are readable at every input and writable at `out`, which may be
+/// an input too, but overlaps none otherwise.
 #[inline(always)]
-fn each<S: Simd, const K: usize>(
+unsafe fn each<S: Simd, const K: usize>(
     s: S,
     inputs: [*const f32; K],
     out: *mut f32,
@@ -68,27 +100,20 @@ fn each<S: Simd, const K: usize>(
 ) {
     let whole = len / S::LANES * S::LANES;
     let mut v = [s.splat(0.0); K];
-    // SAFETY: callers pass pointers from slices of `len` values; the padded
-    // copies hold the widest vector.
-    unsafe {
-        for i in (0..whole).step_by(S::LANES) {
-            for k in 0..K {
-                v[k] = s.load(inputs[k].add(i));
-            }
-            s.store(out.add(i), f(v));
+    for i in (0..whole).step_by(S::LANES) {
+        for k in 0..K {
+            v[k] = s.load(inputs[k].add(i));
         }
-        if whole < len {
-            let mut padded = [0f32; 16];
-            for k in 0..K {
-                padded[..len - whole].copy_from_slice(std::slice::from_raw_parts(
-                    inputs[k].add(whole),
-                    len - whole,
-                ));
-                v[k] = s.load(padded.as_ptr());
-            }
-            s.store(padded.as_mut_ptr(), f(v));
-            std::ptr::copy_nonoverlapping(padded.as_ptr(), out.add(whole), len - whole);
+        s.store(out.add(i), f(v));
+    }
+    if whole < len {
+        let (mut padded, rest) = ([0f32; 16], len - whole); // the widest vector
+        for k in 0..K {
+            std::ptr::copy_nonoverlapping(inputs[k].add(whole), padded.as_mut_ptr(), rest);
+            v[k] = s.load(padded.as_ptr());
         }
+        s.store(padded.as_mut_ptr(), f(v));
+        std::ptr::copy_nonoverlapping(padded.as_ptr(), out.add(whole), rest);
     }
 }
 
@@ -113,6 +138,10 @@ pub fn norm(
         f32,
         &'a mut [f32],
     );
+    #[inline(always)]
+    fn scaled<S: Simd>(s: S, v: S::F, mean: S::F, inverse: S::F, w: S::F) -> S::F {
+        s.mul(s.mul(s.sub(v, mean), inverse), w)
+    }
     impl Kernel for Norm<'_> {
         type Out = ();
         #[inline(always)]
@@ -121,49 +150,30 @@ pub fn norm(
             let n = x.len();
             let mean = match kind {
                 NormKind::Rms => 0.0,
-                NormKind::Layer => {
-                    fold(
-                        s,
-                        x,
-                        #[inline(always)]
-                        |v, a| s.add(v, a),
-                        |v| v,
-                    ) / n as f32
-                }
+                NormKind::Layer => fold!(s, x, |v, a| s.add(v, a), |v| v) / n as f32,
             };
             let m = s.splat(mean);
-            let squares = fold(
+            let squares = fold!(
                 s,
                 x,
-                #[inline(always)]
                 |v, a| {
                     let d = s.sub(v, m);
                     s.fma(d, d, a)
                 },
-                |v| (v - mean) * (v - mean),
+                |v| (v - mean) * (v - mean)
             );
-            let var = squares / n as f32;
-            let inverse = s.splat(1.0 / (var + eps).sqrt());
+            let inverse = s.splat(1.0 / (squares / n as f32 + eps).sqrt());
             let (x, w, o) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
-            if bias.is_empty() {
-                each(
-                    s,
-                    [x, w],
-                    o,
-                    n,
-                    #[inline(always)]
-                    |[v, w]| s.mul(s.mul(s.sub(v, m), inverse), w),
-                );
-            } else {
-                let b = bias.as_ptr();
-                each(
-                    s,
-                    [x, w, b],
-                    o,
-                    n,
-                    #[inline(always)]
-                    |[v, w, b]| s.add(s.mul(s.mul(s.sub(v, m), inverse), w), b),
-                );
+            // SAFETY: all have the length of `x`, as asserted below.
+            unsafe {
+                if bias.is_empty() {
+                    each!(s, [x, w], o, n, |[v, w]| scaled(s, v, m, inverse, w));
+                } else {
+                    let b = bias.as_ptr();
+                    each!(s, [x, w, b], o, n, |[v, w, b]| {
+                        s.add(scaled(s, v, m, inverse, w), b)
+                    });
+                }
             }
         }
     }
@@ -183,14 +193,8 @@ pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let (x, n) = (self.0.as_mut_ptr(), self.0.len());
-            each(
-                s,
-                [x, self.1.as_ptr()],
-                x,
-                n,
-                #[inline(always)]
-                |[x, y]| s.add(x, y),
-            );
+            // SAFETY: both have `n` values, as asserted below.
+            unsafe { each!(s, [x, self.1.as_ptr()], x, n, |[x, y]| s.add(x, y)) };
         }
     }
     assert_eq!(x.len(), y.len());
@@ -205,14 +209,8 @@ pub fn scale(isa: Isa, x: &mut [f32], factor: f32) {
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let (x, n, f) = (self.0.as_mut_ptr(), self.0.len(), s.splat(self.1));
-            each(
-                s,
-                [x],
-                x,
-                n,
-                #[inline(always)]
-                |[x]| s.mul(x, f),
-            );
+            // SAFETY: a slice of `n` values.
+            unsafe { each!(s, [x], x, n, |[x]| s.mul(x, f)) };
         }
     }
     with_isa(isa, Scale(x, factor))
@@ -225,19 +223,19 @@ pub fn soft_cap(isa: Isa, x: &mut [f32], cap: f32) {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let (x, n) = (self.0.as_mut_ptr(), self.0.len());
-            let (cap, inverse) = (s.splat(self.1), s.splat(1.0 / self.1));
-            each(
-                s,
-                [x],
-                x,
-                n,
-                #[inline(always)]
-                |[x]| s.mul(cap, rustml_simd::tanh(s, s.mul(x, inverse))),
-            );
+            cap_row(s, self.0, self.1)
         }
     }
     with_isa(isa, Cap(x, cap))
+}
+
+/// [`soft_cap`] within a kernel.
+#[inline(always)]
+pub(crate) fn cap_row<S: Simd>(s: S, x: &mut [f32], cap: f32) {
+    let (x, n) = (x.as_mut_ptr(), x.len());
+    let (cap, inverse) = (s.splat(cap), s.splat(1.0 / cap));
+    // SAFETY: a slice of `n` values.
+    unsafe { each!(s, [x], x, n, |[x]| s.mul(cap, tanh(s, s.mul(x, inverse)))) };
 }
 
 /// `gate = f(gate) * up`, or `gate = f(gate)` where `up` is empty.
@@ -249,53 +247,35 @@ pub fn activate(isa: Isa, f: Activation, gate: &mut [f32], up: &[f32]) {
     #[inline(always)]
     fn with<S: Simd>(s: S, gate: &mut [f32], up: &[f32], f: impl Fn(S::F) -> S::F) {
         let (g, n) = (gate.as_mut_ptr(), gate.len());
-        if up.is_empty() {
-            each(
-                s,
-                [g],
-                g,
-                n,
-                #[inline(always)]
-                |[g]| f(g),
-            );
-        } else {
-            each(
-                s,
-                [g, up.as_ptr()],
-                g,
-                n,
-                #[inline(always)]
-                |[g, u]| s.mul(f(g), u),
-            );
+        // SAFETY: both have `n` values, as asserted below.
+        unsafe {
+            if up.is_empty() {
+                each!(s, [g], g, n, |[g]| f(g));
+            } else {
+                each!(s, [g, up.as_ptr()], g, n, |[g, u]| s.mul(f(g), u));
+            }
         }
+    }
+    macro_rules! with {
+        ($s:expr, $act:expr, |$x:ident| $f:expr) => {
+            with(
+                $s,
+                $act.1,
+                $act.2,
+                #[inline(always)]
+                |$x| $f,
+            )
+        };
     }
     impl Kernel for Act<'_> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let Act(f, gate, up) = self;
-            match f {
-                Activation::Silu => with(
-                    s,
-                    gate,
-                    up,
-                    #[inline(always)]
-                    |x| s.mul(x, sigmoid(s, x)),
-                ),
-                Activation::GeluTanh => with(
-                    s,
-                    gate,
-                    up,
-                    #[inline(always)]
-                    |x| gelu_tanh(s, x),
-                ),
-                Activation::Relu => with(
-                    s,
-                    gate,
-                    up,
-                    #[inline(always)]
-                    |x| s.max(x, s.splat(0.0)),
-                ),
+            match self.0 {
+                Activation::Silu => with!(s, self, |x| s.mul(x, sigmoid(s, x))),
+                Activation::GeluTanh => with!(s, self, |x| gelu_tanh(s, x)),
+                // The argument comes second, where NaN is kept.
+                Activation::Relu => with!(s, self, |x| s.max(s.splat(0.0), x)),
             }
         }
     }
@@ -347,24 +327,12 @@ pub fn rope(isa: Isa, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) 
 pub(crate) fn exp_minus_max<S: Simd>(s: S, x: &mut [f32], max: f32) {
     let m = s.splat(max);
     let (p, n) = (x.as_mut_ptr(), x.len());
-    each(
-        s,
-        [p],
-        p,
-        n,
-        #[inline(always)]
-        |[v]| exp(s, s.sub(v, m)),
-    );
+    // SAFETY: a slice of `n` values.
+    unsafe { each!(s, [p], p, n, |[v]| exp(s, s.sub(v, m))) };
 }
 
 /// Sum of a row.
 #[inline(always)]
 pub(crate) fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold(
-        s,
-        x,
-        #[inline(always)]
-        |v, a| s.add(v, a),
-        |v| v,
-    )
+    fold!(s, x, |v, a| s.add(v, a), |v| v)
 }

@@ -1,17 +1,24 @@
 //! Which instruction sets this CPU has, and entering one of them.
 
 use crate::{isa::scalar::Scalar, Kernel, Simd};
+use std::sync::OnceLock;
 
 /// An instruction set the kernels are compiled for, from plain to best.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[allow(missing_docs)]
 pub enum Isa {
+    /// No vector instructions.
     Scalar,
+    /// SSE4.1.
     Sse41,
+    /// NEON, on every AArch64 CPU.
     Neon,
+    /// NEON with the dot product extension.
     NeonDot,
+    /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX2 with the dot products of AVX-VNNI.
     Avx2Vnni,
+    /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
 }
 
@@ -40,7 +47,19 @@ impl Isa {
     }
 
     /// Whether this CPU and operating system run it.
+    ///
+    /// Cheap: the CPU is asked once.
     pub fn is_available(self) -> bool {
+        static AVAILABLE: OnceLock<u8> = OnceLock::new();
+        let bit = |isa: Isa| 1 << isa as u8;
+        let detect = || {
+            let found = Isa::ALL.into_iter().filter(|isa| isa.detect());
+            found.fold(0, |set, isa| set | bit(isa))
+        };
+        AVAILABLE.get_or_init(detect) & bit(self) != 0
+    }
+
+    fn detect(self) -> bool {
         match self {
             Isa::Scalar => true,
             #[cfg(target_arch = "x86_64")]

@@ -132,8 +132,11 @@ impl Matrix {
     /// Returns `None` if the memory cannot be had.
     ///
     /// # Panics
-    /// If a row is no whole number of blocks.
+    /// If a row is no whole number of blocks, or the CPU lacks the instruction
+    /// set.
     pub fn zeroed(dtype: DType, rows: usize, cols: usize, isa: Isa) -> Option<Matrix> {
+        // Products do not ask again.
+        assert!(isa.is_available(), "{} is not available here", isa.name());
         assert!(cols.is_multiple_of(dtype.block_len()));
         let shape = PanelShape::new(dtype, cols, isa.lanes())?;
         let bytes = rows.div_ceil(isa.lanes()).checked_mul(shape.stride)?;
