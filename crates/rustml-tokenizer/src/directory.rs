@@ -95,6 +95,15 @@ pub(crate) fn load(dir: &Path) -> Result<Tokenizer> {
         mut prefix,
         mut suffix,
     } = loaded;
+    if let Some(id) = prefix
+        .iter()
+        .chain(&suffix)
+        .find(|&&id| vocab.kind(id).is_none())
+    {
+        return bad_vocabulary(format!(
+            "the post-processor of tokenizer.json adds the id {id}, which is no token"
+        ));
+    }
     let named = |of: fn(&Config) -> &Option<TokenText>, what: &str| {
         let token = of(&config).as_ref().or(of(&map).as_ref());
         token

@@ -17,6 +17,7 @@
 //! - Text never becomes control tokens unless [`Encode::parse_special`] asks for
 //!   it: what a user types cannot end the system prompt.
 //! - Nothing is dropped: a text that the vocabulary cannot express is an error.
+//!   (`tokenizers`, where it runs, promises neither this nor the former.)
 //! - [`Detokenizer`] in pieces is [`Tokenizer::decode_with`] at once, and no
 //!   piece ends within a character.
 //! - Vocabularies and templates are untrusted: contradictions are errors, and a

@@ -101,6 +101,13 @@ fn configuration_files_have_their_say() {
     .unwrap();
     assert_eq!(t.encode("a", SPECIAL).unwrap(), [3]);
 
+    let mut no_token = model.clone();
+    no_token["post_processor"] = json!({"type": "RobertaProcessing", "sep": ["</s>", 1], "cls": ["<s>", 99], "trim_offsets": true, "add_prefix_space": true});
+    let e = load(&[("tokenizer.json", no_token)])
+        .unwrap_err()
+        .to_string();
+    assert!(e.contains("adds the id 99, which is no token"), "{e}");
+
     // generation_config.json names ends, and config.json if it does not exist.
     let files = [
         ("tokenizer.json", model.clone()),

@@ -78,7 +78,9 @@ fn error(metadata: &Metadata) -> String {
 
 #[test]
 fn llama2_puts_a_space_before_texts() {
+    fn shared<T: Send + Sync>(_: &T) {}
     let t = load(&llama2(&["▁a", "▁", "a", "b", "ab", "▁▁", "▁ab"]));
+    shared(&t);
     assert_eq!(tokens(&t, "a ab", SPECIAL), ["<s>", "▁a", "▁ab"]);
     assert_eq!(tokens(&t, " a", SPECIAL), ["<s>", "▁", "▁a"]);
     assert_eq!(tokens(&t, "", SPECIAL), ["<s>"]);
