@@ -5,9 +5,28 @@
 //! stalls holds back only the chunk it has; and a worker that has not woken up
 //! is not waited for, so a busy neighbour costs its core and no more. Between
 //! regions workers spin for some microseconds, then park.
+//!
+//! The workers serve one region at a time. Who finds them busy - another thread,
+//! or the body of the open region itself - runs its own region alone: nobody
+//! waits for the workers, so nothing can wait for ever.
+//!
+//! ```
+//! use std::sync::atomic::{AtomicUsize, Ordering};
+//!
+//! let pool = rustml_kernels::Pool::new(2)?;
+//! let sum = AtomicUsize::new(0);
+//! pool.run(100, &|chunk, _thread| {
+//!     sum.fetch_add(chunk, Ordering::Relaxed);
+//! });
+//! assert_eq!(sum.into_inner(), 4950);
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
+use std::any::Any;
+use std::cell::UnsafeCell;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::*};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -30,20 +49,22 @@ const NUMBER: u64 = OPEN << 1;
 struct Shared {
     /// `number << 17 | open << 16 | workers inside`
     state: AtomicU64,
+    /// Held by the thread whose region it is.
+    busy: Mutex<()>,
     /// The body of the open region, its lifetime erased.
-    body: Mutex<()>,
-    body_ptr: std::cell::UnsafeCell<Option<&'static Body<'static>>>,
+    body: UnsafeCell<Option<&'static Body<'static>>>,
     chunks: AtomicUsize,
     next: AtomicUsize,
-    panicked: AtomicBool,
+    /// What a worker's panic said.
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
     quit: AtomicBool,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
     wake: Condvar,
 }
 
-// SAFETY: `body_ptr` is written only while no worker is inside a region, and
-// read only inside one.
+// SAFETY: `body` is written only by the thread that holds `busy` while no worker
+// is inside a region, and read only inside one.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -62,11 +83,11 @@ impl Pool {
     pub fn new(threads: usize) -> std::io::Result<Pool> {
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
-            body: Mutex::new(()),
-            body_ptr: std::cell::UnsafeCell::new(None),
+            busy: Mutex::new(()),
+            body: UnsafeCell::new(None),
             chunks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
-            panicked: AtomicBool::new(false),
+            panic: Mutex::new(None),
             quit: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -93,38 +114,41 @@ impl Pool {
 
     /// Calls `body(chunk, thread)` for every chunk below `chunks`, each once,
     /// and returns when all are done. Chunks run in no particular order;
-    /// thread 0 is the caller.
+    /// thread 0 is the caller. While a region is open, others that begin - also
+    /// in its body - are run by their callers alone.
     ///
     /// # Panics
-    /// If the body panicked in any thread.
+    /// If the body panicked in any thread, with one of the panics. Chunks may
+    /// then have been left out.
     pub fn run(&self, chunks: usize, body: &(dyn Fn(usize, usize) + Sync)) {
-        if chunks <= 1 || self.workers.is_empty() {
-            for chunk in 0..chunks {
-                body(chunk, 0);
-            }
-            return;
-        }
         let s = &*self.shared;
-        // One region at a time, whoever calls.
-        let _one = s.body.lock().unwrap_or_else(|e| e.into_inner());
+        let alone = || (0..chunks).for_each(|chunk| body(chunk, 0));
+        if chunks <= 1 || self.workers.is_empty() {
+            return alone();
+        }
+        let _busy = match s.busy.try_lock() {
+            Ok(busy) => busy,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => return alone(),
+        };
         // SAFETY: nobody is inside (the former region waited for that), and
         // the reference is gone from the slot's readers before this returns.
         unsafe {
             let body = std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body);
-            *s.body_ptr.get() = Some(body);
+            *s.body.get() = Some(body);
         }
         s.chunks.store(chunks, Relaxed);
         s.next.store(0, Relaxed);
         s.state.fetch_add(NUMBER + OPEN, SeqCst);
         if s.sleepers.load(SeqCst) > 0 {
-            let _lock = s.lock.lock().unwrap_or_else(|e| e.into_inner());
+            let _lock = lock(&s.lock);
             s.wake.notify_all();
         }
         let close = Close(s);
         s.take_chunks(body, 0);
         drop(close);
-        if s.panicked.swap(false, Relaxed) {
-            panic!("a compute thread panicked");
+        if let Some(panic) = lock(&s.panic).take() {
+            resume_unwind(panic);
         }
     }
 }
@@ -148,7 +172,16 @@ impl Drop for Close<'_> {
                 std::thread::yield_now();
             }
         }
+        if std::thread::panicking() {
+            // The caller's own panic goes on; the workers' end here.
+            lock(&s.panic).take();
+        }
     }
+}
+
+/// No panic leaves the data of a lock here in disorder.
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
@@ -177,11 +210,11 @@ impl Shared {
                 seen = entered / NUMBER;
                 // SAFETY: the region is open and we are counted inside, so
                 // the caller waits for us before it touches the slot.
-                let body = unsafe { *self.body_ptr.get() };
+                let body = unsafe { *self.body.get() };
                 if let Some(body) = body {
-                    let run = std::panic::AssertUnwindSafe(|| self.take_chunks(body, thread));
-                    if std::panic::catch_unwind(run).is_err() {
-                        self.panicked.store(true, Relaxed);
+                    let run = AssertUnwindSafe(|| self.take_chunks(body, thread));
+                    if let Err(panic) = catch_unwind(run) {
+                        *lock(&self.panic) = Some(panic);
                     }
                 }
             }
@@ -208,13 +241,13 @@ impl Shared {
                 break;
             }
         }
-        let mut lock = self.lock.lock().unwrap_or_else(|e| e.into_inner());
+        let mut lock = lock(&self.lock);
         self.sleepers.fetch_add(1, SeqCst);
         let state = loop {
             if let Some(state) = ready() {
                 break state;
             }
-            lock = self.wake.wait(lock).unwrap_or_else(|e| e.into_inner());
+            lock = self.wake.wait(lock).unwrap_or_else(PoisonError::into_inner);
         };
         self.sleepers.fetch_sub(1, SeqCst);
         state
@@ -225,60 +258,11 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.quit.store(true, SeqCst);
         {
-            let _lock = self.shared.lock.lock().unwrap_or_else(|e| e.into_inner());
+            let _lock = lock(&self.shared.lock);
             self.shared.wake.notify_all();
         }
         for worker in self.workers.drain(..) {
             let _ = worker.join();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_chunk_runs_once() {
-        for threads in 1..5 {
-            let pool = Pool::new(threads).unwrap();
-            for chunks in [0usize, 1, 2, 7, 100] {
-                for _ in 0..200 {
-                    let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
-                    pool.run(chunks, &|c, t| {
-                        assert!(t < threads);
-                        counts[c].fetch_add(1, Relaxed);
-                    });
-                    assert!(counts.iter().all(|c| c.load(Relaxed) == 1));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn parked_workers_wake_up() {
-        let pool = Pool::new(3).unwrap();
-        let hits = AtomicUsize::new(0);
-        for _ in 0..20 {
-            std::thread::sleep(std::time::Duration::from_millis(1));
-            pool.run(8, &|_, _| {
-                hits.fetch_add(1, Relaxed);
-            });
-        }
-        assert_eq!(hits.load(Relaxed), 160);
-    }
-
-    #[test]
-    fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
-        let pool = Pool::new(2).unwrap();
-        let run = std::panic::AssertUnwindSafe(|| {
-            pool.run(64, &|c, _| assert!(c != 33, "chunk 33 fails"));
-        });
-        assert!(std::panic::catch_unwind(run).is_err());
-        let hits = AtomicUsize::new(0);
-        pool.run(64, &|_, _| {
-            hits.fetch_add(1, Relaxed);
-        });
-        assert_eq!(hits.load(Relaxed), 64);
     }
 }
