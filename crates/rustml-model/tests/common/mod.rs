@@ -2,6 +2,7 @@
 #![allow(dead_code)]
 
 mod mutate;
+pub mod naive;
 
 #[allow(unused_imports)]
 pub use mutate::{Copy, Tensor, Written};
@@ -34,6 +35,8 @@ pub fn real(name: &str) -> Option<PathBuf> {
     let missing = format!("models/{name} is missing; run scripts/fetch-models all");
     let required = std::env::var_os("RUSTML_REQUIRE_MODELS").is_some_and(|v| v == "1");
     assert!(!required, "{missing}");
+    // Printed by macro it would be captured.
+    #[allow(clippy::explicit_write)]
     writeln!(std::io::stderr(), "\n*** SKIPPED: {missing} ***\n").unwrap();
     None
 }

@@ -68,7 +68,7 @@ pub struct Copy {
     pub metadata: Metadata,
     /// Beside safetensors; not written if null.
     pub config: Value,
-    format: FileFormat,
+    pub format: FileFormat,
 }
 
 impl Copy {

@@ -1,0 +1,318 @@
+//! Steps: what they cost, that their times add up, and batches that break the
+//! rules.
+
+mod common;
+
+use common::{team, tiny, Reference, Runner};
+use rustml_io::{DType, Store};
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize, Span};
+use rustml_simd::Isa;
+use rustml_trace::{Detail, Event, Op, Recorder, StepTimes};
+
+fn open(path: &str, detail: Detail) -> Runner {
+    let team = team(Isa::best(), 2);
+    let mut runner = Runner::with_team(&tiny(path), Quantize::None, KvType::F32, team);
+    let capacity = runner.exec.capacity();
+    runner.exec = Exec::new(&runner.model, capacity, Recorder::new(detail));
+    runner
+}
+
+fn bytes(events: &[Event], ops: &[Op]) -> u64 {
+    let mine = events.iter().filter(|e| ops.contains(&e.op));
+    mine.map(|e| e.cost.bytes).sum()
+}
+
+/// Counted by hand for the tiny GPT-2: width 64, 2 layers of 4 heads of 16,
+/// 256 between, 321 tokens; all in single precision.
+#[test]
+fn bytes_of_a_step_are_those_of_weights_and_cache() {
+    for detail in [Detail::Operations, Detail::Parts] {
+        let mut runner = open("gpt2", detail);
+        let mut sequence = KvSequence::default();
+        let tokens = Reference::of("gpt2").tokens;
+        // Outputs are padded to whole panels, and the padding is read.
+        let panel = Isa::best().lanes();
+        let matrix = |rows: usize, cols: usize| 4 * rows.next_multiple_of(panel) * cols;
+        let norm = 4 * (64 + 64);
+        for (rows, logit_rows, past) in [(7, 1, 0), (1, 1, 7), (5, 5, 8), (3, 0, 13)] {
+            let ids = &tokens[past..past + rows];
+            assert!(runner.kv.reserve(&mut sequence, rows));
+            let mut batch = Batch::default();
+            batch.push(&sequence, ids, logit_rows);
+            runner
+                .model
+                .forward(&batch, &mut runner.kv, &mut runner.exec);
+            sequence.advance(rows);
+            let events = runner.exec.recorder.events();
+
+            // A row of the embedding and one of the positions for each token.
+            assert_eq!(bytes(events, &[Op::Embed]), (rows * 2 * 64 * 4) as u64);
+            let qkv = 3 * (matrix(64, 64) + 4 * 64);
+            let ops = [Op::Qkv, Op::Query, Op::Key, Op::Value];
+            assert_eq!(bytes(events, &ops), 2 * qkv as u64);
+            let out = matrix(64, 64) + 4 * 64;
+            assert_eq!(bytes(events, &[Op::AttnOut]), 2 * out as u64);
+            let up = matrix(256, 64) + 4 * 256;
+            assert_eq!(bytes(events, &[Op::Up]), 2 * up as u64);
+            let down = matrix(64, 256) + 4 * 64;
+            assert_eq!(bytes(events, &[Op::Down]), 2 * down as u64);
+            let norms = bytes(events, &[Op::AttnNorm, Op::FfnNorm]);
+            assert_eq!(norms, 4 * norm as u64);
+            let head = match logit_rows {
+                0 => 0,
+                _ => matrix(321, 64) + norm,
+            };
+            assert_eq!(bytes(events, &[Op::FinalNorm, Op::Head]), head as u64);
+            // A position's keys and values: 4 heads of 16, each.
+            let position = 2 * 4 * 16 * 4;
+            let stored = bytes(events, &[Op::Position, Op::KvStore]);
+            assert_eq!(stored, (2 * rows * position) as u64);
+            let ops = [Op::Attend, Op::Scores, Op::Values];
+            assert_eq!(bytes(events, &ops), (2 * (past + rows) * position) as u64);
+
+            let all: u64 = events.iter().map(|e| e.cost.bytes).sum();
+            let of_weights = 2 * (qkv + out + up + down + 2 * norm) + head;
+            let of_rows = rows * 2 * 64 * 4 + 2 * (rows + past + rows) * position;
+            assert_eq!(all, (of_weights + of_rows) as u64);
+            // Two for each number of a matrix and row; for scores and for
+            // sums of values, two for each number of a pair of positions.
+            let flops: u64 = events.iter().map(|e| e.cost.flops).sum();
+            let products = 2 * 2 * (4 * 64 * 64 + 2 * 64 * 256) * rows + 2 * 321 * 64 * logit_rows;
+            let pairs: usize = (past + 1..=past + rows).sum();
+            let looked_up = 2 * 64 * rows;
+            assert_eq!(
+                flops,
+                (products + 2 * 2 * 2 * pairs * 64 + looked_up) as u64
+            );
+        }
+    }
+}
+
+#[test]
+fn the_largest_part_is_what_the_report_says_is_loaded() {
+    for quantize in [Quantize::None, Quantize::To(DType::Q4_0)] {
+        let team = team(Isa::best(), 2);
+        let mut runner = Runner::with_team(&tiny("llama-tied"), quantize, KvType::F32, team);
+        let capacity = runner.exec.capacity();
+        runner.exec = Exec::new(&runner.model, capacity, Recorder::new(Detail::Operations));
+        runner.logits(&[1, 2, 3], 3);
+        let events = runner.exec.recorder.events();
+        let ops = [Op::Qkv, Op::AttnOut, Op::GateUp, Op::Down, Op::Head];
+        // The embedding is read as the head: every matrix, once.
+        assert_eq!(bytes(events, &ops), runner.model.report().bytes as u64);
+    }
+}
+
+#[test]
+fn times_add_up() {
+    for path in ["gpt2", "llama", "gemma3"] {
+        for detail in [Detail::Operations, Detail::Parts] {
+            let mut runner = open(path, detail);
+            let tokens = Reference::of(path).tokens;
+            let mut sequence = KvSequence::default();
+            runner.feed(&mut sequence, &tokens[..30]);
+            runner.feed(&mut sequence, &tokens[30..31]);
+            let recorder = &mut runner.exec.recorder;
+            let total = recorder.end_step();
+            let events = recorder.events();
+            let layers = runner.model.spec().layers.len();
+            assert!(events.len() <= 18 * layers + 4, "more than was reserved");
+            // Parts are proportions, rounded to nanoseconds.
+            let rounding = std::time::Duration::from_nanos(4);
+            for pair in events.windows(2) {
+                let end = pair[0].start + pair[0].time;
+                assert!(pair[1].start + rounding >= end, "{pair:?} overlap");
+            }
+            let of_layer = |i| events.iter().filter(move |e| e.layer == Some(i as u16));
+            assert!((0..layers).all(|i| of_layer(i).count() == of_layer(0).count()));
+            let outside: Vec<Op> = events
+                .iter()
+                .filter(|e| e.layer.is_none())
+                .map(|e| e.op)
+                .collect();
+            assert_eq!(outside, [Op::Embed, Op::RopeTable, Op::FinalNorm, Op::Head]);
+            let t = StepTimes::of(events, total);
+            let sum = t.embedding + t.layers + t.norm + t.projection;
+            assert!(sum <= t.total + rounding * events.len() as u32, "{t:?}");
+            assert!(events.iter().all(|e| e.step == 2));
+        }
+    }
+}
+
+#[test]
+fn nothing_is_recorded_unless_asked_for() {
+    let mut runner = open("llama", Detail::Off);
+    runner.logits(&[1, 2, 3], 2);
+    assert_eq!(runner.exec.recorder.events(), []);
+}
+
+#[test]
+fn progress_ends_where_it_should() {
+    for (path, quantize) in [
+        ("gpt2", Quantize::None),
+        ("gpt2-hub", Quantize::Auto),
+        ("llama/model.gguf", Quantize::To(DType::Q4_0)),
+        ("gemma3", Quantize::None),
+    ] {
+        let store = Store::open(&tiny(path)).unwrap();
+        let mut seen = Vec::new();
+        let mut progress = |done, total| seen.push((done, total));
+        Model::load(&store, quantize, team(Isa::best(), 1), &mut progress).unwrap();
+        let total = store.tensors().iter().map(|t| t.bytes).sum::<usize>();
+        assert!(seen.iter().all(|(done, of)| done <= of && *of == total));
+        assert!(seen.is_sorted());
+        assert_eq!(seen.last(), Some(&(total, total)));
+        // All but norms, biases and masks is counted as it is read.
+        let (before_last, _) = seen[seen.len() - 2];
+        assert!(before_last > total * 4 / 5, "{path}: {seen:?}");
+    }
+}
+
+#[test]
+fn caches_that_are_full() {
+    let mut runner = open("llama", Detail::Off);
+    let spec = runner.model.spec();
+    for positions in [0, 1, 64, 65] {
+        let mut kv = KvPool::new(spec, positions, KvType::F16).unwrap();
+        let whole = positions.next_multiple_of(64);
+        assert_eq!(kv.positions(), whole);
+        assert_eq!(kv.free_positions(), whole);
+        // Keys and values of 2 layers, 2 heads of 32, 2 bytes each.
+        assert_eq!(kv.bytes(), whole * 2 * 2 * 2 * 32 * 2);
+        let mut sequence = KvSequence::default();
+        assert!(kv.reserve(&mut sequence, whole));
+        assert!(!kv.reserve(&mut sequence, whole + 1));
+        assert_eq!(sequence.room(), whole);
+        kv.release(sequence);
+        assert_eq!(kv.free_positions(), whole);
+    }
+    for positions in [usize::MAX, usize::MAX / 2, 1 << 50, 1 << 40] {
+        let error = KvPool::new(spec, positions, KvType::F32).err().unwrap();
+        let message = error.to_string();
+        assert!(
+            message.contains(&format!("of {positions} positions")),
+            "{message}"
+        );
+    }
+    // Beyond what the model was made for, rotations go on.
+    let text: Vec<u32> = (0..300).collect();
+    let logits = runner.logits(&text, 100);
+    assert!(logits.iter().all(|x| x.is_finite()));
+}
+
+#[test]
+fn an_empty_step_is_no_step() {
+    let mut runner = open("gpt2", Detail::Operations);
+    let empty = KvSequence::default();
+    let mut batch = Batch::default();
+    batch.push(&empty, &[], 1);
+    let logits = runner
+        .model
+        .forward(&batch, &mut runner.kv, &mut runner.exec);
+    assert_eq!(logits, [0f32; 0]);
+}
+
+/// Runs one step of the tiny GPT-2 with room for 64 positions in the cache and
+/// 8 rows, after `spoil` has done its work.
+fn spoiled(spoil: impl FnOnce(&mut Batch)) {
+    let runner = open("gpt2", Detail::Off);
+    let Runner { model, mut kv, .. } = runner;
+    let capacity = Capacity {
+        rows: 8,
+        logit_rows: 4,
+    };
+    let mut exec = Exec::new(&model, capacity, Recorder::new(Detail::Off));
+    let mut sequence = KvSequence::default();
+    assert!(kv.reserve(&mut sequence, 64));
+    let mut batch = Batch::default();
+    batch.push(&sequence, &[1, 2, 3], 2);
+    spoil(&mut batch);
+    model.forward(&batch, &mut kv, &mut exec);
+}
+
+#[test]
+fn a_good_batch() {
+    spoiled(|_| ());
+}
+
+#[test]
+#[should_panic(expected = "a token outside the vocabulary of 321")]
+fn unknown_tokens() {
+    spoiled(|b| b.ids[1] = 321);
+}
+
+#[test]
+#[should_panic(expected = "a step of 9 rows")]
+fn too_many_rows() {
+    spoiled(|b| {
+        b.ids = vec![1; 9];
+        b.spans[0].rows = 9;
+    });
+}
+
+#[test]
+#[should_panic(expected = "with 5 logits is more than")]
+fn too_many_logits() {
+    spoiled(|b| b.logit_rows = vec![0; 5]);
+}
+
+#[test]
+#[should_panic(expected = "must ascend")]
+fn a_row_twice() {
+    spoiled(|b| b.logit_rows = vec![1, 1]);
+}
+
+#[test]
+#[should_panic(expected = "and be there")]
+fn a_row_that_is_not_there() {
+    spoiled(|b| b.logit_rows = vec![3]);
+}
+
+#[test]
+#[should_panic(expected = "the spans must cover the rows")]
+fn rows_of_nobody() {
+    spoiled(|b| b.ids.push(1));
+}
+
+#[test]
+#[should_panic(expected = "a cache twice in one step")]
+fn a_cache_twice() {
+    spoiled(|b| {
+        let span = Span {
+            rows: 0,
+            ..b.spans[0]
+        };
+        b.spans.push(span);
+    });
+}
+
+#[test]
+#[should_panic(expected = "3 rows in a cache that has room for 0")]
+fn no_room() {
+    static EMPTY: std::sync::OnceLock<KvSequence> = std::sync::OnceLock::new();
+    spoiled(|b| b.spans[0].cache = EMPTY.get_or_init(KvSequence::default));
+}
+
+#[test]
+#[should_panic(expected = "of another pool")]
+fn a_cache_of_another_pool() {
+    let model = open("gpt2", Detail::Off).model;
+    let mut other = KvPool::new(model.spec(), 64, KvType::F32).unwrap();
+    let mut sequence = KvSequence::default();
+    assert!(other.reserve(&mut sequence, 3));
+    let mut runner = open("gpt2", Detail::Off);
+    let mut batch = Batch::default();
+    batch.push(&sequence, &[1, 2, 3], 1);
+    runner
+        .model
+        .forward(&batch, &mut runner.kv, &mut runner.exec);
+}
+
+#[test]
+#[should_panic(expected = "a position beyond the 96 that the model has vectors for")]
+fn positions_without_vectors() {
+    let mut runner = open("gpt2", Detail::Off);
+    let mut sequence = KvSequence::default();
+    runner.feed(&mut sequence, &[1; 96]);
+    runner.feed(&mut sequence, &[1]);
+}
