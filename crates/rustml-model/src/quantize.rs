@@ -1,4 +1,7 @@
 //! Which format a linear layer is computed in.
+//!
+//! Only float weights are converted: those that a file has quantised already
+//! would lose by it and gain nothing.
 
 use rustml_io::DType;
 use std::fmt;
@@ -60,5 +63,35 @@ pub fn choose(quantize: Quantize, stored: DType, _outputs: usize, inputs: usize)
         wanted
     } else {
         stored
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_mean_what_they_say() {
+        for name in Quantize::NAMES {
+            assert_eq!(name.parse::<Quantize>().unwrap().to_string(), name);
+        }
+        let error = "q3_k".parse::<Quantize>().unwrap_err();
+        assert_eq!(error, "'q3_k' is none of auto, none, q8_0, q4_0, f16, bf16");
+    }
+
+    #[test]
+    fn floats_are_converted_where_blocks_fit() {
+        let q8 = Quantize::To(DType::Q8_0);
+        for stored in [DType::F32, DType::F16, DType::BF16] {
+            assert_eq!(choose(q8, stored, 7, 64), DType::Q8_0);
+            assert_eq!(choose(Quantize::Auto, stored, 7, 64), DType::Q8_0);
+            assert_eq!(choose(Quantize::None, stored, 7, 64), stored);
+            assert_eq!(choose(q8, stored, 7, 63), stored);
+            assert_eq!(choose(Quantize::To(DType::F16), stored, 7, 63), DType::F16);
+            assert_eq!(choose(Quantize::To(DType::Q4_K), stored, 7, 64), stored);
+        }
+        for to in [q8, Quantize::Auto, Quantize::To(DType::F32)] {
+            assert_eq!(choose(to, DType::Q4_0, 7, 64), DType::Q4_0);
+        }
     }
 }

@@ -19,20 +19,35 @@ pub struct NormWeights {
 }
 
 /// Weights of one layer. What its [`crate::spec::Layer`] does not have is `None`.
-#[allow(missing_docs)]
+///
+/// Shapes are `[outputs, inputs]`, with `q = heads * head_dim` and
+/// `kv = kv_heads * head_dim`.
 pub struct LayerWeights {
+    /// Before attention, `hidden` wide.
     pub attn_norm: NormWeights,
+    /// `[q, hidden]`
     pub query: Linear,
+    /// `[kv, hidden]`
     pub key: Linear,
+    /// `[kv, hidden]`
     pub value: Linear,
+    /// Of every query head, `head_dim` wide.
     pub query_norm: Option<NormWeights>,
+    /// Of every key head, `head_dim` wide.
     pub key_norm: Option<NormWeights>,
+    /// `[hidden, q]`
     pub attn_out: Linear,
+    /// After attention, `hidden` wide.
     pub attn_post_norm: Option<NormWeights>,
+    /// Before the feed-forward, `hidden` wide.
     pub ffn_norm: NormWeights,
+    /// `[inner, hidden]`
     pub gate: Option<Linear>,
+    /// `[inner, hidden]`
     pub up: Linear,
+    /// `[hidden, inner]`
     pub down: Linear,
+    /// After the feed-forward, `hidden` wide.
     pub ffn_post_norm: Option<NormWeights>,
 }
 

@@ -101,6 +101,7 @@ fn llama_3_2_1b() {
     };
     assert_eq!(spec.ropes, [rope]);
     assert!(spec.head.tied);
+    assert_eq!(spec.parameters(), 1_235_814_400);
 }
 
 /// Of Llama 1, and of many models made from it: no head_dim, no rope settings,
@@ -141,4 +142,5 @@ fn gpt2_as_it_was_first() {
         (3072, 64)
     );
     assert_eq!(layer.norm.eps, 1e-5);
+    assert_eq!(spec.parameters(), 124_439_808);
 }

@@ -253,6 +253,25 @@ fn older_configurations_describe_the_same_models() {
     }
 }
 
+#[test]
+fn sizes_in_a_line() {
+    let line = |path| {
+        open(path, KvType::F32, Isa::best(), 1)
+            .model
+            .spec()
+            .to_string()
+    };
+    assert_eq!(
+        line("gpt2"),
+        "2 layers, width 64, feed-forward 256, 4 heads of 16, vocabulary 321, context 96"
+    );
+    assert_eq!(
+        line("gemma3"),
+        "7 layers, width 32, feed-forward 96, 4 heads of 24 (1 for keys and values), \
+         vocabulary 452, context 512, 6 layers with a window of 8"
+    );
+}
+
 /// Noise of the weights in a format, relative to their size.
 fn noise(copy: &Copy, to: DType) -> f64 {
     let (mut errors, mut squares) = (0f64, 0f64);
@@ -346,5 +365,10 @@ fn the_report_counts_parameters() {
         });
         let parameters: usize = weights.map(|t| t.len()).sum();
         assert_eq!(runner.model.report().parameters, parameters, "{path}");
+        assert_eq!(
+            runner.model.spec().parameters(),
+            parameters as u64,
+            "{path}"
+        );
     }
 }

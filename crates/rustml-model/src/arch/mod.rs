@@ -33,24 +33,41 @@ pub struct Arch {
 
 /// What a tensor is for. Those of a layer are numbered by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
 pub enum Role {
+    /// Vectors of the tokens.
     Embedding,
+    /// Vectors of the positions.
     Positions,
+    /// After the last layer.
     FinalNorm,
+    /// From vectors to logits, where the embedding does not serve for that.
     Head,
+    /// Before attention.
     AttnNorm,
+    /// Projection to the queries.
     Query,
+    /// Projection to the keys.
     Key,
+    /// Projection to the values.
     Value,
+    /// Of every query head.
     QueryNorm,
+    /// Of every key head.
     KeyNorm,
+    /// Projection of what attention mixed.
     AttnOut,
+    /// After attention.
     AttnPostNorm,
+    /// Before the feed-forward.
     FfnNorm,
+    /// The projection of the feed-forward that the activation is applied to,
+    /// where there are two.
     Gate,
+    /// The other, or the only one.
     Up,
+    /// Back to the width of the stream.
     Down,
+    /// After the feed-forward.
     FfnPostNorm,
 }
 
@@ -171,10 +188,17 @@ impl Arch {
                 (self.from_gguf)(&Gguf::new(store, self.gguf))?,
                 store.path().to_owned(),
             ),
-            FileFormat::Safetensors => (
-                (self.from_config)(&Config::new(store)?)?,
-                store.directory().join("config.json"),
-            ),
+            FileFormat::Safetensors => {
+                let config = Config::new(store)?;
+                if config.object("quantization_config")?.is_some() {
+                    return Err(config.error(
+                        "quantization_config is set, but quantised weights are only read from GGUF; \
+                         take that, or a checkpoint in float types",
+                    ));
+                }
+                let path = store.directory().join("config.json");
+                ((self.from_config)(&config)?, path)
+            }
         };
         match spec.validate() {
             Ok(()) => Ok(spec),

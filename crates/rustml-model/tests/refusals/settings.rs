@@ -202,6 +202,7 @@ fn settings_that_make_no_sense() {
         ("gemma3", "attention_bias", json!(true), "self_attn.q_proj.bias is missing"),
         ("gemma3", "rope_parameters", json!({"rope_theta": 1e6}), "rope_parameters has no full_attention"),
         ("llama", "partial_rotary_factor", json!(0.5), "partial_rotary_factor is 0.5"),
+        ("llama", "quantization_config", json!({"quant_method": "gptq"}), "quantization_config is set"),
     ] {
         setting(model, key, value, expected);
     }
