@@ -1,2 +1,122 @@
-//! The rustml command.
-fn main() {}
+//! The `rustml` command: one subcommand a file.
+//!
+//! The flags that several of them have, and how commands behave (what goes to
+//! standard output, which exit status says what), are defined once, in
+//! [`rustml_nlp::cli`]; `rustml infer` is `rustml-infer`.
+
+#![deny(unsafe_code)]
+
+mod chat;
+mod hub;
+mod input;
+mod inspect;
+mod logits;
+mod summary;
+mod text;
+mod tokenize;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use rustml_nlp::cli::{
+    examples, fail, infer, init_logging, print, Failure, InferArgs, Signals, ENVIRONMENT,
+};
+use std::process::ExitCode;
+
+/// Run open language models on the CPU
+///
+/// Models are GGUF files, directories with safetensors, or names on the
+/// Hugging Face hub. Results go to standard output, everything else to
+/// standard error.
+#[derive(Parser)]
+#[command(
+    name = "rustml",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true,
+    after_help = overview(),
+    after_long_help = format!("{}\n\n{ENVIRONMENT}", overview()),
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    #[command(
+        after_help = InferArgs::examples("rustml infer"),
+        after_long_help = InferArgs::long_help("rustml infer"),
+    )]
+    Infer(InferArgs),
+    Chat(chat::ChatArgs),
+    Inspect(inspect::InspectArgs),
+    Tokenize(tokenize::TokenizeArgs),
+    Logits(logits::LogitsArgs),
+    Pull(hub::PullArgs),
+    List(hub::ListArgs),
+    Rm(hub::RmArgs),
+    Completions(CompletionsArgs),
+}
+
+/// Print a completion script for a shell
+#[derive(clap::Args)]
+#[command(after_help = examples(&[
+    ("Complete with Tab in bash, from the next login on",
+     "rustml completions bash > ~/.local/share/bash-completion/completions/rustml"),
+    ("The same in fish",
+     "rustml completions fish > ~/.config/fish/completions/rustml.fish"),
+]))]
+struct CompletionsArgs {
+    /// Which shell
+    shell: clap_complete::Shell,
+}
+
+fn overview() -> String {
+    examples(&[
+        (
+            "Talk with the default model, which is downloaded once (270 MB)",
+            "rustml chat",
+        ),
+        (
+            "Continue a text",
+            "rustml infer model.gguf --prompt \"Once upon a time\"",
+        ),
+        ("See what is in a file", "rustml inspect model.gguf"),
+    ])
+}
+
+fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "rustml", &mut script);
+    print(&String::from_utf8_lossy(&script))
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    init_logging();
+    let signals = Signals::install();
+    let done = match &command {
+        Command::Infer(args) => infer(args, &signals),
+        Command::Chat(args) => chat::run(args, &signals),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Tokenize(args) => tokenize::run(args),
+        Command::Logits(args) => logits::run(args, &signals),
+        Command::Pull(args) => hub::pull(args),
+        Command::List(args) => hub::list(args),
+        Command::Rm(args) => hub::rm(args),
+        Command::Completions(args) => completions(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,7 +1,7 @@
 //! The classic command: a prompt in, text out. The same as `rustml infer`.
 
 use clap::Parser;
-use rustml_nlp::cli::{fail, infer, init_logging, InferArgs};
+use rustml_nlp::cli::{fail, infer, init_logging, InferArgs, Signals};
 use std::process::ExitCode;
 
 /// Generate text from a prompt with a language model on the CPU
@@ -24,7 +24,7 @@ struct Cli {
 fn main() -> ExitCode {
     let args = Cli::parse().args;
     init_logging();
-    match infer(&args) {
+    match infer(&args, &Signals::install()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(failure),
     }

@@ -183,8 +183,17 @@ pub enum Format {
     Json,
 }
 
+/// What a conversation begins with.
+#[derive(Args, Clone, Debug)]
+pub struct SystemArgs {
+    /// What the model is told before the conversation
+    #[arg(id = "system", long = "system", value_name = "TEXT")]
+    pub text: Option<String>,
+}
+
 /// Generate text from a prompt
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("system", |a| a.requires("chat")))]
 pub struct InferArgs {
     /// Which model.
     #[command(flatten)]
@@ -203,9 +212,9 @@ pub struct InferArgs {
     #[arg(long)]
     pub chat: bool,
 
-    /// What the model is told before the conversation
-    #[arg(long, value_name = "TEXT", requires = "chat")]
-    pub system: Option<String>,
+    /// What comes before.
+    #[command(flatten)]
+    pub system: SystemArgs,
 
     /// Print the text as it comes; JSON waits for the end all the same
     #[arg(long)]

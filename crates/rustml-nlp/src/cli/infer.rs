@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 /// # Errors
 /// If the model cannot be loaded, the prompt not be run, or the result not be
 /// printed.
-pub fn infer(args: &InferArgs) -> Result<(), Failure> {
-    let signals = Signals::install();
+pub fn infer(args: &InferArgs, signals: &Signals) -> Result<(), Failure> {
     let mut options = args.sampling.options().map_err(Failure::Usage)?;
     let texts = prompts(args)?;
     let model = open(args.model.source.name(), &args.model.load.options())?;
@@ -23,7 +22,11 @@ pub fn infer(args: &InferArgs) -> Result<(), Failure> {
         if !args.chat {
             return model.encode(text);
         }
-        let system = args.system.as_deref().map(|s| Message::new("system", s));
+        let system = args
+            .system
+            .text
+            .as_deref()
+            .map(|s| Message::new("system", s));
         let messages: Vec<_> = system
             .into_iter()
             .chain([Message::new("user", text.as_str())])

@@ -12,9 +12,9 @@ mod open;
 mod output;
 mod signals;
 
-pub use args::{Format, InferArgs, LoadArgs, ModelArgs, SamplingArgs, SourceArgs};
+pub use args::{Format, InferArgs, LoadArgs, ModelArgs, SamplingArgs, SourceArgs, SystemArgs};
 pub use help::{examples, ENVIRONMENT};
 pub use infer::{infer, stdin};
-pub use open::{locate, open};
-pub use output::{colours, fail, harmless, init_logging, note, print, Failure};
+pub use open::{locate, open, open_tokenizer};
+pub use output::{colours, complain, fail, harmless, init_logging, note, print, Failure};
 pub use signals::Signals;

@@ -1,9 +1,11 @@
 //! From a name on the command line to a loaded model.
 
 use super::output::{note, Failure};
-use crate::{LoadOptions, Model};
+use crate::{Error, LoadOptions, Model};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustml_hub::Hub;
+use rustml_io::Store;
+use rustml_tokenizer::Tokenizer;
 use std::path::{Path, PathBuf};
 
 /// The model's file or directory: a local path of that name, else the cache,
@@ -60,4 +62,22 @@ pub fn open(name: &str, options: &LoadOptions) -> Result<Model, Failure> {
         model.threads(),
     );
     Ok(model)
+}
+
+/// Finds a model and loads its tokenizer alone. A directory without weights
+/// will do.
+///
+/// # Errors
+/// If it cannot be found or read.
+pub fn open_tokenizer(name: &str) -> Result<Tokenizer, Failure> {
+    let dir = Path::new(name);
+    if dir.join("tokenizer.json").is_file() {
+        return Tokenizer::from_dir(dir).map_err(|source| {
+            Failure::from(Error::Tokenizer {
+                path: dir.to_owned(),
+                source,
+            })
+        });
+    }
+    Ok(Model::tokenizer_of(&Store::open(&locate(name)?)?)?)
 }

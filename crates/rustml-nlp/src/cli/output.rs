@@ -33,13 +33,16 @@ pub fn fail(failure: Failure) -> ExitCode {
         Failure::Signal(number) => return ExitCode::from(128u8.saturating_add(number as u8)),
         Failure::BrokenPipe => return ExitCode::SUCCESS,
     };
-    let label = if colours(&io::stderr()) {
-        "\x1b[1;31merror:\x1b[0m"
-    } else {
-        "error:"
-    };
-    note(format_args!("{label} {message}"));
+    complain(message);
     ExitCode::from(status)
+}
+
+/// Says on standard error that something went wrong.
+pub fn complain(message: impl Display) {
+    match colours(&io::stderr()) {
+        true => note(format_args!("\x1b[1;31merror:\x1b[0m {message}")),
+        false => note(format_args!("error: {message}")),
+    }
 }
 
 /// Whether colours are welcome there: on a terminal, unless `NO_COLOR` is set

@@ -21,6 +21,9 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// The number of the signal that Ctrl-C sends.
+    pub const INTERRUPT: i32 = SIGINT;
+
     /// Takes over from the system. Call it once, and early.
     pub fn install() -> Signals {
         let signals = Signals {

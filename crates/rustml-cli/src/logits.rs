@@ -1,0 +1,183 @@
+//! `rustml logits`: the numbers behind the text.
+
+use rustml_nlp::cli::{examples, open, stdin, Failure, ModelArgs, Signals};
+use rustml_nlp::{KvType, Quantize};
+use serde_json::json;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use tempfile::NamedTempFile;
+
+/// Write the logits of every position to a safetensors file
+///
+/// The file holds one tensor, `logits`: F32, [tokens, vocabulary]; row i are
+/// the logits of what follows token i. Keys and values are kept in F32, and
+/// weights in the file's types unless --quantize says otherwise. An existing
+/// file is replaced when the new one is complete.
+#[derive(clap::Args)]
+#[command(
+    mut_arg("model", |a| a.value_name("MODEL")),
+    mut_arg("quantize", |a| {
+        let help = "Convert linear layers that the file holds as floats: auto, none, q8_0, q4_0, \
+                    f16 or bf16 [default: none]";
+        a.help(help).long_help(help)
+    }),
+    after_help = examples(&[
+        ("Logits for comparing with another implementation",
+         "rustml logits model.gguf --tokens 1,345,2 --output logits.safetensors"),
+        ("Of a text",
+         "rustml tokenize model.gguf --json < text.txt | jq -c .ids \\\n    \
+          | rustml logits model.gguf --output logits.safetensors"),
+    ]),
+)]
+pub struct LogitsArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Ids with commas between [default: standard input, with commas, spaces
+    /// or lines between]
+    #[arg(long, value_name = "IDS", value_parser = parse_ids)]
+    tokens: Option<Ids>,
+
+    /// The file to write
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Ids(Vec<u32>);
+
+/// Ids with anything usual between them, also as a list in JSON.
+fn parse_ids(text: &str) -> Result<Ids, String> {
+    let text = text.trim();
+    let list = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    let separator = |c: char| c == ',' || c.is_whitespace();
+    let ids = list.unwrap_or(text).split(separator);
+    let ids = ids.filter(|id| !id.is_empty()).map(|id| {
+        id.parse()
+            .map_err(|_| format!("`{}` is no token id", crate::text::cut(id, 40)))
+    });
+    let ids = ids.collect::<Result<Vec<u32>, String>>()?;
+    match ids.is_empty() {
+        true => Err("there are no tokens".into()),
+        false => Ok(Ids(ids)),
+    }
+}
+
+/// Runs the command.
+pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
+    let Ids(ids) = match &args.tokens {
+        Some(ids) => ids.clone(),
+        None => parse_ids(&stdin()?)
+            .map_err(|e| Failure::Usage(format!("standard input: {e}; or give --tokens")))?,
+    };
+    let mut load = args.model.load.options();
+    load.quantize.get_or_insert(Quantize::None);
+    load.kv_type = Some(KvType::F32);
+    // Before the work, which may take long.
+    directory(&args.output)?;
+    let model = open(args.model.source.name(), &load)?;
+
+    let cancel = signals.begin();
+    let failed = |e: io::Error| {
+        let path = args.output.display();
+        Failure::Other(format!("cannot write {path}: {e}"))
+    };
+    let mut output = Output::create(&args.output).map_err(failed)?;
+    let shape = [ids.len(), model.model().spec().vocab];
+    let mut written = output.write(&header(shape));
+    model.logits(&ids, &mut |logits| {
+        if written.is_ok() {
+            let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+            written = output.write(&bytes);
+        }
+        written.is_ok() && !cancel.load(Ordering::Relaxed)
+    })?;
+    written.map_err(failed)?;
+    // Nothing half done takes the file's name.
+    signals.end()?;
+    output.finish().map_err(failed)
+}
+
+/// The beginning of a safetensors file with one tensor: the length of the
+/// description, and that, with spaces up to a multiple of 8.
+fn header(shape: [usize; 2]) -> Vec<u8> {
+    let bytes = 4 * shape[0] as u64 * shape[1] as u64;
+    let tensor = json!({ "dtype": "F32", "shape": shape, "data_offsets": [0, bytes] });
+    let mut text = json!({ "logits": tensor }).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' ');
+    [&(text.len() as u64).to_le_bytes(), &text[..]].concat()
+}
+
+/// The directory a file is to be in.
+fn directory(path: &Path) -> Result<&Path, Failure> {
+    let parent = path.parent().filter(|p| *p != Path::new(""));
+    let parent = parent.unwrap_or(Path::new("."));
+    match parent.is_dir() {
+        true => Ok(parent),
+        false => Err(Failure::Other(format!(
+            "cannot write {}: there is no directory {}",
+            path.display(),
+            parent.display()
+        ))),
+    }
+}
+
+/// A file that takes its name when it is complete. What is no regular file,
+/// as a pipe or /dev/stdout, is written to as it is.
+enum Output {
+    New(NamedTempFile, PathBuf),
+    Stream(File),
+}
+
+impl Output {
+    fn create(path: &Path) -> io::Result<Output> {
+        // Through links, so that they stay.
+        let path = std::fs::canonicalize(path).unwrap_or(path.to_owned());
+        if path.exists() && !path.is_file() {
+            return Ok(Output::Stream(File::options().write(true).open(path)?));
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".rustml-").suffix(".part");
+        // Temporary files are private; this is to be as readable as others.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let parent = path.parent().filter(|p| *p != Path::new(""));
+        let file = builder.tempfile_in(parent.unwrap_or(Path::new(".")))?;
+        Ok(Output::New(file, path))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Output::New(file, _) => file.write_all(bytes),
+            Output::Stream(file) => file.write_all(bytes),
+        }
+    }
+
+    fn finish(self) -> io::Result<()> {
+        match self {
+            Output::New(file, path) => {
+                file.as_file().sync_all()?;
+                file.persist(path)?;
+                Ok(())
+            }
+            Output::Stream(mut file) => file.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_in_any_usual_form() {
+        for text in ["1,2,3", " 1, 2,\n3\n", "[1,2,3]", "1 2 3", "1\n2\n3\n"] {
+            assert_eq!(parse_ids(text), Ok(Ids(vec![1, 2, 3])), "{text:?}");
+        }
+        for text in ["", "[]", " \n", "1,x", "-1", "4294967296", "1.5"] {
+            assert!(parse_ids(text).is_err(), "{text:?}");
+        }
+    }
+}
