@@ -106,14 +106,24 @@ fn half_precision_caches_cost_what_their_rounding_does() {
 
 #[test]
 fn chunks_make_no_difference() {
+    let types = [
+        Quantize::None,
+        Quantize::To(DType::Q8_0),
+        Quantize::To(DType::Q4_0),
+    ];
     for path in EACH {
-        for kv_type in [KvType::F32, KvType::F16] {
-            let mut runner = open(path, kv_type, Isa::best(), 2);
+        for (quantize, kv_type) in [KvType::F32, KvType::F16]
+            .into_iter()
+            .flat_map(|k| types.map(|q| (q, k)))
+        {
+            let team = team(Isa::best(), 2);
+            let mut runner = Runner::with_team(&tiny(path), quantize, kv_type, team);
             let text = long_text(&runner, &Reference::of(path));
             let whole = runner.logits(&text, usize::MAX);
             for chunk in [1, 3, 7, 64, 65] {
                 let chunks = runner.logits(&text, chunk);
-                same_bits(&whole, &chunks, &format!("{path} in chunks of {chunk}"));
+                let what = format!("{path} {quantize} {kv_type:?} in chunks of {chunk}");
+                same_bits(&whole, &chunks, &what);
             }
         }
     }
