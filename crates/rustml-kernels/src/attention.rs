@@ -5,9 +5,11 @@
 //! same small matrix product, vectors run along its columns, and nothing is
 //! summed across lanes. Softmax is computed online, block by block (Dao et
 //! al., "FlashAttention"), always from the same block borders: the result of a
-//! query does not depend on how many others are computed with it.
+//! query does not depend on how many others are computed with it (as long as
+//! keys and values are finite: a value of another's position, that this query
+//! does not see, is multiplied by zero).
 
-use crate::ops::{exp_minus_max, sum};
+use crate::ops::{cap_row, exp_minus_max, sum};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -16,10 +18,11 @@ use std::time::{Duration, Instant};
 pub const KV_BLOCK: usize = 64;
 /// Largest head.
 pub const MAX_HEAD_DIM: usize = 512;
-/// Queries computed together.
-const MAX_QUERIES: usize = 8;
 /// Head sizes are rounded up to whole vectors of the widest set.
 const PAD: usize = 16;
+/// Values of a query in working memory; not a power of two, so that the same
+/// value of several queries does not compete for one set of the cache.
+const ROW: usize = MAX_HEAD_DIM + PAD;
 
 /// How cached keys and values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +128,7 @@ pub struct AttentionShape {
     pub scale: f32,
     /// `cap * tanh(score / cap)`, if any.
     pub soft_cap: Option<f32>,
-    /// How many positions back a query sees, itself included.
+    /// How many positions back a query sees, itself included; at least 1.
     pub window: Option<usize>,
     /// Whether a query sees only positions up to its own.
     pub causal: bool,
@@ -185,6 +188,7 @@ pub unsafe fn attend(
     let kv = cache.shape;
     assert!(kv.head_dim <= MAX_HEAD_DIM && shape.heads.is_multiple_of(kv.kv_heads));
     assert!(kv_head < kv.kv_heads && rows.end <= q.rows);
+    assert!(shape.window != Some(0), "a query sees itself");
     assert!(q.blocks.len() * KV_BLOCK >= q.first + q.rows);
     let job = Job {
         shape,
@@ -216,22 +220,32 @@ impl Kernel for Run<'_> {
         while at < end {
             let phases = phases.as_deref_mut();
             // SAFETY: by the contract of `attend`.
-            unsafe {
-                match (end - at, job.cache.shape.kv_type) {
-                    (8.., KvType::F32) => tile::<S, F32, 8>(s, job, at, phases),
-                    (8.., KvType::F16) => tile::<S, F16, 8>(s, job, at, phases),
-                    (4.., KvType::F32) => tile::<S, F32, 4>(s, job, at, phases),
-                    (4.., KvType::F16) => tile::<S, F16, 4>(s, job, at, phases),
-                    (_, KvType::F32) => tile::<S, F32, 1>(s, job, at, phases),
-                    (_, KvType::F16) => tile::<S, F16, 1>(s, job, at, phases),
+            at += unsafe {
+                match job.cache.shape.kv_type {
+                    KvType::F32 => some::<S, F32>(s, job, at, end - at, phases),
+                    KvType::F16 => some::<S, F16>(s, job, at, end - at, phases),
                 }
-            }
-            at += match end - at {
-                8.. => 8,
-                4.. => 4,
-                _ => 1,
             };
         }
+    }
+}
+
+/// Computes up to `left` queries from number `at` on; returns how many. Groups
+/// of 2, 3, 4 and 8 heads read keys and values once.
+#[inline(always)]
+unsafe fn some<S: Simd, T: Stored>(
+    s: S,
+    job: Job,
+    at: usize,
+    left: usize,
+    phases: Option<&mut Phases>,
+) -> usize {
+    match left {
+        8.. => tile::<S, T, 8>(s, job, at, phases),
+        4.. => tile::<S, T, 4>(s, job, at, phases),
+        3 => tile::<S, T, 3>(s, job, at, phases),
+        2 => tile::<S, T, 2>(s, job, at, phases),
+        _ => tile::<S, T, 1>(s, job, at, phases),
     }
 }
 
@@ -257,59 +271,107 @@ impl Stored for F16 {
     }
 }
 
-/// `out[n][c] = out[n][c] * keep[n] + sum over k of a[k][n] * b[k][c]`, for
-/// `V` vectors of columns at a time; `a` has `N` columns, `b` and `out` have
-/// `b_stride` and `out_stride`.
+/// `out[n][c] = out[n][c] * keep[n] + sum over k of a[n][k] * b[k][c]` for all
+/// `cols`, whole vectors of them; rows of `b` are `b_stride` values apart.
+///
+/// # Safety
+/// `b` is readable there.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-unsafe fn product<S: Simd, T: Stored, const N: usize, const V: usize>(
+unsafe fn product<S: Simd, T: Stored, const N: usize, const A: usize, const O: usize>(
     s: S,
-    a: *const f32,
+    a: &[[f32; A]; N],
     k: Range<usize>,
     b: *const T::T,
     b_stride: usize,
     cols: Range<usize>,
-    out: *mut f32,
-    out_stride: usize,
+    out: &mut [[f32; O]; N],
     keep: [f32; N],
 ) {
-    let mut c = cols.start;
+    assert!(k.end <= A && cols.end <= O);
+    let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
     while c < cols.end {
-        let mut acc = [[s.splat(0.0); V]; N];
-        for n in 0..N {
-            if keep[n] != 0.0 {
-                for v in 0..V {
-                    let o = s.load(out.add(n * out_stride + c + v * S::LANES));
-                    acc[n][v] = s.mul(o, s.splat(keep[n]));
+        let b = b.add(c);
+        let left = (cols.end - c) / S::LANES;
+        c += S::LANES
+            * match step {
+                4 if left >= 4 => columns::<S, T, N, A, O, 4>(s, a, &k, b, b_stride, c, out, keep),
+                2.. if left >= 2 => {
+                    columns::<S, T, N, A, O, 2>(s, a, &k, b, b_stride, c, out, keep)
                 }
-            }
-        }
-        for k in k.clone() {
-            let row = b.add(k * b_stride + c);
-            for v in 0..V {
-                let x = T::load(s, row.add(v * S::LANES));
-                for n in 0..N {
-                    acc[n][v] = s.fma(x, s.splat(*a.add(k * N + n)), acc[n][v]);
-                }
-            }
-        }
-        for n in 0..N {
-            for v in 0..V {
-                s.store(out.add(n * out_stride + c + v * S::LANES), acc[n][v]);
-            }
-        }
-        c += V * S::LANES;
+                _ => columns::<S, T, N, A, O, 1>(s, a, &k, b, b_stride, c, out, keep),
+            };
     }
 }
 
-/// `N` queries from number `at` on against all they see.
+/// Vectors of columns computed together with `n` rows: enough sums to hide the
+/// latency of the multiply-add, as far as there are registers.
+const fn vectors(lanes: usize, n: usize) -> usize {
+    match n {
+        1..=3 => 4,
+        4 if lanes == 16 => 4,
+        4 => 2,
+        _ if lanes == 16 => 2,
+        _ => 1,
+    }
+}
+
+/// `V` vectors of columns of [`product`], from column `c` on, where `b` begins;
+/// returns `V`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn columns<
+    S: Simd,
+    T: Stored,
+    const N: usize,
+    const A: usize,
+    const O: usize,
+    const V: usize,
+>(
+    s: S,
+    a: &[[f32; A]; N],
+    k: &Range<usize>,
+    b: *const T::T,
+    b_stride: usize,
+    c: usize,
+    out: &mut [[f32; O]; N],
+    keep: [f32; N],
+) -> usize {
+    let mut acc = [[s.splat(0.0); V]; N];
+    for n in 0..N {
+        if keep[n] != 0.0 {
+            for v in 0..V {
+                let o = s.load(out[n].as_ptr().add(c + v * S::LANES));
+                acc[n][v] = s.mul(o, s.splat(keep[n]));
+            }
+        }
+    }
+    for k in k.clone() {
+        let row = b.add(k * b_stride);
+        for v in 0..V {
+            let x = T::load(s, row.add(v * S::LANES));
+            for n in 0..N {
+                let a = s.splat(*a[n].as_ptr().add(k));
+                acc[n][v] = s.fma(x, a, acc[n][v]);
+            }
+        }
+    }
+    for n in 0..N {
+        for v in 0..V {
+            s.store(out[n].as_mut_ptr().add(c + v * S::LANES), acc[n][v]);
+        }
+    }
+    V
+}
+
+/// `N` queries from number `at` on against all they see; returns `N`.
 #[inline(always)]
 unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     s: S,
     job: Job,
     at: usize,
     mut phases: Option<&mut Phases>,
-) {
+) -> usize {
     let Job {
         shape,
         cache,
@@ -319,10 +381,9 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     let kv = cache.shape;
     let (hd, padded) = (kv.head_dim, kv.padded_dim());
     let group = shape.heads / kv.kv_heads;
-    let mut queries = [0f32; MAX_QUERIES * MAX_HEAD_DIM]; // [value][query]
-    let mut sums = [0f32; MAX_QUERIES * MAX_HEAD_DIM]; // [query][value]
-    let mut scores = [0f32; MAX_QUERIES * KV_BLOCK]; // [query][position]
-    let mut weights = [0f32; MAX_QUERIES * KV_BLOCK]; // [position][query]
+    let mut queries = [[0f32; ROW]; N];
+    let mut sums = [[0f32; ROW]; N];
+    let mut scores = [[0f32; KV_BLOCK]; N]; // then the weights
     let (mut max, mut total) = ([f32::NEG_INFINITY; N], [0f32; N]);
     let mut sees = [(0usize, 0usize); N];
     let offset = |n: usize| {
@@ -332,7 +393,7 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     for n in 0..N {
         let x = q.q.add(offset(n));
         for d in 0..hd {
-            queries[d * N + n] = *x.add(d) * shape.scale;
+            queries[n][d] = *x.add(d) * shape.scale;
         }
         let position = q.first + (at + n) / group;
         let last = if shape.causal {
@@ -351,32 +412,20 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
         let cols = first.max(start) - start..last.min(start + KV_BLOCK) - start;
         let clock = phases.is_some().then(Instant::now);
         let keys = cache.keys.add(block).cast::<T::T>().cast_const();
-        let two = 2 * S::LANES;
-        let wide = cols.start / two * two..cols.end.next_multiple_of(two);
-        product::<S, T, N, 2>(
-            s,
-            queries.as_ptr(),
-            0..hd,
-            keys,
-            KV_BLOCK,
-            wide,
-            scores.as_mut_ptr(),
-            KV_BLOCK,
-            [0.0; N],
-        );
+        let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
+        let none = [0.0; N];
+        product::<S, T, N, _, _>(s, &queries, 0..hd, keys, KV_BLOCK, wide, &mut scores, none);
         let scored = clock.map(|_| Instant::now());
         let mut keep = [1f32; N];
         for n in 0..N {
-            let row = &mut scores[n * KV_BLOCK..][..KV_BLOCK];
+            let row = &mut scores[n];
             let (from, to) = (sees[n].0.max(start), sees[n].1.min(start + KV_BLOCK));
             if from >= to {
                 row.fill(0.0);
             } else {
                 let (from, to) = (from - start, to - start);
                 if let Some(cap) = shape.soft_cap {
-                    for x in &mut row[from..to] {
-                        *x = cap * (*x / cap).tanh();
-                    }
+                    cap_row(s, &mut row[from..to], cap);
                 }
                 let block_max = row[from..to]
                     .iter()
@@ -388,23 +437,10 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
                 let visible = exp_masked(s, row, new_max, from..to);
                 total[n] = total[n] * keep[n] + visible;
             }
-            for (i, &w) in row.iter().enumerate() {
-                weights[i * N + n] = w;
-            }
         }
         let weighed = clock.map(|_| Instant::now());
         let values = cache.values.add(block).cast::<T::T>().cast_const();
-        product::<S, T, N, 1>(
-            s,
-            weights.as_ptr(),
-            cols,
-            values,
-            padded,
-            0..padded,
-            sums.as_mut_ptr(),
-            MAX_HEAD_DIM,
-            keep,
-        );
+        product::<S, T, N, _, _>(s, &scores, cols, values, padded, 0..padded, &mut sums, keep);
         if let (Some(p), Some(c), Some(a), Some(b)) =
             (phases.as_deref_mut(), clock, scored, weighed)
         {
@@ -416,9 +452,10 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     for n in 0..N {
         let out = q.out.add(offset(n));
         for d in 0..hd {
-            *out.add(d) = sums[n * MAX_HEAD_DIM + d] / total[n];
+            *out.add(d) = sums[n][d] / total[n];
         }
     }
+    N
 }
 
 /// `row = exp(row - max)` on `seen`, 0 elsewhere; returns the sum, always

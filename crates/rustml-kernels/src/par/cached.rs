@@ -200,8 +200,9 @@ pub fn attend_rows(
     cache.check(spans, rows);
     let out = Shared(out.as_mut_ptr());
     // A chunk is one KV head of some rows of one span.
-    let group = shape.heads / kv.kv_heads;
-    let step = 32usize.div_ceil(group);
+    let group = (shape.heads / kv.kv_heads).max(1);
+    // Its queries, `group` for each row, are a multiple of the largest tile.
+    let step = (32 / group).next_multiple_of(8).max(8);
     let mut chunks = Vec::new();
     for s in spans {
         for head in 0..kv.kv_heads {

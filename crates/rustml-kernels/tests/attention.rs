@@ -1,0 +1,504 @@
+//! Attention on every instruction set against softmax in double precision.
+
+mod common;
+
+use common::{bits, close, team, Rng, EXP, SIGMOID, U};
+use half::f16;
+use rustml_kernels::attention::{AttentionShape, KvShape, KvType, Phases, KV_BLOCK};
+use rustml_kernels::par::{attend_rows, position_rows, Cache, Positioning, SpanView, Team};
+use rustml_kernels::AlignedBytes;
+use rustml_simd::Isa;
+use std::time::Duration;
+
+/// A cache in memory that holds NaN wherever nothing was stored.
+struct Memory {
+    shape: KvShape,
+    keys: AlignedBytes,
+    values: AlignedBytes,
+}
+
+impl Memory {
+    fn new(shape: KvShape, blocks: usize) -> Memory {
+        let nan = || {
+            let mut bytes = AlignedBytes::zeroed(blocks * shape.block_bytes()).unwrap();
+            bytes.as_mut_slice().fill(0xff); // NaN in both precisions
+            bytes
+        };
+        Memory {
+            shape,
+            keys: nan(),
+            values: nan(),
+        }
+    }
+    fn cache(&mut self) -> Cache<'_> {
+        Cache::new(
+            self.shape,
+            self.keys.as_mut_slice(),
+            self.values.as_mut_slice(),
+        )
+    }
+}
+
+/// A sequence: keys and values `[positions, kv_heads * head_dim]`, queries of
+/// the last `rows` positions, and where it lies in the cache.
+struct Sequence {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    queries: Vec<f32>,
+    positions: usize,
+    rows: usize,
+    blocks: Vec<u32>,
+}
+
+impl Sequence {
+    fn new(rng: &mut Rng, a: &AttentionShape, kv: KvShape, positions: usize, rows: usize) -> Self {
+        let width = kv.kv_heads * kv.head_dim;
+        Sequence {
+            keys: rng.floats(positions * width),
+            values: rng.floats(positions * width),
+            queries: rng.floats(rows * a.heads * kv.head_dim),
+            positions,
+            rows,
+            blocks: Vec::new(),
+        }
+    }
+    fn first(&self) -> usize {
+        self.positions - self.rows
+    }
+}
+
+/// Gives every sequence its blocks, scattered and interleaved; returns how many.
+fn scatter(sequences: &mut [Sequence]) -> usize {
+    let needed = |s: &Sequence| s.positions.div_ceil(KV_BLOCK);
+    let total: usize = sequences.iter().map(needed).sum();
+    // 5 has no factor in common with the number, so this visits all of it.
+    let size = (total + 3) / 5 * 5 + 6;
+    let mut free = (0..size).map(|i| (i * 5 + 3) % size);
+    let mut left = total;
+    while left > 0 {
+        for s in sequences.iter_mut() {
+            if s.blocks.len() < needed(s) {
+                s.blocks.push(free.next().unwrap() as u32);
+                left -= 1;
+            }
+        }
+    }
+    size
+}
+
+/// Stores all positions of the sequences.
+fn store(team: &Team, cache: &Cache, heads: usize, kv: KvShape, sequences: &[Sequence]) {
+    let (mut keys, mut values, mut spans) = (Vec::new(), Vec::new(), Vec::new());
+    let mut row = 0;
+    for s in sequences {
+        keys.extend(&s.keys);
+        values.extend(&s.values);
+        spans.push(SpanView {
+            row,
+            rows: s.positions,
+            first: 0,
+            blocks: &s.blocks,
+        });
+        row += s.positions;
+    }
+    let mut q = vec![0.0; row * heads * kv.head_dim];
+    let plain = Positioning {
+        qk_norm: None,
+        rope: None,
+    };
+    position_rows(
+        team, cache, &spans, &plain, heads, &mut q, &mut keys, &values, None,
+    );
+}
+
+/// Attention of the sequences' queries in one step.
+fn attend(team: &Team, a: &AttentionShape, cache: &Cache, sequences: &[Sequence]) -> Vec<f32> {
+    let (mut queries, mut spans, mut row) = (Vec::new(), Vec::new(), 0);
+    for s in sequences {
+        queries.extend(&s.queries);
+        spans.push(SpanView {
+            row,
+            rows: s.rows,
+            first: s.first(),
+            blocks: &s.blocks,
+        });
+        row += s.rows;
+    }
+    let mut out = vec![f32::NAN; queries.len()];
+    attend_rows(team, a, cache, &spans, &queries, &mut out, None);
+    out
+}
+
+fn stored(x: f32, kv_type: KvType) -> f64 {
+    match kv_type {
+        KvType::F32 => x.into(),
+        KvType::F16 => f16::from_f32_const(x).to_f64_const(),
+    }
+}
+
+/// The definition, in double precision, of one query; with the tolerance of
+/// each value.
+fn naive(
+    a: &AttentionShape,
+    kv: KvShape,
+    s: &Sequence,
+    row: usize,
+    head: usize,
+) -> Vec<(f64, f64)> {
+    let (hd, width) = (kv.head_dim, kv.kv_heads * kv.head_dim);
+    let kv_head = head / (a.heads / kv.kv_heads);
+    let query = &s.queries[(row * a.heads + head) * hd..][..hd];
+    let position = s.first() + row;
+    let last = if a.causal { position + 1 } else { s.positions };
+    let first = a.window.map_or(0, |w| (position + 1).saturating_sub(w));
+    let at = |x: &[f32], p: usize, d: usize| stored(x[p * width + kv_head * hd + d], kv.kv_type);
+
+    // Scores, and how far off they may be: a product and a sum for each term,
+    // and the scaling of the query.
+    let mut scores = Vec::new();
+    let mut off = 0f64;
+    for p in first..last {
+        let terms = (0..hd).map(|d| f64::from(query[d]) * at(&s.keys, p, d) * f64::from(a.scale));
+        let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+        let mut error = (hd as f64 + 2.0) * U * size;
+        let score = match a.soft_cap.map(f64::from) {
+            // The slope of tanh is at most 1, and that of its argument's two
+            // roundings x / cosh^2 x, at most 0.45.
+            Some(cap) => {
+                error += cap * (SIGMOID + 2.0 * U);
+                cap * (sum / cap).tanh()
+            }
+            None => sum,
+        };
+        scores.push(score);
+        off = off.max(error);
+    }
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let widest = scores.iter().map(|s| max - s).fold(0.0, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+    let total: f64 = weights.iter().sum();
+    // Relative error of a weight: of its score and the maximum's, of their
+    // difference, of exp; and for every block the factor that rebases it.
+    let blocks = ((last - first) / KV_BLOCK + 2) as f64;
+    let weight = 2.0 * off + (U * widest + EXP) * (1.0 + blocks) + 2.0 * U * blocks;
+    // Weights and their sum are off by that, and both sums run over positions.
+    let relative = 2.0 * weight + 2.0 * (scores.len() as f64 + 2.0) * U;
+    (0..hd)
+        .map(|d| {
+            let terms = weights
+                .iter()
+                .zip(first..)
+                .map(|(w, p)| w / total * at(&s.values, p, d));
+            let (y, size) = terms.fold((0.0, 0.0), |(y, size), t| (y + t, size + t.abs()));
+            (y, relative * size)
+        })
+        .collect()
+}
+
+/// Stores and attends on one instruction set, and compares with the definition.
+fn check(isa: Isa, a: AttentionShape, kv: KvShape, lengths: &[(usize, usize)]) {
+    let mut rng = Rng(0xabcd_ef01 + kv.head_dim as u64 * 77 + a.heads as u64);
+    let sequences = lengths
+        .iter()
+        .map(|&(n, rows)| Sequence::new(&mut rng, &a, kv, n, rows));
+    let mut sequences: Vec<_> = sequences.collect();
+    let mut memory = Memory::new(kv, scatter(&mut sequences));
+    let team = team(isa, 2);
+    let cache = memory.cache();
+    store(&team, &cache, a.heads, kv, &sequences);
+    let out = attend(&team, &a, &cache, &sequences);
+    let mut heads = out.chunks(kv.head_dim);
+    for (i, s) in sequences.iter().enumerate() {
+        for row in 0..s.rows {
+            for head in 0..a.heads {
+                let got = heads.next().unwrap();
+                for (d, (y, tolerance)) in naive(&a, kv, s, row, head).into_iter().enumerate() {
+                    let what = format_args!("{isa:?} {a:?} {kv:?} sequence {i} of {lengths:?}, row {row} head {head} value {d}");
+                    close(got[d], y, tolerance, what);
+                }
+            }
+        }
+    }
+    assert!(heads.next().is_none());
+}
+
+const KINDS: [KvType; 2] = [KvType::F32, KvType::F16];
+
+fn shape(heads: usize, head_dim: usize) -> AttentionShape {
+    AttentionShape {
+        heads,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        soft_cap: None,
+        window: None,
+        causal: true,
+    }
+}
+
+#[test]
+fn all_head_sizes_and_groups_match() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            for head_dim in [1, 4, 20, 64, 80, 128, 256, 512] {
+                let kv = KvShape {
+                    kv_heads: 2,
+                    head_dim,
+                    kv_type,
+                };
+                check(isa, shape(4, head_dim), kv, &[(70, 9)]);
+            }
+            for (heads, kv_heads) in [
+                (1, 1),
+                (2, 1),
+                (3, 1),
+                (4, 1),
+                (8, 1),
+                (9, 3),
+                (14, 2),
+                (5, 1),
+            ] {
+                let kv = KvShape {
+                    kv_heads,
+                    head_dim: 20,
+                    kv_type,
+                };
+                check(isa, shape(heads, 20), kv, &[(67, 11)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn all_context_lengths_match() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            let kv = KvShape {
+                kv_heads: 1,
+                head_dim: 20,
+                kv_type,
+            };
+            // Every length with one query, and whole prompts.
+            for n in 1..=200 {
+                check(isa, shape(3, 20), kv, &[(n, 1)]);
+            }
+            for n in [1, 2, 63, 64, 65, 127, 128, 130] {
+                check(isa, shape(2, 20), kv, &[(n, n)]);
+            }
+        }
+    }
+}
+
+#[test]
+fn windows_match() {
+    for isa in Isa::available() {
+        let kv = KvShape {
+            kv_heads: 2,
+            head_dim: 20,
+            kv_type: KvType::F16,
+        };
+        for window in [1, 2, 17, 63, 64, 65, 100, 1000] {
+            let a = AttentionShape {
+                window: Some(window),
+                ..shape(4, 20)
+            };
+            check(isa, a, kv, &[(150, 20), (200, 1), (5, 5)]);
+        }
+    }
+}
+
+#[test]
+fn soft_caps_match() {
+    for isa in Isa::available() {
+        let kv = KvShape {
+            kv_heads: 1,
+            head_dim: 64,
+            kv_type: KvType::F32,
+        };
+        for cap in [0.5, 50.0] {
+            let a = AttentionShape {
+                soft_cap: Some(cap),
+                scale: 2.0,
+                ..shape(4, 64)
+            };
+            check(isa, a, kv, &[(130, 10)]);
+        }
+    }
+}
+
+#[test]
+fn without_causality_every_query_sees_all() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            let kv = KvShape {
+                kv_heads: 2,
+                head_dim: 20,
+                kv_type,
+            };
+            let a = AttentionShape {
+                causal: false,
+                ..shape(6, 20)
+            };
+            for n in [1, 10, 64, 65, 129] {
+                check(isa, a, kv, &[(n, n)]);
+            }
+            check(
+                isa,
+                AttentionShape {
+                    window: Some(30),
+                    ..a
+                },
+                kv,
+                &[(100, 100)],
+            );
+        }
+    }
+}
+
+#[test]
+fn several_sequences_share_a_cache() {
+    for isa in Isa::available() {
+        let kv = KvShape {
+            kv_heads: 2,
+            head_dim: 64,
+            kv_type: KvType::F16,
+        };
+        let spans = [(129, 1), (1, 1), (64, 64), (200, 3), (65, 30), (191, 1)];
+        check(isa, shape(6, 64), kv, &spans);
+    }
+}
+
+/// Sharp scores: one position takes nearly all, others underflow to nothing.
+#[test]
+fn sharp_scores_match() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            let kv = KvShape {
+                kv_heads: 1,
+                head_dim: 64,
+                kv_type,
+            };
+            let a = AttentionShape {
+                scale: 30.0,
+                ..shape(2, 64)
+            };
+            check(isa, a, kv, &[(150, 12)]);
+        }
+    }
+}
+
+#[test]
+fn a_query_does_not_depend_on_what_is_computed_with_it() {
+    let (isas, threads) = (Isa::available(), 3);
+    for isa in isas {
+        for kv_type in KINDS {
+            for (heads, kv_heads) in [(3, 1), (8, 2), (14, 2), (4, 4)] {
+                let kv = KvShape {
+                    kv_heads,
+                    head_dim: 20,
+                    kv_type,
+                };
+                for (causal, window) in [(true, None), (true, Some(70))] {
+                    let a = AttentionShape {
+                        causal,
+                        window,
+                        ..shape(heads, 20)
+                    };
+                    let mut rng = Rng(99);
+                    let lengths = [(190, 23), (64, 64), (100, 1)];
+                    let new = |&(n, rows): &_| Sequence::new(&mut rng, &a, kv, n, rows);
+                    let mut all: Vec<_> = lengths.iter().map(new).collect();
+                    let mut memory = Memory::new(kv, scatter(&mut all));
+                    let team = team(isa, threads);
+                    let cache = memory.cache();
+                    store(&team, &cache, heads, kv, &all);
+                    let together = attend(&team, &a, &cache, &all);
+                    let mut rows = together.chunks(heads * 20);
+                    for s in &all {
+                        for row in 0..s.rows {
+                            let one = Sequence {
+                                keys: Vec::new(),
+                                values: Vec::new(),
+                                queries: s.queries[row * heads * 20..][..heads * 20].to_vec(),
+                                positions: s.first() + row + 1,
+                                rows: 1,
+                                blocks: s.blocks.clone(),
+                            };
+                            let alone = attend(&team, &a, &cache, &[one]);
+                            let expected = rows.next().unwrap();
+                            assert_eq!(bits(&alone), bits(expected), "{isa:?} {a:?} {kv:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// NaN in a key makes the queries that see it NaN, and no others: nothing
+/// hides it, and nothing leaks beyond it.
+#[test]
+fn nan_reaches_those_who_see_it_and_no_others() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            for soft_cap in [None, Some(5.0)] {
+                let kv = KvShape {
+                    kv_heads: 1,
+                    head_dim: 20,
+                    kv_type,
+                };
+                let a = AttentionShape {
+                    window: Some(20),
+                    soft_cap,
+                    ..shape(2, 20)
+                };
+                let mut s = [Sequence::new(&mut Rng(4), &a, kv, 100, 100)];
+                s[0].keys[50 * 20 + 7] = f32::NAN;
+                let mut memory = Memory::new(kv, scatter(&mut s));
+                let team = team(isa, 1);
+                let cache = memory.cache();
+                store(&team, &cache, 2, kv, &s);
+                for (row, out) in attend(&team, &a, &cache, &s).chunks(40).enumerate() {
+                    let sees = (50..70).contains(&row);
+                    let what = format!("{isa:?} {kv_type:?} row {row}");
+                    assert!(out.iter().all(|v| v.is_nan() == sees), "{what}: {out:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn timed_and_untimed_results_are_the_same() {
+    let isa = Isa::best();
+    let kv = KvShape {
+        kv_heads: 2,
+        head_dim: 64,
+        kv_type: KvType::F16,
+    };
+    let a = shape(8, 64);
+    let mut s = [Sequence::new(&mut Rng(8), &a, kv, 200, 100)];
+    let mut memory = Memory::new(kv, scatter(&mut s));
+    let team = team(isa, 2);
+    let cache = memory.cache();
+    store(&team, &cache, 8, kv, &s);
+    let plain = attend(&team, &a, &cache, &s);
+    let (mut out, mut phases) = (vec![f32::NAN; plain.len()], Phases::default());
+    let spans = [SpanView {
+        row: 0,
+        rows: 100,
+        first: 100,
+        blocks: &s[0].blocks,
+    }];
+    attend_rows(
+        &team,
+        &a,
+        &cache,
+        &spans,
+        &s[0].queries,
+        &mut out,
+        Some(&mut phases),
+    );
+    assert_eq!(bits(&out), bits(&plain));
+    for phase in [phases.scores, phases.softmax, phases.values] {
+        assert!(phase > Duration::ZERO, "{phases:?}");
+    }
+}
