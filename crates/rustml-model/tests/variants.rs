@@ -199,8 +199,6 @@ fn scaled_rotations() {
 #[test]
 fn capped_scores_and_logits() {
     let mut copy = Copy::of("gemma3");
-    copy.set("attn_logit_softcapping", 2.0);
-    moved(&copy, "gemma3");
     copy.set("final_logit_softcapping", 5.0);
     let runner = moved(&copy, "gemma3");
     assert_eq!(runner.model.spec().head.soft_cap, Some(5.0));

@@ -60,6 +60,10 @@ fn from_config(whole: &Config) -> Result<Spec> {
     if c.bool("use_bidirectional_attention")? == Some(true) {
         return Err(c.error("use_bidirectional_attention is true, which is not supported"));
     }
+    // transformers reads it, and does nothing with it.
+    if c.f32("attn_logit_softcapping")?.is_some() {
+        return Err(c.error("attn_logit_softcapping is set, but Gemma 3 has no such thing"));
+    }
     let layers = c.need_usize("num_hidden_layers")?;
     super::repeat((), layers).map_err(|e| c.error(e))?;
     let is_local = match c.strings("layer_types")? {
@@ -123,7 +127,7 @@ fn from_config(whole: &Config) -> Result<Spec> {
         eps: c.f32("rms_norm_eps")?.unwrap_or(1e-6),
         activation: hf_activation(c, "hidden_activation", "gelu_pytorch_tanh")?,
         attention_bias,
-        attention_soft_cap: c.f32("attn_logit_softcapping")?,
+        attention_soft_cap: None,
         logit_soft_cap: c.f32("final_logit_softcapping")?,
         global: Rope {
             dims: head_dim,
