@@ -295,3 +295,6 @@ unsafe fn quantize_block<S: Simd>(s: S, x: *const f32, codes: *mut i8) -> f32 {
     }
     scale
 }
+
+#[cfg(test)]
+mod tests;
