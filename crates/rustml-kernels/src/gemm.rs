@@ -48,8 +48,8 @@ impl Product<'_> {
     /// If the activations lack the forms or the width that the weights need.
     pub unsafe fn run(&self, acts: &Acts, panels: Range<usize>) {
         let w = self.weights;
-        assert_eq!(acts.cols(), w.cols());
-        assert!(acts.forms().contains(w.forms()));
+        assert_eq!(acts.cols(), w.cols(), "activations as wide as the weights");
+        assert!(acts.forms().contains(w.forms()), "activations in all forms");
         assert!(panels.end <= w.panels());
         if let Some(bias) = self.bias {
             assert_eq!(bias.len(), w.rows());

@@ -1,25 +1,13 @@
 //! Matrix products of every format on every instruction set against sums in
 //! double precision over decoded weights.
 
+mod common;
+
+use common::{quantised, Rng};
 use rustml_io::DType;
 use rustml_kernels::formats::{decode_row, encode_row};
 use rustml_kernels::{Acts, Forms, Matrix, Product};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
-
-/// A small generator, so that every run sees the same numbers.
-pub struct Rng(pub u64);
-impl Rng {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-    /// Uniform in -1..1.
-    fn float(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    }
-}
 
 struct Put<'a>(&'a mut Acts, &'a [f32]);
 impl Kernel for Put<'_> {
@@ -33,19 +21,6 @@ impl Kernel for Put<'_> {
             unsafe { w.put(s, row, &self.1[row * cols..][..cols]) };
         }
     }
-}
-
-/// What the integer path sees of activations: codes times scales.
-fn quantised(x: &[f32]) -> Vec<f32> {
-    let mut out = vec![0.0; x.len()];
-    for (x, out) in x.chunks(32).zip(out.chunks_mut(32)) {
-        let scale = x.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
-        let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
-        for (x, out) in x.iter().zip(out) {
-            *out = (x * inverse).round_ties_even() * scale;
-        }
-    }
-    out
 }
 
 fn check(dtype: DType, isa: Isa, outputs: usize, cols: usize, rows: usize, extreme: bool) {
@@ -146,6 +121,33 @@ fn products_match_on_every_isa() {
                 check(dtype, isa, outputs, blocks * block, rows, false);
             }
             check(dtype, isa, 19, 4 * block, 3, true);
+        }
+    }
+}
+
+/// Whatever the bytes of a file, a packed row decodes as the format says, but
+/// for the roundings of scale and offset. Not-a-number scales included.
+#[test]
+fn any_bytes_are_packed_as_they_are() {
+    let mut rng = Rng(0x0bad_cafe);
+    for isa in Isa::available() {
+        for dtype in DType::ALL {
+            let (rows, cols) = (37, 2 * dtype.block_len().max(32));
+            let row_bytes = dtype.row_bytes(cols).unwrap();
+            let data: Vec<u8> = (0..rows * row_bytes).map(|_| rng.bits() as u8).collect();
+            let m = Matrix::pack(dtype, rows, cols, &data, isa).unwrap();
+            let (mut got, mut expected) = (vec![f32::NAN; cols], vec![f32::NAN; cols]);
+            for (row, bytes) in data.chunks(row_bytes).enumerate() {
+                m.decode_row(row, &mut got);
+                decode_row(dtype, bytes, &mut expected);
+                for (got, expected) in got.iter().zip(&expected) {
+                    let same = got == expected || got.is_nan() && expected.is_nan();
+                    assert!(
+                        same,
+                        "{dtype} {isa:?} row {row}: {got} instead of {expected}"
+                    );
+                }
+            }
         }
     }
 }

@@ -99,7 +99,8 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
     let mut products = Vec::with_capacity(outputs.len());
     let mut bytes = 0;
     for o in outputs.iter_mut() {
-        assert_eq!(Some(o.out.len()), rows.checked_mul(o.weights.rows()));
+        let values = rows.checked_mul(o.weights.rows());
+        assert_eq!(Some(o.out.len()), values, "an output for every row");
         bytes += o.weights.bytes();
         products.push(Product {
             weights: o.weights,
