@@ -152,7 +152,7 @@ impl Acts {
         a
     }
 
-    /// Announces what will be written: every row follows by [`Self::put_row`].
+    /// Announces what will be written: every row follows by [`RowWriter::put`].
     ///
     /// # Panics
     /// If the buffers are too small, or codes are asked for of a width that

@@ -21,7 +21,7 @@ use scales::{Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
 
 /// How a format's blocks become panels: a packing of its codes and one of its
 /// scales. `weight = scale * (code - ZERO) + offset`, where a table takes the
-/// place of `code - ZERO` in [`Table4`](codes::Table4).
+/// place of `code - ZERO` in [`Table4`].
 pub trait Format: BlockFormat {
     /// Packing of the codes.
     type Codes: Codes;
