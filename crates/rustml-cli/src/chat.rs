@@ -7,6 +7,7 @@ use rustml_nlp::cli::{
 };
 use rustml_nlp::{Context, Error, Finish, Generation, Model, Options, Session};
 use std::io;
+use std::path::Path;
 
 /// More than a conversation usually takes, less than would burden the memory.
 const CONTEXT: usize = 8192;
@@ -80,7 +81,7 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
     }
     let input = Input::new(NAMES)?;
     if input.is_terminal() {
-        greet(&model);
+        greet(args.model.source.name(), &model);
     }
     let session = model.session(args.system.text.as_deref())?;
     Chat {
@@ -94,11 +95,13 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
     .run()
 }
 
-fn greet(model: &Model) {
-    let name = model.path().file_name().unwrap_or_default();
+fn greet(name: &str, model: &Model) {
+    // Of a path, the last part says what it is; of the hub's, all.
+    let path = Path::new(name);
+    let file = path.file_name().filter(|_| path.exists());
+    let name = file.map_or(name.into(), |file| file.to_string_lossy());
     note(format_args!(
-        "{}, room for {} tokens. /help lists commands, Ctrl-D leaves.",
-        name.to_string_lossy(),
+        "{name}, {} tokens of context. /help lists commands.",
         model.context()
     ));
 }
@@ -204,6 +207,12 @@ impl Chat<'_> {
         printed?;
         match answer {
             Ok(answer) => {
+                tracing::debug!(
+                    target: "rustml::chat",
+                    "{} of the prompt's {} tokens were computed",
+                    answer.timings.prompt_tokens,
+                    answer.prompt_tokens
+                );
                 if !answer.text.ends_with('\n') {
                     print("\n")?;
                 }

@@ -1,7 +1,7 @@
 //! Where the lines of a conversation come from: an editor on a terminal, or
 //! standard input as it is.
 
-use rustml_nlp::cli::Failure;
+use rustml_nlp::cli::{colours, Failure};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -56,7 +56,7 @@ impl Input {
     /// The next line; `None` at the end, or where somebody wants to leave.
     pub fn next(&mut self) -> Result<Option<String>, Failure> {
         match self {
-            Input::Terminal { editor, history } => match editor.readline("> ") {
+            Input::Terminal { editor, history } => match editor.readline(&("> ", prompt())) {
                 Ok(line) => {
                     if let Some(path) = history {
                         if let Err(e) = editor.append_history(path) {
@@ -84,6 +84,13 @@ impl Input {
                 Ok((!text.is_empty()).then_some(text))
             }
         }
+    }
+}
+
+fn prompt() -> &'static str {
+    match colours(&io::stderr()) {
+        true => "\x1b[1;32m> \x1b[0m",
+        false => "> ",
     }
 }
 

@@ -88,7 +88,9 @@ fn to_text(store: &Store, about: &About, tensors: bool) -> String {
     let architecture = about.architecture.as_deref();
     let runs = about
         .problem()
-        .map_or("yes".into(), |why| format!("no: {why}"));
+        .map_or("yes, as far as headers tell".into(), |why| {
+            format!("no: {why}")
+        });
     let row = |name: &str, value: String| vec![name.to_owned(), value];
     let mut rows = vec![
         row("format", format),

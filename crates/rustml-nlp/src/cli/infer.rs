@@ -91,6 +91,10 @@ fn prompts(args: &InferArgs) -> Result<Vec<String>, Failure> {
         note("Type the prompt, then Ctrl-D:");
     }
     let text = stdin()?;
+    if std::io::stdin().is_terminal() && !text.ends_with('\n') {
+        // The cursor still stands where Ctrl-D was typed.
+        note("");
+    }
     // The newline that a shell or an editor puts at the end is not meant.
     let text = text
         .strip_suffix('\n')
