@@ -2,8 +2,8 @@
 
 use crate::input::Input;
 use rustml_nlp::cli::{
-    colours, complain, examples, note, open, print, Failure, ModelArgs, SamplingArgs, Signals,
-    SystemArgs,
+    colours, complain, examples, note, open, print, print_text, Failure, ModelArgs, SamplingArgs,
+    Signals, SystemArgs,
 };
 use rustml_nlp::{Context, Error, Finish, Generation, Model, Options, Session};
 use std::io;
@@ -198,7 +198,7 @@ impl Chat<'_> {
         self.options.cancel = Some(self.signals.begin());
         let mut printed = Ok(());
         let answer = self.session.say(text, &self.options, &mut |piece| {
-            printed = print(piece);
+            printed = print_text(piece);
             printed.is_ok()
         });
         // Another turn, other dice.

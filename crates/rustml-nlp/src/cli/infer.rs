@@ -2,7 +2,7 @@
 
 use super::args::{Format, InferArgs};
 use super::open::open;
-use super::output::{note, print, Failure};
+use super::output::{note, print, print_text, Failure};
 use super::signals::Signals;
 use crate::{Finish, Generation, Message, Model, Prompt};
 use serde_json::json;
@@ -40,7 +40,7 @@ pub fn infer(args: &InferArgs, signals: &Signals) -> Result<(), Failure> {
     let mut printed = Ok(());
     let results = model.generate_all(prompts, &options, &mut |piece| {
         if streams {
-            printed = print(piece.text);
+            printed = print_text(piece.text);
         }
         printed.is_ok()
     })?;
@@ -133,7 +133,7 @@ fn utf8(bytes: Vec<u8>, from: &str) -> Result<String, Failure> {
 fn print_texts(results: &[Generation], streamed: bool) -> Result<(), Failure> {
     for result in results {
         if !streamed {
-            print(&result.text)?;
+            print_text(&result.text)?;
         }
         if !result.text.ends_with('\n') {
             print("\n")?;

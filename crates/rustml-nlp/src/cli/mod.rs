@@ -16,5 +16,7 @@ pub use args::{Format, InferArgs, LoadArgs, ModelArgs, SamplingArgs, SourceArgs,
 pub use help::{examples, ENVIRONMENT};
 pub use infer::{infer, stdin};
 pub use open::{locate, open, open_tokenizer};
-pub use output::{colours, complain, fail, harmless, init_logging, note, print, Failure};
+pub use output::{
+    colours, complain, fail, harmless, init_logging, note, print, print_text, Failure,
+};
 pub use signals::Signals;

@@ -64,6 +64,33 @@ pub fn print(text: &str) -> Result<(), Failure> {
     })
 }
 
+/// Writes a model's text to standard output at once: as it is, but on a
+/// terminal without what could steer that.
+///
+/// # Errors
+/// As for [`print`].
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    match io::stdout().is_terminal() {
+        true => print(&tame(text)),
+        false => print(text),
+    }
+}
+
+/// Lines and tabs are kept, other control characters are shown.
+fn tame(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for part in text.split_inclusive(['\n', '\t']) {
+        let end = part.strip_suffix(['\n', '\t']).map_or(part.len(), str::len);
+        // The system's own end of a line.
+        let kept = part[..end]
+            .strip_suffix('\r')
+            .filter(|_| part.ends_with('\n'));
+        out += &harmless(kept.unwrap_or(&part[..end]));
+        out += &part[end..];
+    }
+    out
+}
+
 /// Writes a line to standard error. That may be closed or full; then there is
 /// nobody left to tell, which is no reason to stop, as `eprintln!` would.
 pub fn note(line: impl Display) {
@@ -111,5 +138,7 @@ mod tests {
     #[test]
     fn strange_text_cannot_steer_the_terminal() {
         assert_eq!(harmless("a\x1b[2J\r\nü\u{9b}"), "a\\u{1b}[2J\\r\\nü\\u{9b}");
+        assert_eq!(tame("a\tb\r\n\n\rc\x08"), "a\tb\n\n\\rc\\u{8}");
+        assert_eq!(tame("\n"), "\n");
     }
 }
