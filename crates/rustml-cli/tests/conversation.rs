@@ -190,7 +190,6 @@ fn ctrl_c_ends_a_script_with_what_there_is() {
     assert!(done.out.ends_with('\n'));
     // One answer, however few tokens it had by then; the second never began.
     assert_eq!(done.err.matches("; stopped]").count(), 1, "{}", done.err);
-    assert_eq!(done.err.matches(" tokens").count(), 1, "{}", done.err);
 }
 
 #[cfg(unix)]
