@@ -11,7 +11,6 @@
 
 use crate::ops::{cap_row, exp_minus_max, sum};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
@@ -19,8 +18,6 @@ use std::time::{Duration, Instant};
 pub const KV_BLOCK: usize = 64;
 /// Largest head.
 pub const MAX_HEAD_DIM: usize = 512;
-/// Queries computed together, at most.
-const MAX_QUERIES: usize = 4;
 /// Head sizes are rounded up to whole vectors of the widest set.
 const PAD: usize = 16;
 /// Values of a query in working memory; not a power of two, so that the same
@@ -217,51 +214,39 @@ impl Kernel for Run<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Run(job, rows, mut phases) = self;
-        let tiles = match job.cache.shape.kv_type {
-            KvType::F32 => tile_fns::<S, F32>(),
-            KvType::F16 => tile_fns::<S, F16>(),
-        };
         let group = job.shape.heads / job.cache.shape.kv_heads;
         // Queries are numbered row by row, the heads of a group together.
         let (mut at, end) = (rows.start * group, rows.end * group);
         while at < end {
-            let n = (end - at).min(MAX_QUERIES);
-            // SAFETY: by the contract of `attend`, on the set we run on.
-            unsafe { tiles[n - 1](s, job, at, phases.as_deref_mut()) };
-            at += n;
+            let phases = phases.as_deref_mut();
+            // SAFETY: by the contract of `attend`.
+            at += unsafe {
+                match job.cache.shape.kv_type {
+                    KvType::F32 => some::<S, F32>(s, job, at, end - at, phases),
+                    KvType::F16 => some::<S, F16>(s, job, at, end - at, phases),
+                }
+            };
         }
     }
 }
 
-/// Computes some queries, from the given number on.
-type TileFn<S> = unsafe fn(S, Job, usize, Option<&mut Phases>);
-
-/// For one query, two, and so on. Compiled each for itself, because in one
-/// function they take the compiler minutes.
-fn tile_fns<S: Simd, T: Stored>() -> [TileFn<S>; MAX_QUERIES] {
-    struct Tile<'a, T, const N: usize>(Job<'a>, usize, Option<&'a mut Phases>, PhantomData<T>);
-    impl<T: Stored, const N: usize> Kernel for Tile<'_, T, N> {
-        type Out = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            // SAFETY: by the contract of `attend`.
-            unsafe { tile::<S, T, N>(s, self.0, self.1, self.2) }
-        }
+/// Computes up to `left` queries from number `at` on; returns how many. Groups
+/// of 2, 3, 4 and 8 heads read keys and values once.
+#[inline(always)]
+unsafe fn some<S: Simd, T: Stored>(
+    s: S,
+    job: Job,
+    at: usize,
+    left: usize,
+    phases: Option<&mut Phases>,
+) -> usize {
+    match left {
+        8.. => tile::<S, T, 8>(s, job, at, phases),
+        4.. => tile::<S, T, 4>(s, job, at, phases),
+        3 => tile::<S, T, 3>(s, job, at, phases),
+        2 => tile::<S, T, 2>(s, job, at, phases),
+        _ => tile::<S, T, 1>(s, job, at, phases),
     }
-    unsafe fn enter<S: Simd, T: Stored, const N: usize>(
-        s: S,
-        job: Job,
-        at: usize,
-        phases: Option<&mut Phases>,
-    ) {
-        s.vectorize(Tile::<T, N>(job, at, phases, PhantomData))
-    }
-    [
-        enter::<S, T, 1>,
-        enter::<S, T, 2>,
-        enter::<S, T, 3>,
-        enter::<S, T, 4>,
-    ]
 }
 
 /// How cached values are read.
@@ -304,28 +289,30 @@ unsafe fn product<S: Simd, T: Stored, const N: usize, const A: usize, const O: u
     keep: [f32; N],
 ) {
     assert!(k.end <= A && cols.end <= O);
-    let mut c = cols.start;
+    let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
     while c < cols.end {
         let b = b.add(c);
         let left = (cols.end - c) / S::LANES;
-        let done = if const { vectors(S::LANES, N) == 4 } && left >= 4 {
-            columns::<S, T, N, A, O, 4>(s, a, &k, b, b_stride, c, out, keep)
-        } else if left >= 2 {
-            columns::<S, T, N, A, O, 2>(s, a, &k, b, b_stride, c, out, keep)
-        } else {
-            columns::<S, T, N, A, O, 1>(s, a, &k, b, b_stride, c, out, keep)
-        };
-        c += done * S::LANES;
+        c += S::LANES
+            * match step {
+                4 if left >= 4 => columns::<S, T, N, A, O, 4>(s, a, &k, b, b_stride, c, out, keep),
+                2.. if left >= 2 => {
+                    columns::<S, T, N, A, O, 2>(s, a, &k, b, b_stride, c, out, keep)
+                }
+                _ => columns::<S, T, N, A, O, 1>(s, a, &k, b, b_stride, c, out, keep),
+            };
     }
 }
 
 /// Vectors of columns computed together with `n` rows: enough sums to hide the
 /// latency of the multiply-add, as far as there are registers.
 const fn vectors(lanes: usize, n: usize) -> usize {
-    if n < 4 || lanes == 16 {
-        4
-    } else {
-        2
+    match n {
+        1..=3 => 4,
+        4 if lanes == 16 => 4,
+        4 => 2,
+        _ if lanes == 16 => 2,
+        _ => 1,
     }
 }
 
@@ -377,14 +364,14 @@ unsafe fn columns<
     V
 }
 
-/// `N` queries from number `at` on against all they see.
+/// `N` queries from number `at` on against all they see; returns `N`.
 #[inline(always)]
 unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     s: S,
     job: Job,
     at: usize,
     mut phases: Option<&mut Phases>,
-) {
+) -> usize {
     let Job {
         shape,
         cache,
@@ -468,6 +455,7 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             *out.add(d) = sums[n][d] / total[n];
         }
     }
+    N
 }
 
 /// `row = exp(row - max)` on `seen`, 0 elsewhere; returns the sum, always
