@@ -68,7 +68,7 @@ pub fn print(text: &str) -> Result<(), Failure> {
 /// terminal without what could steer that.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub fn print_text(text: &str) -> Result<(), Failure> {
     match io::stdout().is_terminal() {
         true => print(&tame(text)),
