@@ -12,6 +12,7 @@ pub mod ops;
 pub mod panel;
 pub mod par;
 pub mod pool;
+pub mod roof;
 
 pub use acts::{Acts, Forms};
 pub use buffer::AlignedBytes;
