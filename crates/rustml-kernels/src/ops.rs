@@ -3,7 +3,7 @@
 //! Each function takes the instruction set it runs on and computes one row;
 //! which thread computes which row is the caller's business.
 
-use rustml_simd::{exp, gelu_tanh, sigmoid, tanh, with_isa, Isa, Kernel, Simd};
+use rustml_simd::{gelu_tanh, sigmoid, tanh, with_isa, Isa, Kernel, Simd};
 
 /// How rows are normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -320,19 +320,4 @@ pub fn rope(isa: Isa, x: &mut [f32], head_dim: usize, cos: &[f32], sin: &[f32]) 
     assert!(cos.len() == sin.len() && 2 * cos.len() <= head_dim);
     assert!(x.len().is_multiple_of(head_dim));
     with_isa(isa, Rope(x, head_dim, cos, sin))
-}
-
-/// `x = exp(x - max)`
-#[inline(always)]
-pub(crate) fn exp_minus_max<S: Simd>(s: S, x: &mut [f32], max: f32) {
-    let m = s.splat(max);
-    let (p, n) = (x.as_mut_ptr(), x.len());
-    // SAFETY: a slice of `n` values.
-    unsafe { each!(s, [p], p, n, |[v]| exp(s, s.sub(v, m))) };
-}
-
-/// Sum of a row.
-#[inline(always)]
-pub(crate) fn sum<S: Simd>(s: S, x: &[f32]) -> f32 {
-    fold!(s, x, |v, a| s.add(v, a), |v| v)
 }

@@ -1,11 +1,14 @@
 //! Operations that write and read the cache of keys and values.
 
 use super::{for_rows, lock, settle, Norm, Shared, Team, Timing};
-use crate::attention::{attend, AttentionShape, KvLayer, KvShape, Phases, Queries};
+use crate::attention::{AttentionShape, Job, KvLayer, KvShape, Phases, Queries};
 use crate::attention::{KV_BLOCK, MAX_HEAD_DIM};
 use crate::ops;
+use rustml_simd::Isa;
 use std::cell::Cell;
 use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -166,7 +169,7 @@ pub fn position_rows(
         let block = span.blocks[position / KV_BLOCK];
         // SAFETY: the block exists and only this row stores at this slot, both
         // checked above; nobody else has the cache while it is borrowed.
-        unsafe { layer.put(block, position % KV_BLOCK, k, v) };
+        unsafe { layer.put(team.isa, block, position % KV_BLOCK, k, v) };
         if let (Some(times), Some(a), Some(b), Some(c)) = (&times, start, normed, rotated) {
             let mut t = lock(times);
             t[0] += b - a;
@@ -198,38 +201,26 @@ pub fn attend_rows(
     let rows = q.len() / cols;
     assert!(q.len() == rows * cols && out.len() == q.len());
     cache.check(spans, rows);
-    let out = Shared(out.as_mut_ptr());
-    // A chunk is one KV head of some rows of one span.
-    let group = (shape.heads / kv.kv_heads).max(1);
-    // Its queries, `group` for each row, are a multiple of the largest tile.
-    let step = (32 / group).next_multiple_of(8).max(8);
-    let mut chunks = Vec::new();
-    for s in spans {
-        for head in 0..kv.kv_heads {
-            for at in (0..s.rows).step_by(step) {
-                chunks.push((s, head, at..(at + step).min(s.rows)));
-            }
-        }
-    }
-    // Late rows see more: begin with the longest.
-    chunks.reverse();
-    let times = phases.as_ref().map(|_| Mutex::new(Phases::default()));
-    team.pool.run(chunks.len(), &|c, _| {
-        let _ = &out;
-        let (s, head, rows) = chunks[c].clone();
-        let queries = Queries {
+    let out = out.as_mut_ptr();
+    let queries: Vec<Queries> = spans
+        .iter()
+        .map(|s| Queries {
             q: q[s.row * cols..].as_ptr(),
             // SAFETY: within `out`, which is as long as `q`.
-            out: unsafe { out.0.add(s.row * cols) },
+            out: unsafe { out.add(s.row * cols) },
             stride: cols,
             rows: s.rows,
             first: s.first,
             blocks: s.blocks,
-        };
+        })
+        .collect();
+    let pieces = Pieces::new(shape, layer, &queries, team.pool.threads());
+    let times = phases.as_ref().map(|_| Mutex::new(Phases::default()));
+    team.pool.run(pieces.chunks.len(), &|c, _| {
         let mut mine = Phases::default();
         let timed = times.is_some().then_some(&mut mine);
-        // SAFETY: the chunk's rows and head are its own; blocks were checked.
-        unsafe { attend(team.isa, shape, layer, &queries, head, rows, timed) };
+        // SAFETY: the piece's rows and head are its own; blocks were checked.
+        unsafe { pieces.run(team.isa, c, timed) };
         if let Some(times) = &times {
             let mut t = lock(times);
             t.scores += mine.scores;
@@ -239,5 +230,104 @@ pub fn attend_rows(
     });
     if let (Some(to), Some(times)) = (phases, times) {
         *to = *lock(&times);
+    }
+}
+
+/// Attention cut into pieces for the threads: one KV head of some rows of one
+/// span, and where these are too few, one stretch of the context alone.
+struct Pieces<'a> {
+    pieces: Vec<Piece<'a>>,
+    /// Piece and stretch.
+    chunks: Vec<(usize, Option<usize>)>,
+    /// What stretches gave, piece by piece.
+    parts: Shared<f32>,
+    _memory: Vec<f32>,
+}
+
+struct Piece<'a> {
+    job: Job<'a>,
+    rows: Range<usize>,
+    splits: Range<usize>,
+    /// Where its parts begin.
+    at: usize,
+    /// Stretches that are not computed.
+    left: AtomicUsize,
+}
+
+impl<'a> Pieces<'a> {
+    fn new(
+        shape: &'a AttentionShape,
+        cache: &'a KvLayer,
+        queries: &'a [Queries<'a>],
+        threads: usize,
+    ) -> Self {
+        let kv_heads = cache.shape.kv_heads;
+        let group = (shape.heads / kv_heads).max(1);
+        // A piece's queries, `group` for each row, are a multiple of the largest tile.
+        let step = (32 / group).next_multiple_of(8).max(8);
+        let mut pieces = Vec::new();
+        for q in queries {
+            for kv_head in 0..kv_heads {
+                for at in (0..q.rows).step_by(step) {
+                    let job = Job {
+                        shape,
+                        cache,
+                        q,
+                        kv_head,
+                    };
+                    let rows = at..(at + step).min(q.rows);
+                    pieces.push(Piece {
+                        job,
+                        splits: job.splits(rows.clone()),
+                        rows,
+                        at: 0,
+                        left: AtomicUsize::new(0),
+                    });
+                }
+            }
+        }
+        // Late rows see more: begin with the longest.
+        pieces.reverse();
+        let split = threads > 1 && pieces.len() < 4 * threads;
+        let (mut chunks, mut values) = (Vec::new(), 0);
+        for (i, piece) in pieces.iter_mut().enumerate() {
+            if !split || piece.splits.len() < 2 {
+                chunks.push((i, None));
+                continue;
+            }
+            piece.at = values;
+            piece.left = AtomicUsize::new(piece.splits.len());
+            values += piece.splits.len() * piece.rows.len() * group * piece.job.part_len();
+            chunks.extend(piece.splits.clone().map(|split| (i, Some(split))));
+        }
+        let mut memory = vec![0f32; values];
+        Pieces {
+            pieces,
+            chunks,
+            parts: Shared(memory.as_mut_ptr()),
+            _memory: memory,
+        }
+    }
+
+    /// Computes a chunk, and puts its piece together if it is the last of it.
+    ///
+    /// # Safety
+    /// Nobody else computes this chunk or uses its rows' results at its head;
+    /// the cache holds every visible position.
+    unsafe fn run(&self, isa: Isa, chunk: usize, phases: Option<&mut Phases>) {
+        let (i, split) = self.chunks[chunk];
+        let piece = &self.pieces[i];
+        let (job, rows) = (&piece.job, piece.rows.clone());
+        let Some(split) = split else {
+            return job.attend(isa, rows, phases);
+        };
+        let group = job.shape.heads / job.cache.shape.kv_heads;
+        let len = rows.len() * group * job.part_len();
+        let parts = self.parts.0.add(piece.at);
+        let part = parts.add((split - piece.splits.start) * len);
+        job.attend_split(isa, rows.clone(), split, part, phases);
+        if piece.left.fetch_sub(1, AcqRel) == 1 {
+            job.merge(isa, rows, parts, piece.splits.len());
+        }
     }
 }

@@ -115,7 +115,9 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
     let chunk_bytes = (bytes / (team.pool.threads() * 6)).clamp(24 << 10, 192 << 10);
     let mut chunks: Vec<(usize, usize, usize)> = Vec::new();
     for (i, p) in products.iter().enumerate() {
-        let step = (chunk_bytes / p.weights.panel_bytes().max(1)).max(1);
+        let step = chunk_bytes / p.weights.panel_bytes().max(1);
+        // Panels are computed in pairs where there are registers for that.
+        let step = step.next_multiple_of(2).max(2);
         for at in (0..p.weights.panels()).step_by(step) {
             chunks.push((i, at, (at + step).min(p.weights.panels())));
         }

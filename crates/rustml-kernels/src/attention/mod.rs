@@ -1,0 +1,342 @@
+//! Attention over a cache of keys and values in blocks of positions.
+//!
+//! Keys are stored transposed within a block, `[kv head][value][position]`,
+//! values as `[kv head][position][value]`; so scores and weighted sums are the
+//! same small matrix product, vectors run along its columns, and nothing is
+//! summed across lanes. Softmax is computed online, block by block (Dao et
+//! al., "FlashAttention"), always from the same block borders: the result of a
+//! query does not depend on how many others are computed with it (as long as
+//! keys and values are finite: a value of another's position, that this query
+//! does not see, is multiplied by zero).
+
+mod tile;
+
+use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use std::ops::Range;
+use std::time::Duration;
+
+/// Positions of a cache block.
+pub const KV_BLOCK: usize = 64;
+/// Largest head.
+pub const MAX_HEAD_DIM: usize = 512;
+/// Head sizes are rounded up to whole vectors of the widest set.
+const PAD: usize = 16;
+/// Values of a query in working memory; not a power of two, so that the same
+/// value of several queries does not compete for one set of the cache.
+const ROW: usize = MAX_HEAD_DIM + PAD;
+
+/// How cached keys and values are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KvType {
+    /// Single precision.
+    F32,
+    /// Half precision.
+    F16,
+}
+
+impl KvType {
+    /// Bytes of a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            KvType::F32 => 4,
+            KvType::F16 => 2,
+        }
+    }
+}
+
+/// Sizes of one layer's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvShape {
+    /// Heads of keys and values.
+    pub kv_heads: usize,
+    /// Values of a head.
+    pub head_dim: usize,
+    /// Storage.
+    pub kv_type: KvType,
+}
+
+impl KvShape {
+    const fn padded_dim(&self) -> usize {
+        self.head_dim.next_multiple_of(PAD)
+    }
+    /// Bytes of a block's keys, and of its values.
+    pub const fn block_bytes(&self) -> usize {
+        self.kv_heads * self.padded_dim() * KV_BLOCK * self.kv_type.bytes()
+    }
+    const fn head_bytes(&self) -> usize {
+        self.padded_dim() * KV_BLOCK * self.kv_type.bytes()
+    }
+}
+
+/// One layer's cache, shared by all sequences.
+#[derive(Clone, Copy)]
+pub struct KvLayer {
+    /// Sizes.
+    pub shape: KvShape,
+    /// Key blocks, [`KvShape::block_bytes`] each.
+    pub keys: *mut u8,
+    /// Value blocks, likewise.
+    pub values: *mut u8,
+}
+
+// SAFETY: a pair of pointers; the unsafe functions below say who may use them.
+unsafe impl Sync for KvLayer {}
+// SAFETY: as above.
+unsafe impl Send for KvLayer {}
+
+impl KvLayer {
+    /// Stores the key and value (`kv_heads * head_dim` values each) of one
+    /// position in `block` at `slot`.
+    ///
+    /// # Safety
+    /// The block exists and nobody else uses this slot.
+    pub unsafe fn put(&self, isa: Isa, block: u32, slot: usize, key: &[f32], value: &[f32]) {
+        struct Put<'a>(&'a KvLayer, usize, usize, &'a [f32], &'a [f32]);
+        impl Kernel for Put<'_> {
+            type Out = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) {
+                let Put(layer, block, slot, keys, values) = self;
+                let sh = layer.shape;
+                let heads = keys.chunks_exact(sh.head_dim);
+                for (head, (k, v)) in heads.zip(values.chunks_exact(sh.head_dim)).enumerate() {
+                    let at = block * sh.block_bytes() + head * sh.head_bytes();
+                    // SAFETY: the head's part of the block, by the shape.
+                    unsafe {
+                        let (keys, values) = (layer.keys.add(at), layer.values.add(at));
+                        match sh.kv_type {
+                            KvType::F32 => put_head(keys.cast(), values.cast(), sh, slot, k, v),
+                            KvType::F16 => {
+                                let (k, v) = (to_f16(s, k), to_f16(s, v));
+                                let (k, v) = (&k[..sh.head_dim], &v[..sh.head_dim]);
+                                put_head(keys.cast(), values.cast(), sh, slot, k, v);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        let sh = self.shape;
+        assert!(slot < KV_BLOCK && sh.head_dim <= MAX_HEAD_DIM);
+        assert!(key.len() == sh.kv_heads * sh.head_dim && value.len() == key.len());
+        with_isa(isa, Put(self, block as usize, slot, key, value))
+    }
+}
+
+/// Stores one head's key as a column, and its value as a row.
+///
+/// # Safety
+/// `keys` and `values` are a head's part of a block.
+#[inline(always)]
+unsafe fn put_head<T: Copy>(
+    keys: *mut T,
+    values: *mut T,
+    sh: KvShape,
+    slot: usize,
+    k: &[T],
+    v: &[T],
+) {
+    for (d, k) in k.iter().enumerate() {
+        *keys.add(d * KV_BLOCK + slot) = *k;
+    }
+    let row = values.add(slot * sh.padded_dim());
+    std::ptr::copy_nonoverlapping(v.as_ptr(), row, v.len());
+}
+
+/// The values in half precision; what lies beyond them means nothing.
+#[inline(always)]
+fn to_f16<S: Simd>(s: S, x: &[f32]) -> [u16; MAX_HEAD_DIM] {
+    let mut out = [0; MAX_HEAD_DIM];
+    let whole = x.len() / S::LANES * S::LANES;
+    for i in (0..whole).step_by(S::LANES) {
+        // SAFETY: whole vectors of both.
+        unsafe { s.store_f16(out.as_mut_ptr().add(i), s.load(x.as_ptr().add(i))) };
+    }
+    for i in whole..x.len() {
+        out[i] = half::f16::from_f32(x[i]).to_bits();
+    }
+    out
+}
+
+/// What attention does in one layer.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionShape {
+    /// Query heads, a multiple of the KV heads.
+    pub heads: usize,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`, if any.
+    pub soft_cap: Option<f32>,
+    /// How many positions back a query sees, itself included; at least 1.
+    pub window: Option<usize>,
+    /// Whether a query sees only positions up to its own.
+    pub causal: bool,
+}
+
+/// The queries of one sequence in a step.
+#[derive(Clone, Copy)]
+pub struct Queries<'a> {
+    /// First query row; a row is `heads * head_dim` values.
+    pub q: *const f32,
+    /// Where the first row's result goes, laid out alike.
+    pub out: *mut f32,
+    /// Values from one row to the next, in both.
+    pub stride: usize,
+    /// Rows.
+    pub rows: usize,
+    /// Position of the first row.
+    pub first: usize,
+    /// Cache blocks of the sequence, of positions 0.. in order.
+    pub blocks: &'a [u32],
+}
+
+// SAFETY: as for `KvLayer`.
+unsafe impl Sync for Queries<'_> {}
+// SAFETY: as above.
+unsafe impl Send for Queries<'_> {}
+
+/// Time spent in the phases of attention.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Phases {
+    /// Queries times keys.
+    pub scores: Duration,
+    /// Maximum, exponential, sum.
+    pub softmax: Duration,
+    /// Weights times values.
+    pub values: Duration,
+}
+
+/// Positions after which online softmax begins anew; the stretches are put
+/// together in order. So a long context can be shared among threads, and the
+/// result is the same when it is not.
+pub const SPLIT: usize = 4 * KV_BLOCK;
+
+/// One KV head, all query heads that share it, and the rows of one sequence.
+#[derive(Clone, Copy)]
+pub struct Job<'a> {
+    /// What attention does.
+    pub shape: &'a AttentionShape,
+    /// Keys and values.
+    pub cache: &'a KvLayer,
+    /// The sequence's rows.
+    pub q: &'a Queries<'a>,
+    /// The head.
+    pub kv_head: usize,
+}
+
+impl Job<'_> {
+    /// Query heads of the KV head.
+    fn group(&self) -> usize {
+        self.shape.heads / self.cache.shape.kv_heads
+    }
+
+    /// Positions that row `row` sees.
+    fn sees(&self, row: usize) -> Range<usize> {
+        let position = self.q.first + row;
+        let last = match self.shape.causal {
+            true => position + 1,
+            false => self.q.first + self.q.rows,
+        };
+        let window = self.shape.window;
+        window.map_or(0, |w| (position + 1).saturating_sub(w))..last
+    }
+
+    /// The stretches of [`SPLIT`] positions that some of `rows` see.
+    pub fn splits(&self, rows: Range<usize>) -> Range<usize> {
+        let (Some(first), Some(last)) = (rows.clone().next(), rows.last()) else {
+            return 0..0;
+        };
+        self.sees(first).start / SPLIT..self.sees(last).end.div_ceil(SPLIT)
+    }
+
+    /// Values of the part of one query's attention over one stretch: maximum,
+    /// sum, and the weighted sum of values.
+    pub fn part_len(&self) -> usize {
+        PAD + self.cache.shape.padded_dim()
+    }
+
+    fn check(&self, rows: &Range<usize>) {
+        let kv = self.cache.shape;
+        assert!(kv.head_dim <= MAX_HEAD_DIM && self.shape.heads.is_multiple_of(kv.kv_heads));
+        assert!(self.kv_head < kv.kv_heads && rows.end <= self.q.rows);
+        assert!(self.shape.window != Some(0), "a query sees itself");
+        assert!(self.q.blocks.len() * KV_BLOCK >= self.q.first + self.q.rows);
+    }
+
+    /// Computes the rows `rows`. With `phases` the clock is read around each
+    /// phase.
+    ///
+    /// # Safety
+    /// The rows of `q` are readable and those of `out` writable at this head,
+    /// and no other thread writes them; the cache holds every visible position.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub unsafe fn attend(&self, isa: Isa, rows: Range<usize>, phases: Option<&mut Phases>) {
+        self.check(&rows);
+        with_isa(isa, Run(*self, rows, None, phases))
+    }
+
+    /// Computes what `rows` get from stretch `split` alone, into `parts`:
+    /// [`Job::part_len`] values for every query, row by row.
+    ///
+    /// # Safety
+    /// As for [`Job::attend`], of `parts` instead of `out`.
+    ///
+    /// # Panics
+    /// If the shapes do not fit.
+    pub unsafe fn attend_split(
+        &self,
+        isa: Isa,
+        rows: Range<usize>,
+        split: usize,
+        parts: *mut f32,
+        phases: Option<&mut Phases>,
+    ) {
+        self.check(&rows);
+        with_isa(isa, Run(*self, rows, Some((split, parts)), phases))
+    }
+
+    /// Puts the parts of `splits` stretches together: they lie one after the
+    /// other in `parts`, as [`Job::attend_split`] wrote them for `rows`.
+    ///
+    /// # Safety
+    /// As for [`Job::attend`]; `parts` is readable.
+    pub unsafe fn merge(&self, isa: Isa, rows: Range<usize>, parts: *const f32, splits: usize) {
+        struct Merge<'a>(Job<'a>, Range<usize>, *const f32, usize);
+        impl Kernel for Merge<'_> {
+            type Out = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) {
+                let Merge(job, rows, parts, splits) = self;
+                // SAFETY: by the contract of `merge`.
+                unsafe { tile::merge_parts(s, job, rows, parts, splits) }
+            }
+        }
+        self.check(&rows);
+        with_isa(isa, Merge(*self, rows, parts, splits))
+    }
+}
+
+/// The rows, and the stretch and where its parts go if it is one alone.
+struct Run<'a>(
+    Job<'a>,
+    Range<usize>,
+    Option<(usize, *mut f32)>,
+    Option<&'a mut Phases>,
+);
+
+impl Kernel for Run<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Run(job, rows, part, phases) = self;
+        // SAFETY: by the contracts of `attend` and `attend_split`.
+        unsafe {
+            match job.cache.shape.kv_type {
+                KvType::F32 => tile::tiles::<S, tile::F32>(s, job, rows, part, phases),
+                KvType::F16 => tile::tiles::<S, tile::F16>(s, job, rows, part, phases),
+            }
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! The kernel of attention: some queries at once against what they see.
+
+use super::{Job, Phases, KV_BLOCK, PAD, ROW, SPLIT};
+use crate::ops::cap_row;
+use rustml_simd::{exp, Simd};
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::time::Instant;
+
+/// How cached values are read.
+pub trait Stored {
+    type T;
+    unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::F;
+}
+pub struct F32;
+pub struct F16;
+impl Stored for F32 {
+    type T = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
+        s.load(p)
+    }
+}
+impl Stored for F16 {
+    type T = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::F {
+        s.load_f16(p)
+    }
+}
+
+/// One stretch alone, and where its parts go.
+type Part = Option<(usize, *mut f32)>;
+
+/// All queries of `rows`, as many at a time as there are registers for.
+///
+/// # Safety
+/// As for [`Job::attend`] or, with a part, [`Job::attend_split`].
+#[inline(always)]
+pub unsafe fn tiles<S: Simd, T: Stored>(
+    s: S,
+    job: Job,
+    rows: Range<usize>,
+    part: Part,
+    mut phases: Option<&mut Phases>,
+) {
+    // Queries are numbered row by row, the heads of a group together.
+    let group = job.group();
+    let (first, end) = (rows.start * group, rows.end * group);
+    let mut at = first;
+    while at < end {
+        let phases = phases.as_deref_mut();
+        let part = part.map(|(split, to)| (split, to.add((at - first) * job.part_len())));
+        at += match end - at {
+            8.. => tile::<S, T, 8>(s, job, at, part, phases),
+            4.. => tile::<S, T, 4>(s, job, at, part, phases),
+            3 => tile::<S, T, 3>(s, job, at, part, phases),
+            2 => tile::<S, T, 2>(s, job, at, part, phases),
+            _ => tile::<S, T, 1>(s, job, at, part, phases),
+        };
+    }
+}
+
+/// Working memory of a tile, one row for each query. None of it is read
+/// before it is written.
+struct Work<const N: usize> {
+    /// Scaled.
+    queries: MaybeUninit<[[f32; ROW]; N]>,
+    /// Of a block; then the weights.
+    scores: MaybeUninit<[[f32; KV_BLOCK]; N]>,
+    /// Weighted sums of values, of a stretch and of those before it.
+    sums: [MaybeUninit<[[f32; ROW]; N]>; 2],
+}
+
+/// Maximum of the scores and sum of the weights, of each query.
+#[derive(Clone, Copy)]
+struct State<const N: usize> {
+    max: [f32; N],
+    total: [f32; N],
+}
+
+impl<const N: usize> State<N> {
+    const EMPTY: Self = State {
+        max: [f32::NEG_INFINITY; N],
+        total: [0.0; N],
+    };
+}
+
+/// `N` queries from number `at` on against all they see; returns `N`.
+#[inline(always)]
+unsafe fn tile<S: Simd, T: Stored, const N: usize>(
+    s: S,
+    job: Job,
+    at: usize,
+    part: Part,
+    mut phases: Option<&mut Phases>,
+) -> usize {
+    let kv = job.cache.shape;
+    let (hd, padded, group) = (kv.head_dim, kv.padded_dim(), job.group());
+    let offset = |n: usize| {
+        let (row, head) = ((at + n) / group, job.kv_head * group + (at + n) % group);
+        row * job.q.stride + head * hd
+    };
+    let mut work = Work::<N> {
+        queries: MaybeUninit::uninit(),
+        scores: MaybeUninit::uninit(),
+        sums: [const { MaybeUninit::uninit() }; 2],
+    };
+    let queries = work.queries.as_mut_ptr().cast::<f32>();
+    let scores = work.scores.as_mut_ptr().cast::<f32>();
+    let [sums, whole] = work.sums.each_mut().map(|w| w.as_mut_ptr().cast::<f32>());
+    let mut sees = [(0usize, 0usize); N];
+    for n in 0..N {
+        let x = job.q.q.add(offset(n));
+        for d in 0..hd {
+            *queries.add(n * ROW + d) = *x.add(d) * job.shape.scale;
+        }
+        let range = job.sees((at + n) / group);
+        sees[n] = (range.start, range.end);
+    }
+    // Later rows see neither earlier nor fewer positions.
+    let (first, last) = (sees[0].0, sees[N - 1].1);
+
+    let splits = match part {
+        Some((split, _)) => split..split + 1,
+        None => first / SPLIT..last.div_ceil(SPLIT),
+    };
+    let (mut state, mut before) = (State::<N>::EMPTY, State::<N>::EMPTY);
+    for split in splits.clone() {
+        let stretch = first.max(split * SPLIT)..last.min((split + 1) * SPLIT);
+        // The first stretch is where later ones are added to.
+        let to = if split == splits.start { whole } else { sums };
+        state = State::EMPTY;
+        let mut fresh = true;
+        for b in stretch.start / KV_BLOCK..stretch.end.div_ceil(KV_BLOCK) {
+            let start = b * KV_BLOCK;
+            let block = job.q.blocks[b] as usize * kv.block_bytes() + job.kv_head * kv.head_bytes();
+            let cols = stretch.start.max(start) - start..stretch.end.min(start + KV_BLOCK) - start;
+            let clock = phases.is_some().then(Instant::now);
+            let keys = job.cache.keys.add(block).cast::<T::T>().cast_const();
+            let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
+            let into = (scores, KV_BLOCK);
+            product::<S, T, N>(s, (queries, ROW), 0..hd, keys, KV_BLOCK, wide, into, None);
+            let scored = clock.map(|_| Instant::now());
+            let mut keep = [1f32; N];
+            for n in 0..N {
+                let row = scores.add(n * KV_BLOCK);
+                let from = sees[n].0.max(start + cols.start);
+                let to = sees[n].1.min(start + cols.end);
+                let seen = from.saturating_sub(start)..to.saturating_sub(start);
+                let (max, total) = (state.max[n], state.total[n]);
+                let cap = job.shape.soft_cap;
+                let (new, weights) = softmax(s, row, seen, cap, max);
+                if new > max {
+                    keep[n] = (max - new).exp();
+                    state.max[n] = new;
+                }
+                state.total[n] = total * keep[n] + weights;
+            }
+            let weighed = clock.map(|_| Instant::now());
+            let values = job.cache.values.add(block).cast::<T::T>().cast_const();
+            let (into, keep) = ((to, ROW), (!fresh).then_some(&keep));
+            let weights = (scores, KV_BLOCK);
+            product::<S, T, N>(s, weights, cols, values, padded, 0..padded, into, keep);
+            fresh = false;
+            if let (Some(p), Some(c), Some(a), Some(b)) =
+                (phases.as_deref_mut(), clock, scored, weighed)
+            {
+                p.scores += a - c;
+                p.softmax += b - a;
+                p.values += b.elapsed();
+            }
+        }
+        if fresh {
+            // None of these queries sees this stretch.
+            for n in 0..N {
+                std::slice::from_raw_parts_mut(to.add(n * ROW), padded).fill(0.0);
+            }
+        }
+        if split == splits.start {
+            before = state;
+            continue;
+        }
+        for n in 0..N {
+            let to = (&mut before.max[n], &mut before.total[n], whole.add(n * ROW));
+            let from = (state.max[n], state.total[n], sums.add(n * ROW).cast_const());
+            merge(s, to, from, padded);
+        }
+    }
+    for n in 0..N {
+        let sums = whole.add(n * ROW);
+        match part {
+            Some((_, to)) => {
+                let to = to.add(n * job.part_len());
+                (*to, *to.add(1)) = (state.max[n], state.total[n]);
+                std::ptr::copy_nonoverlapping(sums, to.add(PAD), padded);
+            }
+            None => finish(job.q.out.add(offset(n)), sums, before.total[n], hd),
+        }
+    }
+    N
+}
+
+/// Turns the scores of a block into weights, 0 where `seen` is not. Returns
+/// the larger of `max` and the largest score, and the sum of the weights,
+/// always added up over the whole block in one order.
+///
+/// # Safety
+/// `row` is a block's scores, readable and writable; `seen` is within it.
+#[inline(always)]
+unsafe fn softmax<S: Simd>(
+    s: S,
+    row: *mut f32,
+    seen: Range<usize>,
+    cap: Option<f32>,
+    max: f32,
+) -> (f32, f32) {
+    let scores = std::slice::from_raw_parts_mut(row, KV_BLOCK);
+    if seen.is_empty() {
+        scores.fill(0.0);
+        return (max, 0.0);
+    }
+    if let Some(cap) = cap {
+        cap_row(s, &mut scores[seen.clone()], cap);
+    }
+    let masked = seen != (0..KV_BLOCK);
+    if masked {
+        scores[..seen.start].fill(f32::NEG_INFINITY);
+        scores[seen.end..].fill(f32::NEG_INFINITY);
+    }
+    let mut largest = s.splat(max);
+    for i in (0..KV_BLOCK).step_by(S::LANES) {
+        largest = s.max(largest, s.load(row.add(i)));
+    }
+    let new = s.reduce_max(largest);
+    let (m, mut sum) = (s.splat(new), s.splat(0.0));
+    if masked {
+        for i in (0..KV_BLOCK).step_by(S::LANES) {
+            s.store(row.add(i), exp(s, s.sub(s.load(row.add(i)), m)));
+        }
+        scores[..seen.start].fill(0.0);
+        scores[seen.end..].fill(0.0);
+        for i in (0..KV_BLOCK).step_by(S::LANES) {
+            sum = s.add(sum, s.load(row.add(i)));
+        }
+    } else {
+        for i in (0..KV_BLOCK).step_by(S::LANES) {
+            let e = exp(s, s.sub(s.load(row.add(i)), m));
+            s.store(row.add(i), e);
+            sum = s.add(sum, e);
+        }
+    }
+    (new, s.reduce_add(sum))
+}
+
+/// Adds what a query got from one stretch to what it got from those before:
+/// maximum, sum of weights, and `len` sums of values, whole vectors of them.
+///
+/// # Safety
+/// Both sums are readable, the first writable, for `len` values.
+#[inline(always)]
+unsafe fn merge<S: Simd>(
+    s: S,
+    to: (&mut f32, &mut f32, *mut f32),
+    from: (f32, f32, *const f32),
+    len: usize,
+) {
+    let (max, total, sums) = to;
+    if from.0 == f32::NEG_INFINITY {
+        return; // saw nothing there
+    }
+    let new = max.max(from.0);
+    let (a, b) = ((*max - new).exp(), (from.0 - new).exp());
+    *max = new;
+    *total = *total * a + from.1 * b;
+    let (a, b) = (s.splat(a), s.splat(b));
+    for i in (0..len).step_by(S::LANES) {
+        let y = s.mul(s.load(sums.add(i)), a);
+        s.store(sums.add(i), s.fma(s.load(from.2.add(i)), b, y));
+    }
+}
+
+/// `out = sums / total`
+///
+/// # Safety
+/// Both hold `hd` values.
+#[inline(always)]
+unsafe fn finish(out: *mut f32, sums: *const f32, total: f32, hd: usize) {
+    for d in 0..hd {
+        *out.add(d) = *sums.add(d) / total;
+    }
+}
+
+/// As [`tile`] puts its stretches together, from parts.
+///
+/// # Safety
+/// As for [`Job::merge`].
+#[inline(always)]
+pub unsafe fn merge_parts<S: Simd>(
+    s: S,
+    job: Job,
+    rows: Range<usize>,
+    parts: *const f32,
+    splits: usize,
+) {
+    let (group, hd, len) = (job.group(), job.cache.shape.head_dim, job.part_len());
+    let queries = rows.len() * group;
+    let mut sums = [0f32; ROW];
+    for n in 0..queries {
+        let (mut max, mut total) = (f32::NEG_INFINITY, 0.0);
+        for split in 0..splits {
+            let part = parts.add((split * queries + n) * len);
+            let from = (*part, *part.add(1), part.add(PAD));
+            if split == 0 {
+                (max, total) = (from.0, from.1);
+                std::ptr::copy_nonoverlapping(from.2, sums.as_mut_ptr(), len - PAD);
+            } else {
+                let to = (&mut max, &mut total, sums.as_mut_ptr());
+                merge(s, to, from, len - PAD);
+            }
+        }
+        let (row, head) = (rows.start + n / group, job.kv_head * group + n % group);
+        let out = job.q.out.add(row * job.q.stride + head * hd);
+        finish(out, sums.as_ptr(), total, hd);
+    }
+}
+
+/// `out[n][c] = keep[n] * out[n][c] + sum over k of a[n][k] * b[k][c]`, without
+/// `keep` the sum alone, for all `cols`, whole vectors of them. `a` and `out`
+/// come with the values from row to row; rows of `b` are `b_stride` apart.
+///
+/// # Safety
+/// All are readable there, `out` is writable.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn product<S: Simd, T: Stored, const N: usize>(
+    s: S,
+    a: (*mut f32, usize),
+    k: Range<usize>,
+    b: *const T::T,
+    b_stride: usize,
+    cols: Range<usize>,
+    out: (*mut f32, usize),
+    keep: Option<&[f32; N]>,
+) {
+    let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
+    while c < cols.end {
+        let (b, out) = (b.add(c), (out.0.add(c), out.1));
+        let left = (cols.end - c) / S::LANES;
+        c += S::LANES
+            * match step {
+                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, b, b_stride, out, keep),
+                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, b, b_stride, out, keep),
+                _ => columns::<S, T, N, 1>(s, a, &k, b, b_stride, out, keep),
+            };
+    }
+}
+
+/// Vectors of columns computed together with `n` rows: enough sums to hide the
+/// latency of the multiply-add, as far as there are registers.
+const fn vectors(lanes: usize, n: usize) -> usize {
+    match n {
+        1..=3 => 4,
+        4 if lanes == 16 => 4,
+        4 => 2,
+        _ if lanes == 16 => 2,
+        _ => 1,
+    }
+}
+
+/// `V` vectors of columns of [`product`], where `b` and `out` begin; returns `V`.
+#[inline(always)]
+unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
+    s: S,
+    a: (*mut f32, usize),
+    k: &Range<usize>,
+    b: *const T::T,
+    b_stride: usize,
+    out: (*mut f32, usize),
+    keep: Option<&[f32; N]>,
+) -> usize {
+    let mut acc = [[s.splat(0.0); V]; N];
+    if let Some(keep) = keep {
+        for n in 0..N {
+            for v in 0..V {
+                let o = s.load(out.0.add(n * out.1 + v * S::LANES));
+                acc[n][v] = s.mul(o, s.splat(keep[n]));
+            }
+        }
+    }
+    for k in k.clone() {
+        let row = b.add(k * b_stride);
+        let mut x = [s.splat(0.0); V];
+        for v in 0..V {
+            x[v] = T::load(s, row.add(v * S::LANES));
+        }
+        for n in 0..N {
+            let a = s.splat(*a.0.add(n * a.1 + k));
+            for v in 0..V {
+                acc[n][v] = s.fma(x[v], a, acc[n][v]);
+            }
+        }
+    }
+    for n in 0..N {
+        for v in 0..V {
+            s.store(out.0.add(n * out.1 + v * S::LANES), acc[n][v]);
+        }
+    }
+    V
+}
