@@ -4,8 +4,9 @@
 mod common;
 
 use common::{quantised, Rng};
+use half::f16;
 use rustml_io::DType;
-use rustml_kernels::formats::{decode_row, encode_row};
+use rustml_kernels::formats::*;
 use rustml_kernels::{Acts, Forms, Matrix, Product};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 
@@ -23,23 +24,28 @@ impl Kernel for Put<'_> {
     }
 }
 
-fn check(dtype: DType, isa: Isa, outputs: usize, cols: usize, rows: usize, extreme: bool) {
+/// Compares with the definition on random weights and activations.
+fn check(dtype: DType, isa: Isa, outputs: usize, cols: usize, rows: usize) {
     let mut rng = Rng(0x9e37_79b9 + outputs as u64 * 31 + cols as u64);
     let row_bytes = dtype.row_bytes(cols).unwrap();
-    let (mut data, mut weights) = (vec![0; outputs * row_bytes], vec![0f32; outputs * cols]);
-    for r in 0..outputs {
-        // At the extremes every code is at an end of its range.
-        let values: Vec<f32> = (0..cols)
-            .map(|_| match (extreme, rng.float()) {
-                (true, v) => v.signum(),
-                (false, v) => v,
-            })
-            .collect();
-        let bytes = &mut data[r * row_bytes..][..row_bytes];
-        encode_row(dtype, &values, bytes);
-        decode_row(dtype, bytes, &mut weights[r * cols..][..cols]);
+    let mut data = vec![0; outputs * row_bytes];
+    for bytes in data.chunks_mut(row_bytes) {
+        encode_row(dtype, &rng.floats(cols), bytes);
     }
-    let m = Matrix::pack(dtype, outputs, cols, &data, isa).unwrap();
+    compare(dtype, isa, cols, &data, rng.floats(rows * cols));
+}
+
+/// Compares the product of encoded weights and activations `x[rows * cols]`
+/// with its definition.
+fn compare(dtype: DType, isa: Isa, cols: usize, data: &[u8], x: Vec<f32>) {
+    let mut rng = Rng(0x5eed);
+    let row_bytes = dtype.row_bytes(cols).unwrap();
+    let (outputs, rows) = (data.len() / row_bytes, x.len() / cols);
+    let mut weights = vec![0f32; outputs * cols];
+    for (bytes, weights) in data.chunks(row_bytes).zip(weights.chunks_mut(cols)) {
+        decode_row(dtype, bytes, weights);
+    }
+    let m = Matrix::pack(dtype, outputs, cols, data, isa).unwrap();
     let mut decoded = vec![f32::NAN; cols];
     for r in 0..outputs {
         m.decode_row(r, &mut decoded);
@@ -50,15 +56,6 @@ fn check(dtype: DType, isa: Isa, outputs: usize, cols: usize, rows: usize, extre
             );
         }
     }
-    let x: Vec<f32> = (0..rows * cols)
-        .map(|_| {
-            if extreme {
-                rng.float().signum()
-            } else {
-                rng.float()
-            }
-        })
-        .collect();
     let mut acts = Acts::new(rows, cols, m.forms());
     acts.begin(rows, cols, m.forms());
     with_isa(isa, Put(&mut acts, &x));
@@ -118,10 +115,71 @@ fn products_match_on_every_isa() {
                 (17, 2, 23),
                 (5, 1, 47),
             ] {
-                check(dtype, isa, outputs, blocks * block, rows, false);
+                check(dtype, isa, outputs, blocks * block, rows);
             }
-            check(dtype, isa, 19, 4 * block, 3, true);
+            check(dtype, isa, 19, 4 * block, 3);
         }
+    }
+}
+
+/// Codes and activations at the ends of their ranges, where sums of products
+/// in 16 bits, or instructions that saturate, would fail. Row `r` of the weights
+/// has all codes at their lowest, all at their highest, in turns, or at random;
+/// rows of activations likewise.
+fn check_ends<F: BlockFormat>(isa: Isa) {
+    let factors = Factors {
+        d: f16::ONE,
+        dmin: f16::ONE,
+        sc: [1; MAX_SUBS],
+        m: [1; MAX_SUBS],
+    };
+    // The ends of what a file may hold: quantising never writes Q8_0's -128.
+    let holds = |q: &u8| {
+        let mut back = vec![0; F::LEN];
+        F::pack(&factors, &vec![*q; F::LEN]).unpack(&mut back);
+        back.iter().all(|b| b == q)
+    };
+    let codes = || (0..=255).filter(holds);
+    let lowest = codes().min_by_key(|&q| F::code(q)).unwrap();
+    let highest = codes().max_by_key(|&q| F::code(q)).unwrap();
+
+    let mut rng = Rng(0x0e4d);
+    let mut is_high = |row: usize, i: usize| match row % 4 {
+        0 => false,
+        1 => true,
+        2 => i % 2 == 1,
+        _ => rng.float() > 0.0,
+    };
+    let cols = 2 * F::LEN.max(32);
+    let mut data = Vec::new();
+    for row in 0..21 {
+        let codes = (0..cols).map(|i| if is_high(row, i) { highest } else { lowest });
+        for codes in codes.collect::<Vec<_>>().chunks(F::LEN) {
+            data.extend_from_slice(F::pack(&factors, codes).as_bytes());
+        }
+    }
+    let x = (0..15 * cols).map(|i| match is_high(i / cols, i) {
+        true => 1.0,
+        false => -1.0,
+    });
+    compare(F::DTYPE, isa, cols, &data, x.collect());
+}
+
+#[test]
+fn nothing_saturates_at_the_ends_of_the_ranges() {
+    for isa in Isa::available() {
+        check_ends::<Q4_0>(isa);
+        check_ends::<Q4_1>(isa);
+        check_ends::<Q5_0>(isa);
+        check_ends::<Q5_1>(isa);
+        check_ends::<Q8_0>(isa);
+        check_ends::<Q2_K>(isa);
+        check_ends::<Q3_K>(isa);
+        check_ends::<Q4_K>(isa);
+        check_ends::<Q5_K>(isa);
+        check_ends::<Q6_K>(isa);
+        check_ends::<IQ4_NL>(isa);
+        check_ends::<IQ4_XS>(isa);
     }
 }
 
@@ -157,7 +215,7 @@ fn float_widths_need_no_blocks() {
     for isa in Isa::available() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             for cols in [1, 4, 7, 23, 100] {
-                check(dtype, isa, 9, cols, 3, false);
+                check(dtype, isa, 9, cols, 3);
             }
         }
     }
