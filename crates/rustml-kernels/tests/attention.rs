@@ -13,29 +13,22 @@ use std::time::Duration;
 /// A cache in memory that holds NaN wherever nothing was stored.
 struct Memory {
     shape: KvShape,
-    keys: AlignedBytes,
-    values: AlignedBytes,
+    bytes: AlignedBytes,
 }
 
 impl Memory {
     fn new(shape: KvShape, blocks: usize) -> Memory {
-        let nan = || {
-            let mut bytes = AlignedBytes::zeroed(blocks * shape.block_bytes()).unwrap();
-            bytes.as_mut_slice().fill(0xff); // NaN in both precisions
-            bytes
-        };
-        Memory {
-            shape,
-            keys: nan(),
-            values: nan(),
-        }
+        let mut bytes = AlignedBytes::zeroed(blocks * Memory::stride(shape)).unwrap();
+        bytes.as_mut_slice().fill(0xff); // NaN in both precisions
+        Memory { shape, bytes }
+    }
+    /// Bytes of a block, of which some belong to other layers.
+    fn stride(shape: KvShape) -> usize {
+        2 * shape.block_bytes() + 192
     }
     fn cache(&mut self) -> Cache<'_> {
-        Cache::new(
-            self.shape,
-            self.keys.as_mut_slice(),
-            self.values.as_mut_slice(),
-        )
+        let stride = Memory::stride(self.shape);
+        Cache::new(self.shape, self.bytes.as_mut_slice(), stride, 128)
     }
 }
 

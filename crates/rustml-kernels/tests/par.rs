@@ -223,8 +223,13 @@ const KV: KvShape = KvShape {
     kv_type: KvType::F32,
 };
 
-fn memory(shape: KvShape, blocks: usize) -> [AlignedBytes; 2] {
-    [(); 2].map(|_| AlignedBytes::zeroed(blocks * shape.block_bytes()).unwrap())
+fn memory(shape: KvShape, blocks: usize) -> AlignedBytes {
+    AlignedBytes::zeroed(blocks * 2 * shape.block_bytes()).unwrap()
+}
+
+fn cache(shape: KvShape, memory: &mut AlignedBytes) -> Cache<'_> {
+    let stride = 2 * shape.block_bytes();
+    Cache::new(shape, memory.as_mut_slice(), stride, 0)
 }
 
 /// The number at index `i` of a cache.
@@ -236,16 +241,18 @@ fn number(shape: KvShape, bytes: &[u8], i: usize) -> f32 {
 }
 
 /// Key and value of a position in the layout that `attention` describes.
-fn read(shape: KvShape, memory: &[AlignedBytes; 2], block: u32, slot: usize) -> [Vec<f32>; 2] {
+fn read(shape: KvShape, memory: &AlignedBytes, block: u32, slot: usize) -> [Vec<f32>; 2] {
     let padded = shape.head_dim.next_multiple_of(16);
     let mut both = [Vec::new(), Vec::new()];
     for head in 0..shape.kv_heads {
-        let head = (block as usize * shape.kv_heads + head) * padded * KV_BLOCK;
+        let heads = 2 * block as usize * shape.kv_heads;
+        let keys = (heads + head) * padded * KV_BLOCK;
+        let values = keys + shape.kv_heads * padded * KV_BLOCK;
         for d in 0..shape.head_dim {
-            let key = head + d * KV_BLOCK + slot;
-            both[0].push(number(shape, memory[0].as_slice(), key));
-            let value = head + slot * padded + d;
-            both[1].push(number(shape, memory[1].as_slice(), value));
+            let key = keys + d * KV_BLOCK + slot;
+            both[0].push(number(shape, memory.as_slice(), key));
+            let value = values + slot * padded + d;
+            both[1].push(number(shape, memory.as_slice(), value));
         }
     }
     both
@@ -310,8 +317,7 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
                     }
                 }
                 let mut memory = memory(shape, 7);
-                let [keys, values] = &mut memory;
-                let cache = Cache::new(shape, keys.as_mut_slice(), values.as_mut_slice());
+                let cache = cache(shape, &mut memory);
                 let how = Positioning {
                     qk_norm: with_norm.then_some((norm_of(&qw, &[]), norm_of(&kw, &[]))),
                     rope: with_rope.then_some((&cos[..], &sin[..])),
@@ -354,14 +360,12 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
                     }
                 }
                 // Nothing else was written.
-                let written: usize = spans.iter().map(|s| s.rows * kv_cols).sum();
-                for bytes in &memory {
-                    let n = bytes.as_slice().len() / kv_type.bytes();
-                    let found = (0..n)
-                        .filter(|&i| number(shape, bytes.as_slice(), i) != 0.0)
-                        .count();
-                    assert!(found <= written, "{found} of {written}");
-                }
+                let written: usize = spans.iter().map(|s| 2 * s.rows * kv_cols).sum();
+                let n = memory.as_slice().len() / kv_type.bytes();
+                let found = (0..n)
+                    .filter(|&i| number(shape, memory.as_slice(), i) != 0.0)
+                    .count();
+                assert!(found <= written, "{found} of {written}");
             }
         }
     }
@@ -371,8 +375,7 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
 fn refused(spans: &[SpanView], rows: usize) -> [bool; 2] {
     let team = team(Isa::Scalar, 2);
     let mut memory = memory(KV, 4);
-    let [keys, values] = &mut memory;
-    let cache = Cache::new(KV, keys.as_mut_slice(), values.as_mut_slice());
+    let cache = cache(KV, &mut memory);
     let (mut q, mut k, v) = (
         vec![0.0; rows * 40],
         vec![0.0; rows * 40],
@@ -454,20 +457,14 @@ fn shapes_that_no_cache_has_are_refused() {
         },
     ];
     for shape in shapes {
-        let mut bytes = [
-            AlignedBytes::zeroed(64).unwrap(),
-            AlignedBytes::zeroed(64).unwrap(),
-        ];
-        let [keys, values] = &mut bytes;
+        let mut bytes = AlignedBytes::zeroed(1 << 20).unwrap();
         let new = AssertUnwindSafe(|| {
-            Cache::new(shape, keys.as_mut_slice(), values.as_mut_slice());
+            Cache::new(shape, bytes.as_mut_slice(), 1 << 20, 0);
         });
         assert!(catch_unwind(new).is_err(), "{shape:?}");
     }
     // No blocks at all are a cache.
-    let mut none = memory(KV, 0);
-    let [keys, values] = &mut none;
-    Cache::new(KV, keys.as_mut_slice(), values.as_mut_slice());
+    cache(KV, &mut memory(KV, 0));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The cache of keys and values: blocks that sequences own.
 
 use crate::error::{Error, Result};
-use crate::spec::Spec;
+use crate::spec::{Layer, Spec};
 use rustml_kernels::attention::{KvShape, KvType, KV_BLOCK};
 use rustml_kernels::par::Cache;
 use rustml_kernels::AlignedBytes;
@@ -12,18 +12,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A block holds [`KV_BLOCK`] positions in every layer. A sequence owns its
 /// blocks; they come from the pool and go back to it. No block is ever in two
 /// sequences, which is what lets threads store rows of all of them at once.
+///
+/// All layers of a block lie together, so the memory that is really used grows
+/// with the positions that are.
 pub struct KvPool {
-    layers: Vec<LayerCache>,
+    /// Every layer's shape, and where it begins in a block.
+    layers: Vec<(KvShape, usize)>,
+    memory: AlignedBytes,
+    /// Bytes of a block.
+    stride: usize,
     free: Vec<u32>,
     blocks: usize,
     /// Tells the pool from others.
     id: u64,
-}
-
-struct LayerCache {
-    shape: KvShape,
-    keys: AlignedBytes,
-    values: AlignedBytes,
 }
 
 /// The cache of one sequence: its blocks, and how many positions they hold.
@@ -76,38 +77,35 @@ impl KvPool {
     /// If the memory cannot be had.
     pub fn new(spec: &Spec, positions: usize, kv_type: KvType) -> Result<KvPool> {
         let blocks = positions.div_ceil(KV_BLOCK);
-        let shapes = spec.layers.iter().map(|l| KvShape {
-            kv_heads: l.attention.kv_heads,
-            head_dim: l.attention.head_dim,
-            kv_type,
-        });
-        let block_bytes: usize = shapes.clone().map(|s| 2 * s.block_bytes()).sum();
+        let mut stride = 0;
+        let layer = |l: &Layer| {
+            let shape = KvShape {
+                kv_heads: l.attention.kv_heads,
+                head_dim: l.attention.head_dim,
+                kv_type,
+            };
+            let at = stride;
+            stride += 2 * shape.block_bytes();
+            (shape, at)
+        };
+        let layers = spec.layers.iter().map(layer).collect();
         let too_much = || Error::Memory {
             what: format!(
                 "the keys and values of {positions} positions; a smaller context needs less"
             ),
-            bytes: blocks.saturating_mul(block_bytes),
+            bytes: blocks.saturating_mul(stride),
         };
         // Blocks are numbered in 32 bits; that many would take terabytes.
         let last = u32::try_from(blocks).map_err(|_| too_much())?;
-        let mut layers = Vec::new();
-        for shape in shapes {
-            let bytes = blocks.checked_mul(shape.block_bytes());
-            let alloc = || AlignedBytes::zeroed(bytes?);
-            let (Some(keys), Some(values)) = (alloc(), alloc()) else {
-                return Err(too_much());
-            };
-            layers.push(LayerCache {
-                shape,
-                keys,
-                values,
-            });
-        }
+        let bytes = blocks.checked_mul(stride);
+        let memory = bytes.and_then(AlignedBytes::zeroed).ok_or_else(too_much)?;
         let mut free = Vec::new();
         free.try_reserve_exact(blocks).map_err(|_| too_much())?;
         free.extend((0..last).rev());
         Ok(KvPool {
             layers,
+            memory,
+            stride,
             free,
             blocks,
             id: new_id(),
@@ -181,18 +179,13 @@ impl KvPool {
 
     /// Bytes when all blocks are in use.
     pub fn bytes(&self) -> usize {
-        let block = self.layers.iter().map(|l| 2 * l.shape.block_bytes());
-        block.sum::<usize>() * self.blocks
+        self.memory.as_slice().len()
     }
 
     /// One layer's cache, for one operation.
     pub(crate) fn layer(&mut self, i: usize) -> Cache<'_> {
-        let LayerCache {
-            shape,
-            keys,
-            values,
-        } = &mut self.layers[i];
-        Cache::new(*shape, keys.as_mut_slice(), values.as_mut_slice())
+        let (shape, at) = self.layers[i];
+        Cache::new(shape, self.memory.as_mut_slice(), self.stride, at)
     }
 }
 
@@ -208,6 +201,8 @@ mod tests {
     fn pool(blocks: u32) -> KvPool {
         KvPool {
             layers: Vec::new(),
+            memory: AlignedBytes::zeroed(0).unwrap(),
+            stride: 0,
             free: (0..blocks).rev().collect(),
             blocks: blocks as usize,
             id: new_id(),

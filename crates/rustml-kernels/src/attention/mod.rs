@@ -73,10 +73,10 @@ impl KvShape {
 pub struct KvLayer {
     /// Sizes.
     pub shape: KvShape,
-    /// Key blocks, [`KvShape::block_bytes`] each.
-    pub keys: *mut u8,
-    /// Value blocks, likewise.
-    pub values: *mut u8,
+    /// The keys of block 0, [`KvShape::block_bytes`], then its values, as many.
+    pub memory: *mut u8,
+    /// Bytes from one block to the next.
+    pub stride: usize,
 }
 
 // SAFETY: a pair of pointers; the unsafe functions below say who may use them.
@@ -85,6 +85,17 @@ unsafe impl Sync for KvLayer {}
 unsafe impl Send for KvLayer {}
 
 impl KvLayer {
+    /// Keys and values of one head in a block.
+    ///
+    /// # Safety
+    /// The block exists.
+    #[inline(always)]
+    unsafe fn head(&self, block: usize, head: usize) -> (*mut u8, *mut u8) {
+        let keys = block * self.stride + head * self.shape.head_bytes();
+        let values = keys + self.shape.block_bytes();
+        (self.memory.add(keys), self.memory.add(values))
+    }
+
     /// Stores the key and value (`kv_heads * head_dim` values each) of one
     /// position in `block` at `slot`.
     ///
@@ -100,10 +111,9 @@ impl KvLayer {
                 let sh = layer.shape;
                 let heads = keys.chunks_exact(sh.head_dim);
                 for (head, (k, v)) in heads.zip(values.chunks_exact(sh.head_dim)).enumerate() {
-                    let at = block * sh.block_bytes() + head * sh.head_bytes();
                     // SAFETY: the head's part of the block, by the shape.
                     unsafe {
-                        let (keys, values) = (layer.keys.add(at), layer.values.add(at));
+                        let (keys, values) = layer.head(block, head);
                         match sh.kv_type {
                             KvType::F32 => put_head(keys.cast(), values.cast(), sh, slot, k, v),
                             KvType::F16 => {

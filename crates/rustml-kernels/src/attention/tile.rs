@@ -134,13 +134,17 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
         let mut fresh = true;
         for b in stretch.start / KV_BLOCK..stretch.end.div_ceil(KV_BLOCK) {
             let start = b * KV_BLOCK;
-            let block = job.q.blocks[b] as usize * kv.block_bytes() + job.kv_head * kv.head_bytes();
+            let block = job.q.blocks[b] as usize;
+            let (keys, values) = job.cache.head(block, job.kv_head);
             let cols = stretch.start.max(start) - start..stretch.end.min(start + KV_BLOCK) - start;
             let clock = phases.is_some().then(Instant::now);
-            let keys = job.cache.keys.add(block).cast::<T::T>().cast_const();
+            // The block's values are fetched while its keys are read, and the
+            // next block's keys with its values.
+            let next = job.q.blocks.get(b + 1).map_or(block, |&n| n as usize);
+            let (next_keys, _) = job.cache.head(next, job.kv_head);
             let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
-            let into = (scores, KV_BLOCK);
-            product::<S, T, N>(s, (queries, ROW), 0..hd, keys, KV_BLOCK, wide, into, None);
+            let (read, into) = ((keys, values, KV_BLOCK), (scores, KV_BLOCK));
+            product::<S, T, N>(s, (queries, ROW), 0..hd, read, wide, into, None);
             let scored = clock.map(|_| Instant::now());
             let mut keep = [1f32; N];
             for n in 0..N {
@@ -158,10 +162,9 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
                 state.total[n] = total * keep[n] + weights;
             }
             let weighed = clock.map(|_| Instant::now());
-            let values = job.cache.values.add(block).cast::<T::T>().cast_const();
-            let (into, keep) = ((to, ROW), (!fresh).then_some(&keep));
-            let weights = (scores, KV_BLOCK);
-            product::<S, T, N>(s, weights, cols, values, padded, 0..padded, into, keep);
+            let (read, into) = ((values, next_keys, padded), (to, ROW));
+            let (weights, keep) = ((scores, KV_BLOCK), (!fresh).then_some(&keep));
+            product::<S, T, N>(s, weights, cols, read, 0..padded, into, keep);
             fresh = false;
             if let (Some(p), Some(c), Some(a), Some(b)) =
                 (phases.as_deref_mut(), clock, scored, weighed)
@@ -327,31 +330,32 @@ pub unsafe fn merge_parts<S: Simd>(
 
 /// `out[n][c] = keep[n] * out[n][c] + sum over k of a[n][k] * b[k][c]`, without
 /// `keep` the sum alone, for all `cols`, whole vectors of them. `a` and `out`
-/// come with the values from row to row; rows of `b` are `b_stride` apart.
+/// come with the values from row to row. `read` is `b`, what is read after it,
+/// and the values from row to row of both.
 ///
 /// # Safety
-/// All are readable there, `out` is writable.
+/// `a` and `b` are readable there, `out` is writable.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn product<S: Simd, T: Stored, const N: usize>(
     s: S,
     a: (*mut f32, usize),
     k: Range<usize>,
-    b: *const T::T,
-    b_stride: usize,
+    read: (*mut u8, *mut u8, usize),
     cols: Range<usize>,
     out: (*mut f32, usize),
     keep: Option<&[f32; N]>,
 ) {
     let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
+    let (b, next) = (read.0.cast::<T::T>(), read.1.cast::<T::T>());
     while c < cols.end {
-        let (b, out) = (b.add(c), (out.0.add(c), out.1));
+        let read = (b.add(c).cast_const(), next.wrapping_add(c), read.2);
+        let out = (out.0.add(c), out.1);
         let left = (cols.end - c) / S::LANES;
         c += S::LANES
             * match step {
-                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, b, b_stride, out, keep),
-                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, b, b_stride, out, keep),
-                _ => columns::<S, T, N, 1>(s, a, &k, b, b_stride, out, keep),
+                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, keep),
+                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, keep),
+                _ => columns::<S, T, N, 1>(s, a, &k, read, out, keep),
             };
     }
 }
@@ -374,8 +378,7 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     s: S,
     a: (*mut f32, usize),
     k: &Range<usize>,
-    b: *const T::T,
-    b_stride: usize,
+    (b, next, stride): (*const T::T, *mut T::T, usize),
     out: (*mut f32, usize),
     keep: Option<&[f32; N]>,
 ) -> usize {
@@ -389,7 +392,17 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
         }
     }
     for k in k.clone() {
-        let row = b.add(k * b_stride);
+        let row = b.add(k * stride);
+        if N < 8 {
+            // Few queries wait for memory; many find the block in the cache.
+            for line in 0..(V * S::LANES * size_of::<T::T>()).div_ceil(64) {
+                s.prefetch(
+                    next.wrapping_add(k * stride)
+                        .cast::<u8>()
+                        .wrapping_add(64 * line),
+                );
+            }
+        }
         let mut x = [s.splat(0.0); V];
         for v in 0..V {
             x[v] = T::load(s, row.add(v * S::LANES));

@@ -41,26 +41,30 @@ pub struct Cache<'a> {
 }
 
 impl<'a> Cache<'a> {
-    /// Keys and values, each of whole blocks of the shape.
+    /// A layer's part of `memory`, which holds blocks of `stride` bytes: it
+    /// begins `at` bytes into each of them, keys first.
     ///
     /// # Panics
-    /// If the lengths are no whole blocks, or differ, or the memory does not
-    /// begin on a cache line; if heads are larger than [`MAX_HEAD_DIM`].
-    pub fn new(shape: KvShape, keys: &'a mut [u8], values: &'a mut [u8]) -> Self {
+    /// If the memory is no whole blocks, or the layer's part does not lie
+    /// within a block or does not begin on a cache line; if heads are larger
+    /// than [`MAX_HEAD_DIM`].
+    pub fn new(shape: KvShape, memory: &'a mut [u8], stride: usize, at: usize) -> Self {
         assert!((1..=MAX_HEAD_DIM).contains(&shape.head_dim));
         // The bytes of a block cannot overflow.
         assert!((1..=u16::MAX.into()).contains(&shape.kv_heads));
-        let blocks = keys.len() / shape.block_bytes();
-        assert!(keys.len() == blocks * shape.block_bytes() && keys.len() == values.len());
-        assert!((keys.as_ptr() as usize).is_multiple_of(64));
-        assert!((values.as_ptr() as usize).is_multiple_of(64));
+        let end = at.checked_add(2 * shape.block_bytes());
+        assert!(end.is_some_and(|end| end <= stride));
+        assert!(memory.len().is_multiple_of(stride));
+        let lines = [memory.as_ptr() as usize, stride, at];
+        assert!(lines.iter().all(|n| n.is_multiple_of(64)));
+        let blocks = memory.len() / stride;
         Cache {
+            blocks,
             layer: KvLayer {
                 shape,
-                keys: keys.as_mut_ptr(),
-                values: values.as_mut_ptr(),
+                memory: memory.as_mut_ptr().wrapping_add(at),
+                stride,
             },
-            blocks,
             _memory: PhantomData,
         }
     }

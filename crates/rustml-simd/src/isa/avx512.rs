@@ -122,6 +122,10 @@ unsafe impl Simd for Avx512 {
         _mm512_loadu_si512(p.cast())
     }
     #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+    #[inline(always)]
     unsafe fn splat_load(self, p: *const u8) -> Self::I {
         _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
     }
