@@ -217,6 +217,19 @@ fn check(isa: Isa, a: AttentionShape, kv: KvShape, lengths: &[(usize, usize)]) {
 
 const KINDS: [KvType; 2] = [KvType::F32, KvType::F16];
 
+/// Heads and kv heads, so that 1 to 9 heads share one.
+const GROUPS: [(usize, usize); 9] = [
+    (4, 4),
+    (4, 2),
+    (9, 3),
+    (8, 2),
+    (5, 1),
+    (6, 1),
+    (14, 2),
+    (8, 1),
+    (9, 1),
+];
+
 fn shape(heads: usize, head_dim: usize) -> AttentionShape {
     AttentionShape {
         heads,
@@ -231,7 +244,7 @@ fn shape(heads: usize, head_dim: usize) -> AttentionShape {
 fn all_head_sizes_and_groups_match() {
     for isa in Isa::available() {
         for kv_type in KINDS {
-            for head_dim in [1, 4, 20, 64, 80, 128, 256, 512] {
+            for head_dim in [1, 4, 8, 16, 20, 40, 64, 80, 96, 128, 256, 512] {
                 let kv = KvShape {
                     kv_heads: 2,
                     head_dim,
@@ -239,16 +252,7 @@ fn all_head_sizes_and_groups_match() {
                 };
                 check(isa, shape(4, head_dim), kv, &[(70, 9)]);
             }
-            for (heads, kv_heads) in [
-                (1, 1),
-                (2, 1),
-                (3, 1),
-                (4, 1),
-                (8, 1),
-                (9, 3),
-                (14, 2),
-                (5, 1),
-            ] {
+            for (heads, kv_heads) in GROUPS {
                 let kv = KvShape {
                     kv_heads,
                     head_dim: 20,
@@ -383,7 +387,7 @@ fn a_query_does_not_depend_on_what_is_computed_with_it() {
     let (isas, threads) = (Isa::available(), 3);
     for isa in isas {
         for kv_type in KINDS {
-            for (heads, kv_heads) in [(3, 1), (8, 2), (14, 2), (4, 4)] {
+            for (heads, kv_heads) in GROUPS {
                 let kv = KvShape {
                     kv_heads,
                     head_dim: 20,
