@@ -3,23 +3,16 @@
 
 use std::time::Duration;
 
-use percent_encoding::{utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
-use serde::Deserialize;
+use hf_hub::api::RepoInfo;
 use ureq::http::HeaderMap;
 use ureq::BodyReader;
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::{failed, is_redirect, text_header, Answer, Ask, Http, Linked};
+use crate::http::{drain, failed, is_redirect, text_header, Answer, Ask, Http, Part};
 use crate::name::{is_safe_path, Name};
 use crate::text::harmless;
 
-/// Everything but RFC 3986's unreserved characters.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
 /// A listing is some 100 bytes a file; this leaves room for any real one.
 const LARGEST_LISTING: u64 = 32 << 20;
 /// A server may ask for more patience than this; then the person decides.
@@ -102,26 +95,14 @@ impl Client {
 
     /// The newest commit of the named revision and its files.
     pub fn list(&self, name: &Name) -> Result<Listing> {
-        #[derive(Deserialize)]
-        struct Info {
-            sha: String,
-            siblings: Vec<Sibling>,
-        }
-        #[derive(Deserialize)]
-        struct Sibling {
-            rfilename: String,
-        }
-
-        let revision = utf8_percent_encode(name.revision(), ESCAPED);
-        let url = format!(
-            "{}/api/models/{}/revision/{revision}",
-            self.http.endpoint.url(),
-            name.repo
-        );
-        let ask = Ask { name, file: None };
+        let ask = Ask {
+            name,
+            revision: name.revision(),
+            file: None,
+        };
         let bad = |why: String| self.http.bad_answer(ask, why);
         let (text, origin) = self.with_retries(|| {
-            let mut answer = self.http.send(ask, false, &url, 0)?;
+            let mut answer = self.http.send(ask, Part::Whole)?;
             if answer.status != 200 {
                 return Err(self.refused(ask, &answer));
             }
@@ -136,7 +117,7 @@ impl Client {
         if origin != *self.http.endpoint.origin() {
             return Err(bad(format!("it sent us on to {}", origin.show())));
         }
-        let info: Info = serde_json::from_slice(&text).map_err(|e| {
+        let info: RepoInfo = serde_json::from_slice(&text).map_err(|e| {
             bad(format!(
                 "it is not the JSON of a model ({})",
                 harmless(&e.to_string())
@@ -159,36 +140,35 @@ impl Client {
     pub fn look_at(&self, name: &Name, commit: &str, file: &str) -> Result<Remote> {
         let ask = Ask {
             name,
+            revision: commit,
             file: Some(file),
         };
         let bad = |why: &str| self.http.bad_answer(ask, why.to_owned());
-        let url = self.file_url(name, commit, file);
         self.with_retries(|| {
-            let answer = self.http.send(ask, true, &url, 0)?;
-            let Linked {
-                etag,
-                size,
-                commit: sent,
-            } = answer.linked;
-            let found = etag.is_some() && size.is_some();
-            let answer = Answer {
-                linked: Linked::default(),
-                ..answer
-            };
-            if answer.status != 200 && !(found && is_redirect(answer.status)) {
-                return Err(self.refused(ask, &answer));
+            let mut answer = self.http.send(ask, Part::Look)?;
+            if answer.status == 416 {
+                // An empty file has no first byte.
+                answer = self.http.send(ask, Part::Whole)?;
             }
-            if sent.is_some_and(|sent| sent != commit) {
+            let linked = &answer.linked;
+            let found = linked.etag.is_some() && linked.size.is_some();
+            let size = match answer.status {
+                200 => text_header(&answer.headers, "content-length")
+                    .and_then(|text| text.parse().ok()),
+                206 => content_range(&answer.headers).and_then(|(_, total)| total),
+                status if found && is_redirect(status) => None,
+                _ => return Err(self.refused(ask, &answer)),
+            };
+            if linked.commit.as_ref().is_some_and(|sent| sent != commit) {
                 return Err(bad("it is of another commit than the listing"));
             }
-            let etag = etag
-                .as_deref()
-                .or_else(|| text_header(&answer.headers, "etag"));
+            let etag = linked.etag.as_deref();
+            let etag = etag.or_else(|| text_header(&answer.headers, "etag"));
             let etag = etag.ok_or_else(|| bad("it has no ETag"))?;
             let etag =
                 Etag::parse(etag).ok_or_else(|| bad("its ETag is unusable as a file name"))?;
-            let length = || text_header(&answer.headers, "content-length")?.parse().ok();
-            let size = size.or_else(length).ok_or_else(|| bad("it has no size"))?;
+            let size = linked.size.or(size).ok_or_else(|| bad("it has no size"))?;
+            drain(answer.body);
             Ok(Remote { etag, size })
         })
     }
@@ -204,11 +184,15 @@ impl Client {
     ) -> Result<Download> {
         let ask = Ask {
             name,
+            revision: commit,
             file: Some(file),
         };
         let bad = |why: String| self.http.bad_answer(ask, why);
-        let url = self.file_url(name, commit, file);
-        let mut answer = self.http.send(ask, false, &url, from)?;
+        let part = match from {
+            0 => Part::Whole,
+            from => Part::From(from),
+        };
+        let mut answer = self.http.send(ask, part)?;
         let mut start = from;
         let as_asked = |answer: &Answer| {
             content_range(&answer.headers) == Some((from, Some(size)))
@@ -219,7 +203,7 @@ impl Client {
             200 => start = 0,
             // A range that is refused or answered with another one.
             206 | 416 if from > 0 => {
-                answer = self.http.send(ask, false, &url, 0)?;
+                answer = self.http.send(ask, Part::Whole)?;
                 start = 0;
                 if answer.status != 200 {
                     return Err(self.refused(ask, &answer));
@@ -277,19 +261,6 @@ impl Client {
         };
         std::thread::sleep(wait.min(Duration::from_secs(LONGEST_PAUSE)));
         Ok(())
-    }
-
-    fn file_url(&self, name: &Name, commit: &str, file: &str) -> String {
-        let file: Vec<String> = file
-            .split('/')
-            .map(|part| utf8_percent_encode(part, ESCAPED).to_string())
-            .collect();
-        format!(
-            "{}/{}/resolve/{commit}/{}",
-            self.http.endpoint.url(),
-            name.repo,
-            file.join("/")
-        )
     }
 
     /// The error for an answer that is not the thing asked for.

@@ -148,9 +148,9 @@ impl Token {
         }
     }
 
-    /// For the `Authorization` header.
-    pub fn header(&self) -> String {
-        format!("Bearer {}", self.0)
+    /// For the `Authorization` header, and for nothing else.
+    pub fn text(&self) -> &str {
+        &self.0
     }
 }
 
@@ -282,16 +282,18 @@ mod tests {
     fn the_token_comes_from_the_environment_or_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().to_str().unwrap();
-        let token = |set: &[(&str, &str)]| config(set).unwrap().token.map(|token| token.header());
+        let token = |set: &[(&str, &str)]| {
+            config(set)
+                .unwrap()
+                .token
+                .map(|token| token.text().to_owned())
+        };
         assert_eq!(token(&[("HF_HOME", home)]), None);
         std::fs::write(dir.path().join("token"), "hf_file\n").unwrap();
-        assert_eq!(
-            token(&[("HF_HOME", home)]).as_deref(),
-            Some("Bearer hf_file")
-        );
+        assert_eq!(token(&[("HF_HOME", home)]).as_deref(), Some("hf_file"));
         assert_eq!(
             token(&[("HF_HOME", home), ("HF_TOKEN", " hf_env ")]).as_deref(),
-            Some("Bearer hf_env")
+            Some("hf_env")
         );
         let bad = config(&[("HF_TOKEN", "two words\r\nX-Evil: 1")])
             .err()

@@ -1,18 +1,22 @@
-//! One exchange over HTTP: its redirects, its failures, who may see the token.
+//! One exchange with the hub: its redirects, its failures, who may see the token.
 //!
-//! Redirects are followed here and not by the HTTP library, because what the
-//! hub says about a file stands on the redirect (`X-Linked-Size`,
-//! `X-Linked-ETag`) and because the token must go to the hub alone, never to
-//! the storage it points to.
+//! The requests are `hf-hub`'s: its connections, its URLs, its credentials.
+//! Redirects are followed here, because what the hub says about a file stands
+//! on the redirect (`X-Linked-Size`, `X-Linked-ETag`) and because the token
+//! must go to the hub alone, never to the storage it points to.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
+use hf_hub::{Cache, Repo, RepoType};
+use percent_encoding::{utf8_percent_encode, AsciiSet, NON_ALPHANUMERIC};
 use ureq::http::{HeaderMap, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig};
-use ureq::{Agent, Body};
+use ureq::typestate::WithoutBody;
+use ureq::{Body, RequestBuilder};
 
 use crate::config::{Config, Endpoint, Origin, Token};
 use crate::error::{Error, Result, Unreachable};
@@ -21,20 +25,28 @@ use crate::text::harmless;
 
 const MOST_REDIRECTS: usize = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Everything but RFC 3986's unreserved characters.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
 
 /// Talks to one hub on behalf of one person.
 pub(crate) struct Http {
     pub endpoint: Endpoint,
     pub token: Option<Token>,
-    agent: OnceLock<Agent>,
+    cache: PathBuf,
     timeout: Duration,
     certificates: Option<PathBuf>,
+    api: OnceLock<(Api, Option<TlsConfig>)>,
 }
 
-/// What is being asked for, to say so when it fails.
+/// What is being asked for: a file at a commit, or the listing at a revision.
 #[derive(Clone, Copy)]
 pub(crate) struct Ask<'a> {
     pub name: &'a Name,
+    pub revision: &'a str,
     pub file: Option<&'a str>,
 }
 
@@ -45,6 +57,17 @@ impl Ask<'_> {
             None => format!("'{}'", self.name.repo),
         }
     }
+}
+
+/// How much of it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    Whole,
+    /// From this byte on.
+    From(u64),
+    /// Only what the hub says about it. `hf-hub` makes no HEAD requests, so
+    /// this is a GET of one byte, as in `hf-hub`'s own look at a file.
+    Look,
 }
 
 /// An answer after all redirects that were to be followed.
@@ -78,18 +101,32 @@ impl Http {
         Http {
             endpoint: config.endpoint.clone(),
             token: config.token.clone(),
-            agent: OnceLock::new(),
+            cache: config.cache.clone(),
             timeout: config.timeout,
             certificates: config.certificates.clone(),
+            api: OnceLock::new(),
         }
     }
 
-    /// One request and its redirects. A HEAD stops at the first answer that
-    /// describes the file, a GET goes to the end.
-    pub fn send(&self, ask: Ask, head: bool, url: &str, from: u64) -> Result<Answer> {
-        let agent = self.agent()?;
+    /// One request and its redirects. A look stops at the first answer that
+    /// describes the file, anything else goes to the end.
+    pub fn send(&self, ask: Ask, part: Part) -> Result<Answer> {
+        let (api, tls) = self.api()?;
+        let escape = |text: &str| utf8_percent_encode(text, ESCAPED).to_string();
+        let repo = api.repo(Repo::with_revision(
+            ask.name.repo.clone(),
+            RepoType::Model,
+            escape(ask.revision),
+        ));
+        let mut url = match ask.file {
+            Some(file) => repo.url(&file.split('/').map(escape).collect::<Vec<_>>().join("/")),
+            None => repo
+                .info_request()
+                .uri_ref()
+                .map(Uri::to_string)
+                .unwrap_or_default(),
+        };
         let bad = |why: String| self.bad_answer(ask, why);
-        let mut url = url.to_owned();
         let mut linked = Linked::default();
         for _ in 0..MOST_REDIRECTS {
             let uri: Uri = url
@@ -97,22 +134,7 @@ impl Http {
                 .map_err(|_| bad("it sent us to something that is no URL".into()))?;
             let origin = Origin::of(&uri)
                 .ok_or_else(|| bad("it sent us to something that is not on the web".into()))?;
-            let mut request = if head {
-                agent.head(&url)
-            } else {
-                agent.get(&url)
-            };
-            request = request.header("accept-encoding", "identity");
-            if let Some(token) = self
-                .token
-                .as_ref()
-                .filter(|_| origin == *self.endpoint.origin())
-            {
-                request = request.header("authorization", token.header());
-            }
-            if from > 0 {
-                request = request.header("range", format!("bytes={from}-"));
-            }
+            let request = self.request(&repo, tls.as_ref(), uri, &origin, part);
             let response = request.call().map_err(|e| failed(&origin, e))?;
             let (parts, body) = response.into_parts();
             // Only the hub itself is believed.
@@ -120,7 +142,7 @@ impl Http {
                 linked.read(&parts.headers);
             }
             let status = parts.status.as_u16();
-            let described = head && linked.etag.is_some() && linked.size.is_some();
+            let described = part == Part::Look && linked.etag.is_some() && linked.size.is_some();
             if !is_redirect(status) || described {
                 return Ok(Answer {
                     status,
@@ -130,6 +152,7 @@ impl Http {
                     linked,
                 });
             }
+            drain(body);
             let location = text_header(&parts.headers, "location").unwrap_or("");
             url = redirect(&origin, location).ok_or_else(|| {
                 let location = harmless(location);
@@ -141,12 +164,32 @@ impl Http {
         Err(bad(format!("it sent us on {MOST_REDIRECTS} times")))
     }
 
-    fn agent(&self) -> Result<&Agent> {
-        if let Some(agent) = self.agent.get() {
-            return Ok(agent);
+    /// `hf-hub`'s request, for this URL, with the limits it lacks.
+    fn request(
+        &self,
+        repo: &ApiRepo,
+        tls: Option<&TlsConfig>,
+        uri: Uri,
+        origin: &Origin,
+        part: Part,
+    ) -> RequestBuilder<WithoutBody> {
+        let mut request = repo
+            .info_request()
+            .uri(uri)
+            // Compressed, a file could be neither resumed nor compared by size.
+            .header("accept-encoding", "identity");
+        match part {
+            Part::Whole => {}
+            Part::From(byte) => request = request.header("range", format!("bytes={byte}-")),
+            Part::Look => request = request.header("range", "bytes=0-0"),
         }
-        let mut config = Agent::config_builder()
-            .user_agent(concat!("rustml-hub/", env!("CARGO_PKG_VERSION")))
+        if *origin != *self.endpoint.origin() {
+            if let Some(headers) = request.headers_mut() {
+                headers.remove("authorization");
+            }
+        }
+        let mut config = request
+            .config()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
@@ -157,11 +200,32 @@ impl Http {
         if self.endpoint.origin().is_loopback() {
             config = config.proxy(None);
         }
-        if let Some(file) = &self.certificates {
-            let roots = RootCerts::Specific(Arc::new(certificates(file)?));
-            config = config.tls_config(TlsConfig::builder().root_certs(roots).build());
+        if let Some(tls) = tls {
+            config = config.tls_config(tls.clone());
         }
-        Ok(self.agent.get_or_init(|| config.build().new_agent()))
+        config.build()
+    }
+
+    /// The client of `hf-hub`, and what to trust if not the usual certificates.
+    fn api(&self) -> Result<&(Api, Option<TlsConfig>)> {
+        if let Some(api) = self.api.get() {
+            return Ok(api);
+        }
+        let tls = self.certificates.as_deref().map(|file| {
+            let roots = RootCerts::Specific(Arc::new(certificates(file)?));
+            Ok(TlsConfig::builder().root_certs(roots).build())
+        });
+        let api = ApiBuilder::from_cache(Cache::new(self.cache.clone()))
+            .with_endpoint(self.endpoint.url().to_owned())
+            .with_token(self.token.as_ref().map(|token| token.text().to_owned()))
+            .with_user_agent("rustml-hub", env!("CARGO_PKG_VERSION"))
+            .build()
+            .map_err(|e| Error::Unreachable {
+                host: self.endpoint.origin().show(),
+                why: Unreachable::Tls(harmless(&e.to_string())),
+            })?;
+        let tls = tls.transpose()?;
+        Ok(self.api.get_or_init(|| (api, tls)))
     }
 
     pub fn bad_answer(&self, ask: Ask, why: String) -> Error {
@@ -169,6 +233,17 @@ impl Http {
             host: self.endpoint.origin().show(),
             what: ask.what(),
             why,
+        }
+    }
+}
+
+/// Reads a short body that nobody wants: only then can the connection be used
+/// again. A long or slow one is not worth it.
+pub(crate) fn drain(body: Body) {
+    let (mut reader, mut buffer) = (body.into_reader(), [0; 4096]);
+    for _ in 0..3 {
+        if !matches!(reader.read(&mut buffer), Ok(1..)) {
+            return;
         }
     }
 }

@@ -25,15 +25,34 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Why not the `hf-hub` crate
+//! # What `hf-hub` does here and what not
 //!
-//! Version 1.0 always brings tokio, reqwest and the Xet client (284 crates),
-//! starts a broken download from zero and compares neither size nor hash;
-//! the older 0.5 resumes, but without checking that the server did, knows no
-//! timeouts and uses the server's ETag as a path as it stands. What is left
-//! to take from either are two URLs. So this is a small client of its own on
-//! `ureq` (blocking, rustls, 25 crates). Xet-backed files are fetched over
-//! plain HTTP, which the hub offers for all files up to 50 GB.
+//! Every request is one of the [`hf_hub`] crate's (0.5, on blocking `ureq`
+//! with rustls; 1.0 brings tokio, reqwest and Xet): it makes the URLs, adds
+//! the token and keeps the connections. What it calls a download is not used,
+//! because version 0.5.0
+//!
+//! - asks for gzip with every `Range` and then fails with "Header
+//!   Content-Range is missing" where a server compresses (its users report
+//!   that of the hub itself) or does not do ranges;
+//! - shows the token to whatever host the hub redirects to;
+//! - knows no timeouts and follows relative redirects without end;
+//! - uses the server's ETag and commit as paths as they stand;
+//! - appends the whole file to the part it has when the server ignores the
+//!   range, and compares neither size nor hash;
+//! - reduces every refusal to its status, so that a gated model cannot be
+//!   told from a storage that refuses, nor how long to wait.
+//!
+//! None of it can be changed from outside, and by the time a progress callback
+//! runs the ETag has already been a path. So `hf-hub`'s request builder (its
+//! `info_request`, which is open to this) is given the timeouts and the rest
+//! that it lacks, and the bytes are received here. It makes no HEAD requests:
+//! a file is looked at by asking for its first byte. With `SSL_CERT_FILE` set
+//! every request makes its own connection, as `ureq` shares none between a
+//! client and a request that trust different certificates.
+//!
+//! Xet-backed files are fetched over plain HTTP, which the hub offers for all
+//! files up to 50 GB.
 //!
 //! # Invariants
 //!

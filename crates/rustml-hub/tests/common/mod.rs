@@ -34,6 +34,11 @@ impl Request {
         self.headers.get(name).map(String::as_str)
     }
 
+    /// Whether only the headers are wanted, which are asked for with one byte.
+    pub fn looks(&self) -> bool {
+        self.header("range") == Some("bytes=0-0")
+    }
+
     /// First byte of `Range: bytes=N-`.
     pub fn range(&self) -> Option<usize> {
         let range = self
@@ -343,6 +348,11 @@ fn answer(state: &State, request: &Request) -> Reply {
 
 fn ranged(request: &Request, content: &[u8]) -> Reply {
     match request.range() {
+        None if request.looks() && content.is_empty() => {
+            Reply::new(416, b"").with("Content-Range", "bytes */0")
+        }
+        None if request.looks() => Reply::new(206, &content[..1])
+            .with("Content-Range", format!("bytes 0-0/{}", content.len())),
         Some(start) if start < content.len() => Reply::new(206, &content[start..]).with(
             "Content-Range",
             format!("bytes {start}-{}/{}", content.len() - 1, content.len()),
