@@ -246,6 +246,8 @@ pub fn holds_nothing(dir: &Path) -> bool {
 }
 
 fn serve(mut stream: TcpStream, state: &Mutex<State>, storage: bool) {
+    // Head and body are two writes; they must not wait for each other.
+    stream.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     while let Some(request) = read_request(&mut reader, storage) {
         let reply = {
