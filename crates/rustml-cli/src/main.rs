@@ -6,11 +6,13 @@
 
 #![deny(unsafe_code)]
 
+mod bench;
 mod chat;
 mod hub;
 mod input;
 mod inspect;
 mod logits;
+mod memory;
 mod summary;
 mod text;
 mod tokenize;
@@ -51,6 +53,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
+    Bench(bench::BenchArgs),
     Pull(hub::PullArgs),
     List(hub::ListArgs),
     Rm(hub::RmArgs),
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args, &signals),
+        Command::Bench(args) => bench::run(args),
         Command::Pull(args) => hub::pull(args),
         Command::List(args) => hub::list(args),
         Command::Rm(args) => hub::rm(args),

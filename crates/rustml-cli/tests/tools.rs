@@ -36,6 +36,7 @@ fn the_overview_names_all_commands() {
         "inspect",
         "tokenize",
         "logits",
+        "bench",
         "pull",
         "list",
         "rm",

@@ -30,7 +30,9 @@ mod session;
 
 pub use error::{Error, Result};
 pub use generate::{Generation, Options, Piece, Prompt};
-pub use model::{available_threads, Context, LoadOptions, Model, DEFAULT_MODEL};
+pub use model::{
+    available_threads, default_quantize, Context, LoadOptions, Model, DEFAULT_MODEL, STEP_ROWS,
+};
 pub use rustml_engine::{Finish, Refusal, Sampling, Timings};
 pub use rustml_model::{KvType, Quantize};
 pub use rustml_tokenizer::Message;

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub const DEFAULT_MODEL: &str = "HuggingFaceTB/SmolLM2-135M-Instruct";
 
 /// Rows of a step: prompts are computed in chunks of that size.
-pub(crate) const STEP_ROWS: usize = 256;
+pub const STEP_ROWS: usize = 256;
 
 /// More positions than any model has, few enough to count with.
 const MAX_CONTEXT: usize = 1 << 28;
@@ -42,13 +42,21 @@ pub enum Context {
 pub struct LoadOptions {
     /// Compute threads; `None` takes what the process may use.
     pub threads: Option<usize>,
-    /// Format of the linear layers. `None` quantises safetensors to Q8_0 and
-    /// leaves GGUF as it is.
+    /// Format of the linear layers; `None` takes [`default_quantize`].
     pub quantize: Option<Quantize>,
     /// Positions of a sequence.
     pub context: Context,
     /// How keys and values are stored; `None` takes half precision.
     pub kv_type: Option<KvType>,
+}
+
+/// The format of linear layers where none is asked for: safetensors are
+/// quantised to Q8_0, GGUF files are left as they are.
+pub fn default_quantize(format: FileFormat) -> Quantize {
+    match format {
+        FileFormat::Gguf { .. } => Quantize::None,
+        FileFormat::Safetensors => Quantize::To(DType::Q8_0),
+    }
 }
 
 /// CPUs that this process may really use: those it is allowed on, and no more
@@ -91,10 +99,7 @@ impl Model {
         let start = Instant::now();
         let store = Store::open(path)?;
         let tokenizer = Model::tokenizer_of(&store)?;
-        let quantize = options.quantize.unwrap_or(match store.format() {
-            FileFormat::Gguf { .. } => Quantize::None,
-            FileFormat::Safetensors => Quantize::To(DType::Q8_0),
-        });
+        let quantize = options.quantize.unwrap_or(default_quantize(store.format()));
         let team = rustml_model::team(options.threads.unwrap_or_else(available_threads))?;
         let model = rustml_model::Model::load(&store, quantize, team, progress)?;
         Ok(Model {
