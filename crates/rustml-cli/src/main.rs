@@ -14,6 +14,7 @@ mod inspect;
 mod logits;
 mod memory;
 mod summary;
+mod synth;
 mod text;
 mod tokenize;
 
@@ -54,6 +55,7 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
+    Synth(synth::SynthArgs),
     Pull(hub::PullArgs),
     List(hub::ListArgs),
     Rm(hub::RmArgs),
@@ -104,6 +106,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args, &signals),
         Command::Bench(args) => bench::run(args),
+        Command::Synth(args) => synth::run(args),
         Command::Pull(args) => hub::pull(args),
         Command::List(args) => hub::list(args),
         Command::Rm(args) => hub::rm(args),

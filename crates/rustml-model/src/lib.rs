@@ -51,6 +51,7 @@
 //!   the packed weights.
 //! - [`Exec`] holds threads, buffers and the recorder; its operations are the
 //!   only ones that read the clock.
+//! - [`synth`] makes files with a real model's shape and random weights.
 //! - [`KvPool`] holds the keys and values of all sequences in blocks of
 //!   [`KV_BLOCK`] positions that each [`KvSequence`] borrows.
 //!
@@ -81,6 +82,7 @@ mod quantize;
 mod source;
 pub mod spec;
 mod summary;
+pub mod synth;
 mod weights;
 
 pub use batch::{Batch, Span};

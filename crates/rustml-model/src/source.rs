@@ -6,10 +6,11 @@
 use crate::error::{show, Error, Result};
 use rustml_io::Store;
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 
 /// The settings of config.json, or an object within it.
 pub struct Config<'a> {
-    store: &'a Store,
+    path: PathBuf,
     json: &'a Value,
 }
 
@@ -21,7 +22,13 @@ impl<'a> Config<'a> {
     pub fn new(store: &'a Store) -> Result<Self> {
         let json = store.config();
         let json = json.ok_or_else(|| Error::NoConfig(store.directory().to_owned()))?;
-        Ok(Config { store, json })
+        let path = store.directory().join("config.json");
+        Ok(Config { path, json })
+    }
+
+    /// The settings of a config.json that was read from `path`.
+    pub fn of(path: PathBuf, json: &'a Value) -> Self {
+        Config { path, json }
     }
 
     /// The object at `key`, as settings, if set.
@@ -30,14 +37,19 @@ impl<'a> Config<'a> {
     /// If it is no object.
     pub fn object(&self, key: &str) -> Result<Option<Config<'a>>> {
         let json = self.get(key, "an object", |v| v.is_object().then_some(v))?;
-        let store = self.store;
-        Ok(json.map(|json| Config { store, json }))
+        let path = self.path.clone();
+        Ok(json.map(|json| Config { path, json }))
+    }
+
+    /// The file they are in.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// An error about these settings.
     pub fn error(&self, what: impl Into<String>) -> Error {
         Error::Config {
-            path: self.store.directory().join("config.json"),
+            path: self.path.clone(),
             what: what.into(),
         }
     }

@@ -7,8 +7,9 @@ mod rope;
 
 use crate::error::{show, Error, Result};
 use crate::source::{Config, Gguf};
-use crate::spec::{Activation, Spec};
+use crate::spec::{Activation, Layer, Spec};
 use rustml_io::{FileFormat, Store};
+use std::path::Path;
 
 /// An architecture: how to recognise it, its [`Spec`], and its tensors' names.
 pub struct Arch {
@@ -150,32 +151,66 @@ pub const GGUF_NAMES: &[Name] = &[
 /// All architectures.
 pub const ALL: &[&Arch] = &[&gpt2::ARCH, &llama::ARCH, &gemma3::ARCH];
 
+impl Role {
+    /// `[outputs, inputs]` of a matrix by the settings.
+    pub fn shape(self, s: &Spec, layer: Option<&Layer>) -> (usize, usize) {
+        let dims = layer.map(|l| {
+            let a = &l.attention;
+            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+            (q, kv, l.feed_forward.inner)
+        });
+        match (self, dims) {
+            (Query, Some((q, _, _))) => (q, s.hidden),
+            (Key | Value, Some((_, kv, _))) => (kv, s.hidden),
+            (AttnOut, Some((q, _, _))) => (s.hidden, q),
+            (Gate | Up, Some((_, _, inner))) => (inner, s.hidden),
+            (Down, Some((_, _, inner))) => (s.hidden, inner),
+            (Positions, _) => (s.context, s.hidden),
+            _ => (s.vocab, s.hidden),
+        }
+    }
+}
+
 impl Arch {
     /// The architecture of an open model.
     ///
     /// # Errors
     /// If it says none, or one that is not supported.
     pub fn of(store: &Store) -> Result<&'static Arch> {
-        let (name, found) = match store.format() {
+        match store.format() {
             FileFormat::Gguf { .. } => {
                 let name = Gguf::new(store, "general").need_str("architecture")?;
-                (show(name), ALL.iter().find(|a| a.gguf == name))
+                let found = ALL.iter().find(|a| a.gguf == name);
+                known(found, show(name), store.path())
             }
-            FileFormat::Safetensors => {
-                let names = Config::new(store)?.need_strings("architectures")?;
-                let found = ALL.iter().find(|a| a.hf.iter().any(|n| names.contains(n)));
-                (show(&names.join(", ")), found)
-            }
-        };
-        found.copied().ok_or_else(|| Error::UnknownArchitecture {
-            path: store.path().to_owned(),
-            name,
-            known: ALL
-                .iter()
-                .flat_map(|a| a.hf.iter().copied().chain([a.gguf]))
-                .collect::<Vec<_>>()
-                .join(", "),
-        })
+            FileFormat::Safetensors => Arch::named(&Config::new(store)?, store.path()),
+        }
+    }
+
+    /// The architecture that a config.json names; `path` is the model's.
+    fn named(config: &Config, path: &Path) -> Result<&'static Arch> {
+        let names = config.need_strings("architectures")?;
+        let found = ALL.iter().find(|a| a.hf.iter().any(|n| names.contains(n)));
+        known(found, show(&names.join(", ")), path)
+    }
+
+    /// Architecture and settings of a config.json alone.
+    ///
+    /// # Errors
+    /// As for [`Arch::of`] and [`Arch::spec`].
+    pub fn of_config(config: &Config) -> Result<(&'static Arch, Spec)> {
+        let arch = Arch::named(config, config.path())?;
+        Ok((arch, arch.spec_of_config(config)?))
+    }
+
+    fn spec_of_config(&self, config: &Config) -> Result<Spec> {
+        if config.object("quantization_config")?.is_some() {
+            return Err(config.error(
+                "quantization_config is set, but quantised weights are only read from GGUF; \
+                 take that, or a checkpoint in float types",
+            ));
+        }
+        valid((self.from_config)(config)?, config.path())
     }
 
     /// The settings of an open model.
@@ -183,26 +218,12 @@ impl Arch {
     /// # Errors
     /// If one is missing or makes no sense.
     pub fn spec(&self, store: &Store) -> Result<Spec> {
-        let (spec, path) = match store.format() {
-            FileFormat::Gguf { .. } => (
-                (self.from_gguf)(&Gguf::new(store, self.gguf))?,
-                store.path().to_owned(),
-            ),
-            FileFormat::Safetensors => {
-                let config = Config::new(store)?;
-                if config.object("quantization_config")?.is_some() {
-                    return Err(config.error(
-                        "quantization_config is set, but quantised weights are only read from GGUF; \
-                         take that, or a checkpoint in float types",
-                    ));
-                }
-                let path = store.directory().join("config.json");
-                ((self.from_config)(&config)?, path)
+        match store.format() {
+            FileFormat::Gguf { .. } => {
+                let spec = (self.from_gguf)(&Gguf::new(store, self.gguf))?;
+                valid(spec, store.path())
             }
-        };
-        match spec.validate() {
-            Ok(()) => Ok(spec),
-            Err(what) => Err(Error::Config { path, what }),
+            FileFormat::Safetensors => self.spec_of_config(&Config::new(store)?),
         }
     }
 
@@ -213,6 +234,29 @@ impl Arch {
             FileFormat::Safetensors => (self.hf_names, HF_NAMES),
         };
         own.iter().chain(usual).find(|n| n.role == role)
+    }
+}
+
+/// The architecture, if there is one by that name.
+fn known(found: Option<&&'static Arch>, name: String, path: &Path) -> Result<&'static Arch> {
+    found.copied().ok_or_else(|| Error::UnknownArchitecture {
+        path: path.to_owned(),
+        name,
+        known: ALL
+            .iter()
+            .flat_map(|a| a.hf.iter().copied().chain([a.gguf]))
+            .collect::<Vec<_>>()
+            .join(", "),
+    })
+}
+
+fn valid(spec: Spec, path: &Path) -> Result<Spec> {
+    match spec.validate() {
+        Ok(()) => Ok(spec),
+        Err(what) => Err(Error::Config {
+            path: path.to_owned(),
+            what,
+        }),
     }
 }
 

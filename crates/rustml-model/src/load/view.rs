@@ -70,32 +70,13 @@ impl View<'_> {
 }
 
 impl<'a> Loader<'a> {
-    /// `[outputs, inputs]` of a matrix by the configuration.
-    fn shape(&self, role: Role, layer: Option<&Layer>) -> (usize, usize) {
-        let s = self.spec;
-        let dims = layer.map(|l| {
-            let a = &l.attention;
-            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-            (q, kv, l.feed_forward.inner)
-        });
-        match (role, dims) {
-            (Role::Query, Some((q, _, _))) => (q, s.hidden),
-            (Role::Key | Role::Value, Some((_, kv, _))) => (kv, s.hidden),
-            (Role::AttnOut, Some((q, _, _))) => (s.hidden, q),
-            (Role::Gate | Role::Up, Some((_, _, inner))) => (inner, s.hidden),
-            (Role::Down, Some((_, _, inner))) => (s.hidden, inner),
-            (Role::Positions, _) => (s.context, s.hidden),
-            _ => (s.vocab, s.hidden),
-        }
-    }
-
     /// Which of the stored rows are this role's `rows`, and all there are.
     pub fn order(&self, role: Role, repair: Repair, layer: Option<&Layer>) -> (Rows, usize) {
-        let rows = self.shape(role, layer).0;
+        let rows = role.shape(self.spec, layer).0;
         match (repair, layer) {
             (Repair::Fused | Repair::FusedTransposed, Some(_)) => {
-                let q = self.shape(Role::Query, layer).0;
-                let kv = self.shape(Role::Key, layer).0;
+                let q = Role::Query.shape(self.spec, layer).0;
+                let kv = Role::Key.shape(self.spec, layer).0;
                 let first = match role {
                     Role::Query => 0,
                     Role::Key => q,
@@ -118,7 +99,7 @@ impl<'a> Loader<'a> {
     pub fn view(&mut self, role: Role, layer: Option<usize>) -> Result<View<'a>> {
         let (tensor, repair) = self.tensor(role, layer, ".weight")?;
         let layer = layer.map(|i| &self.spec.layers[i]);
-        let (rows, cols) = self.shape(role, layer);
+        let (rows, cols) = role.shape(self.spec, layer);
         let (order, all_rows) = self.order(role, repair, layer);
         let transposed = matches!(repair, Repair::Transposed | Repair::FusedTransposed);
         let expected = match transposed {
