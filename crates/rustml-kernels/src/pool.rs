@@ -46,6 +46,22 @@ const OPEN: u64 = 1 << 16;
 const INSIDE: u64 = OPEN - 1;
 const NUMBER: u64 = OPEN << 1;
 
+/// A thread's work in one region.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// 0 is the caller.
+    pub thread: usize,
+    /// When it took its first chunk.
+    pub start: Instant,
+    /// When none was left for it.
+    pub end: Instant,
+    /// For the caller, when the workers were done too; else as `end`.
+    pub left: Instant,
+}
+
+/// More turns than lie between two visits of anybody who looks.
+const MAX_TURNS: usize = 1 << 12;
+
 struct Shared {
     /// `number << 17 | open << 16 | workers inside`
     state: AtomicU64,
@@ -57,6 +73,9 @@ struct Shared {
     next: AtomicUsize,
     /// What a worker's panic said.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Whether somebody looks at the turns.
+    watched: AtomicBool,
+    turns: Mutex<Vec<Turn>>,
     quit: AtomicBool,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
@@ -88,6 +107,8 @@ impl Pool {
             chunks: AtomicUsize::new(0),
             next: AtomicUsize::new(0),
             panic: Mutex::new(None),
+            watched: AtomicBool::new(false),
+            turns: Mutex::new(Vec::new()),
             quit: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -110,6 +131,18 @@ impl Pool {
     /// Threads, the caller included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// From now on, notes who works when in regions that are shared, for
+    /// [`Pool::drain_turns`]. Until then it costs a branch.
+    pub fn watch(&self) {
+        self.shared.watched.store(true, Relaxed);
+    }
+
+    /// Hands over the turns of regions that have ended. What nobody comes for
+    /// is forgotten.
+    pub fn drain_turns(&self, take: &mut dyn FnMut(Turn)) {
+        lock(&self.shared.turns).drain(..).for_each(take);
     }
 
     /// Calls `body(chunk, thread)` for every chunk below `chunks`, each once,
@@ -145,8 +178,11 @@ impl Pool {
             s.wake.notify_all();
         }
         let close = Close(s);
-        s.take_chunks(body, 0);
+        let turn = s.take_turn(body, 0);
         drop(close);
+        if let Some((start, end)) = turn {
+            s.put_turn(0, start, end, Instant::now());
+        }
         if let Some(panic) = lock(&s.panic).take() {
             resume_unwind(panic);
         }
@@ -196,6 +232,25 @@ impl Shared {
         }
     }
 
+    /// Takes chunks; from when to when, if somebody looks.
+    fn take_turn(&self, body: &Body<'_>, thread: usize) -> Option<(Instant, Instant)> {
+        let start = self.watched.load(Relaxed).then(Instant::now);
+        self.take_chunks(body, thread);
+        start.map(|start| (start, Instant::now()))
+    }
+
+    fn put_turn(&self, thread: usize, start: Instant, end: Instant, left: Instant) {
+        let mut turns = lock(&self.turns);
+        if turns.len() < MAX_TURNS {
+            turns.push(Turn {
+                thread,
+                start,
+                end,
+                left,
+            });
+        }
+    }
+
     fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
@@ -212,7 +267,11 @@ impl Shared {
                 // the caller waits for us before it touches the slot.
                 let body = unsafe { *self.body.get() };
                 if let Some(body) = body {
-                    let run = AssertUnwindSafe(|| self.take_chunks(body, thread));
+                    let run = AssertUnwindSafe(|| {
+                        if let Some((start, end)) = self.take_turn(body, thread) {
+                            self.put_turn(thread, start, end, end);
+                        }
+                    });
                     if let Err(panic) = catch_unwind(run) {
                         *lock(&self.panic) = Some(panic);
                     }
