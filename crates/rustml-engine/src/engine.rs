@@ -4,7 +4,7 @@ use crate::sampler::Sampler;
 use crate::sequence::{Finish, Request, RequestId, Sequence, Update};
 use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model};
 use rustml_tokenizer::{Decode, Detokenizer, Tokenizer};
-use rustml_trace::{Detail, LayerTimes, Recorder, StepTimes};
+use rustml_trace::{Cost, Detail, LayerTimes, Op, Recorder, Step, StepTimes};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +25,9 @@ pub struct EngineConfig {
     /// How closely steps are looked at.
     pub detail: Detail,
 }
+
+/// Is shown every step after it was taken.
+pub type Observer = Arc<dyn Fn(&Step) + Send + Sync>;
 
 /// Why a request is not accepted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -71,6 +74,7 @@ pub struct Engine {
     config: EngineConfig,
     kv: KvPool,
     exec: Exec,
+    observer: Option<Observer>,
     waiting: VecDeque<Sequence>,
     running: Vec<Sequence>,
     kept: HashMap<RequestId, (KvSequence, Vec<u32>)>,
@@ -99,11 +103,18 @@ impl Engine {
             config,
             kv,
             exec,
+            observer: None,
             waiting: VecDeque::new(),
             running: Vec::new(),
             kept: HashMap::new(),
             next_id: 0,
         })
+    }
+
+    /// Shows steps from now on to `observer`, if [`EngineConfig::detail`] is
+    /// not off.
+    pub fn set_observer(&mut self, observer: Observer) {
+        self.observer = Some(observer);
     }
 
     /// Positions of one sequence.
@@ -166,6 +177,7 @@ impl Engine {
             room: context - prompt,
             max_tokens: request.max_tokens,
             keep: request.keep,
+            ignore_end: request.ignore_end,
             cached_prompt: cache.len(),
             cache,
             sampler,
@@ -232,6 +244,7 @@ impl Engine {
 
     /// Runs one step of all running requests; what it brought for each.
     pub fn step(&mut self) -> Vec<Update> {
+        let began = self.exec.recorder.start();
         self.admit();
         let mut updates = Vec::new();
         // Nothing is asked of these.
@@ -244,13 +257,17 @@ impl Engine {
             return updates;
         }
         let rows: Vec<usize> = batch.spans.iter().map(|s| s.rows).collect();
+        let size = (batch.ids.len(), batch.logit_rows.len());
         let logits = self.model.forward(&batch, &mut self.kv, &mut self.exec);
         let vocab = self.model.spec().vocab;
+        let sampling = began.map(|_| Instant::now());
         let mut picks = Vec::new();
         for (&i, logits) in samplers.iter().zip(logits.chunks_exact(vocab)) {
             picks.push((i, self.running[i].sampler.pick(logits)));
         }
-        self.log_step();
+        self.exec
+            .recorder
+            .record(Op::Sample, sampling, Cost::default());
         for (s, rows) in self.running.iter_mut().zip(rows) {
             s.cache.advance(rows);
         }
@@ -260,6 +277,7 @@ impl Engine {
             updates.push(update);
         }
         updates.sort_by_key(|u| u.id);
+        self.report_step(began, size);
         updates
     }
 
@@ -268,7 +286,7 @@ impl Engine {
         let s = &mut self.running[i];
         let now = Instant::now();
         s.first_token.get_or_insert(now);
-        if self.tokenizer.end_tokens().contains(&id) {
+        if !s.ignore_end && self.tokenizer.end_tokens().contains(&id) {
             let s = self.running.remove(i);
             return self.settle(s, None, String::new(), Finish::Stop);
         }
@@ -327,13 +345,18 @@ impl Engine {
         }
     }
 
-    fn log_step(&mut self) {
+    /// Logs the step that began then, and shows it to whoever observes.
+    fn report_step(&mut self, began: Option<Instant>, (rows, logit_rows): (usize, usize)) {
         let r = &mut self.exec.recorder;
         if r.detail() == Detail::Off {
             return;
         }
-        let total = r.end_step();
-        let step = r.step();
+        let total = r.end_step(began);
+        let whole = r.step(total, rows, logit_rows);
+        if let Some(observer) = &self.observer {
+            observer(&whole);
+        }
+        let step = whole.number;
         tracing::debug!(target: "rustml::step", "step {step}: {}", StepTimes::of(r.events(), total));
         if r.wants_parts() {
             for layer in LayerTimes::of(r.events()) {

@@ -19,6 +19,7 @@
 //!         max_tokens: 20,
 //!         continues: true,
 //!         keep: false,
+//!         ignore_end: false,
 //!     },
 //!     None,
 //! )?;
@@ -36,6 +37,6 @@ mod engine;
 mod sampler;
 mod sequence;
 
-pub use engine::{Engine, EngineConfig, Refusal};
+pub use engine::{Engine, EngineConfig, Observer, Refusal};
 pub use sampler::{Sampler, Sampling};
 pub use sequence::{Finish, Request, RequestId, Timings, Update};

@@ -22,6 +22,8 @@ pub struct Request {
     pub continues: bool,
     /// Keep the cache when it is done, for a request that begins alike.
     pub keep: bool,
+    /// Go on when the model would end, for measuring.
+    pub ignore_end: bool,
 }
 
 /// Why a sequence ended.
@@ -88,6 +90,7 @@ pub(crate) struct Sequence {
     pub room: usize,
     pub max_tokens: usize,
     pub keep: bool,
+    pub ignore_end: bool,
     pub cache: KvSequence,
     pub sampler: Sampler,
     pub detokenizer: Option<Detokenizer>,

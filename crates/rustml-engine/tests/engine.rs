@@ -40,6 +40,7 @@ fn request(seed: u64, prompt: usize, max_tokens: usize) -> Request {
         max_tokens,
         continues: true,
         keep: false,
+        ignore_end: false,
     }
 }
 

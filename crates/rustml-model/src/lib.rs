@@ -89,7 +89,7 @@ pub use batch::{Batch, Span};
 pub use error::{Error, Result};
 pub use exec::{Capacity, Exec};
 pub use kv::{KvPool, KvSequence};
-pub use load::{LoadReport, Progress};
+pub use load::{LoadReport, LoadTimes, Progress};
 pub use model::{team, Model};
 pub use quantize::Quantize;
 pub use rustml_kernels::attention::{KvType, KV_BLOCK};

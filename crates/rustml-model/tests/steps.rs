@@ -77,6 +77,7 @@ fn bytes_of_a_step_are_those_of_weights_and_cache() {
             // Two for each number of a matrix and row; for scores and for
             // sums of values, two for each number of a pair of positions.
             let flops: u64 = events.iter().map(|e| e.cost.flops).sum();
+            assert!(events.iter().all(|e| e.cost.int_ops == 0));
             let products = 2 * 2 * (4 * 64 * 64 + 2 * 64 * 256) * rows + 2 * 321 * 64 * logit_rows;
             let pairs: usize = (past + 1..=past + rows).sum();
             let looked_up = 2 * 64 * rows;
@@ -113,7 +114,7 @@ fn times_add_up() {
             runner.feed(&mut sequence, &tokens[..30]);
             runner.feed(&mut sequence, &tokens[30..31]);
             let recorder = &mut runner.exec.recorder;
-            let total = recorder.end_step();
+            let total = recorder.end_step(None);
             let events = recorder.events();
             let layers = runner.model.spec().layers.len();
             assert!(events.len() <= 18 * layers + 4, "more than was reserved");
@@ -134,7 +135,12 @@ fn times_add_up() {
             let t = StepTimes::of(events, total);
             let sum = t.embedding + t.layers + t.norm + t.projection;
             assert!(sum <= t.total + rounding * events.len() as u32, "{t:?}");
-            assert!(events.iter().all(|e| e.step == 2));
+            assert!(events.iter().all(|e| e.step == 2 && e.waiting <= e.time));
+            // Each turn lies within its operation, or in one of its parts.
+            for turn in recorder.step(total, 1, 1).turns {
+                assert!(turn.thread < 2 && turn.start <= turn.end && turn.end <= turn.left);
+                assert!(events[turn.event].start <= turn.start, "{turn:?}");
+            }
         }
     }
 }

@@ -15,6 +15,10 @@ pub struct StepTimes {
     pub norm: Duration,
     /// The product with the head.
     pub projection: Duration,
+    /// Choosing tokens.
+    pub sampling: Duration,
+    /// What no operation accounts for.
+    pub other: Duration,
     /// The whole step, with what is not accounted for.
     pub total: Duration,
 }
@@ -31,9 +35,12 @@ impl StepTimes {
                 _ if e.layer.is_some() => &mut t.layers,
                 Op::FinalNorm => &mut t.norm,
                 Op::Head => &mut t.projection,
+                Op::Sample => &mut t.sampling,
                 _ => &mut t.embedding,
             } += e.time;
         }
+        let known = t.embedding + t.layers + t.norm + t.projection + t.sampling;
+        t.other = total.saturating_sub(known);
         t
     }
 }
@@ -46,11 +53,14 @@ impl fmt::Display for StepTimes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "embedding {:.3} ms, layers {:.3} ms, norm {:.3} ms, projection {:.3} ms, total {:.3} ms",
+            "embedding {:.3} ms, layers {:.3} ms, norm {:.3} ms, projection {:.3} ms, \
+             sampling {:.3} ms, other {:.3} ms, total {:.3} ms",
             ms(self.embedding),
             ms(self.layers),
             ms(self.norm),
             ms(self.projection),
+            ms(self.sampling),
+            ms(self.other),
             ms(self.total)
         )
     }
@@ -146,6 +156,7 @@ mod tests {
             op,
             start: Duration::ZERO,
             time: Duration::from_millis(ms),
+            waiting: Duration::ZERO,
             cost: Cost::default(),
         }
     }
@@ -160,10 +171,12 @@ mod tests {
             event(Some(1), Op::Down, 5),
             event(None, Op::FinalNorm, 6),
             event(None, Op::Head, 7),
+            event(None, Op::Sample, 1),
         ];
         let t = StepTimes::of(&events, Duration::from_millis(30));
-        let all = [t.embedding, t.layers, t.norm, t.projection, t.total];
-        assert_eq!(all.map(|d| d.as_millis()), [1, 14, 6, 7, 30]);
+        let all = [t.embedding, t.layers, t.norm, t.projection, t.sampling];
+        assert_eq!(all.map(|d| d.as_millis()), [1, 14, 6, 7, 1]);
+        assert_eq!([t.other, t.total].map(|d| d.as_millis()), [1, 30]);
         let layers = LayerTimes::of(&events);
         assert_eq!(layers.len(), 2);
         assert_eq!(layers[0].sum(&[Op::Query]).as_millis(), 7);

@@ -15,23 +15,28 @@ use rustml_trace::Cost;
 pub fn bytes(bytes: usize) -> Cost {
     Cost {
         bytes: bytes as u64,
-        flops: 0,
+        ..Cost::default()
     }
 }
 
 /// The sum.
 pub fn total(costs: impl IntoIterator<Item = Cost>) -> Cost {
-    costs.into_iter().fold(Cost::default(), |a, b| Cost {
-        bytes: a.bytes + b.bytes,
-        flops: a.flops + b.flops,
-    })
+    let mut total = Cost::default();
+    costs.into_iter().for_each(|cost| total += cost);
+    total
 }
 
 /// `rows` rows times a matrix, plus a bias of `bias` values.
 pub fn product(rows: usize, m: &Matrix, bias: Option<&[f32]>) -> Cost {
+    let operations = 2 * (rows * m.rows() * m.cols()) as u64;
+    let (flops, int_ops) = match m.dtype().is_float() {
+        true => (operations, 0),
+        false => (0, operations),
+    };
     Cost {
         bytes: (m.bytes() + bias.map_or(0, size_of_val)) as u64,
-        flops: 2 * (rows * m.rows() * m.cols()) as u64,
+        flops,
+        int_ops,
     }
 }
 
@@ -45,6 +50,7 @@ pub fn look_up(rows: usize, m: &Matrix) -> Cost {
     Cost {
         bytes: (rows * m.dtype().row_bytes(m.cols()).unwrap_or(0)) as u64,
         flops: (rows * m.cols()) as u64,
+        int_ops: 0,
     }
 }
 
@@ -64,6 +70,7 @@ pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView]) -> Co
     Cost {
         bytes: (read * cache.position_bytes() / 2) as u64,
         flops: (2 * pairs * a.heads * a.head_dim) as u64,
+        int_ops: 0,
     }
 }
 

@@ -14,7 +14,7 @@ use rustml_kernels::attention::{AttentionShape, Phases};
 use rustml_kernels::ops;
 use rustml_kernels::par::{self, Cache, Output, Positioning, SpanView, Team};
 use rustml_kernels::{Acts, Forms, Matrix};
-use rustml_trace::{Cost, Op, Recorder};
+use rustml_trace::{Cost, Detail, Op, Recorder};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,9 +47,18 @@ fn norm<'a>(n: &Norm, w: &'a NormWeights) -> par::Norm<'a> {
 
 impl Exec {
     /// Buffers for steps of `model` of up to `capacity`.
-    pub fn new(model: &Model, capacity: Capacity, recorder: Recorder) -> Exec {
+    pub fn new(model: &Model, capacity: Capacity, mut recorder: Recorder) -> Exec {
+        let team = model.team().clone();
+        if recorder.detail() > Detail::Off {
+            let watched = team.clone();
+            watched.pool.watch();
+            recorder.set_turns(Box::new(move |take| {
+                let pool = &watched.pool;
+                pool.drain_turns(&mut |t| take(t.thread, [t.start, t.end, t.left]));
+            }));
+        }
         Exec {
-            team: model.team().clone(),
+            team,
             buffers: Buffers::new(model, capacity),
             capacity,
             recorder,

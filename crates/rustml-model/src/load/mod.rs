@@ -21,6 +21,8 @@ use rustml_kernels::formats::decode_row;
 use rustml_kernels::par::{pack_rows, Team};
 use rustml_kernels::Matrix;
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// What loading did with the linear layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +36,20 @@ pub struct LoadReport {
     pub bytes: usize,
     /// Parameters of the model.
     pub parameters: usize,
+    /// What the packed matrices took.
+    pub times: LoadTimes,
+}
+
+/// Wall time of loading matrices. Threads read and pack side by side; the time
+/// is divided as theirs is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LoadTimes {
+    /// Reading rows that keep their type.
+    pub read: Duration,
+    /// Reading rows and converting them.
+    pub quantise: Duration,
+    /// Packing.
+    pub pack: Duration,
 }
 
 /// Called with the bytes of the file read so far, and all there are; in the
@@ -135,10 +151,21 @@ impl Loader<'_> {
             ),
             bytes: dtype.row_bytes(cols).unwrap_or(0).saturating_mul(rows),
         })?;
+        let (start, reading) = (Instant::now(), AtomicU64::new(0));
         pack_rows(self.team, &mut matrix, &|row, out| {
+            let start = Instant::now();
             view.read(row, dtype, out);
+            reading.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
             Ok::<(), Error>(())
         })?;
+        let (wall, threads) = (start.elapsed(), self.team.pool.threads() as u64);
+        let reading = Duration::from_nanos(reading.into_inner() / threads).min(wall);
+        let times = &mut self.report.times;
+        times.pack += wall - reading;
+        match stored == dtype {
+            true => times.read += reading,
+            false => times.quantise += reading,
+        }
         if view.is_last_part {
             self.store.release(view.tensor.info);
         }

@@ -1,0 +1,170 @@
+//! Two rounds beside each other: what changed, and what only seems so.
+
+use crate::round::{Phase, Round};
+use crate::stats::{Change, Estimate};
+use crate::tables::{full_name, Of};
+use crate::{Op, Part};
+use serde::{Deserialize, Serialize};
+
+/// How two rounds differ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// In what the rounds were not alike, though they should be.
+    pub unlike: Vec<String>,
+    /// The rows: totals first.
+    pub rows: Vec<Row>,
+}
+
+/// One time in both rounds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// What it is of.
+    pub of: Of,
+    /// The operation or part.
+    pub name: String,
+    /// Milliseconds in the first round.
+    pub before: f64,
+    /// Milliseconds in the second.
+    pub after: f64,
+    /// Share of the first round's step.
+    pub share: f64,
+    /// The change; none where it cannot be said.
+    pub change: Option<Change>,
+}
+
+/// Rows that take a smaller share of a step are no reason to fail.
+const MATTERS: f64 = 0.02;
+
+impl Comparison {
+    /// From one round to another whose columns are whole.
+    pub fn of(before: &Round, after: &Round) -> Comparison {
+        let mut rows = Vec::new();
+        for (of, phase, skip) in [
+            (
+                Of::Decode,
+                (|r| &r.decode) as fn(&crate::round::Run) -> &Phase,
+                1,
+            ),
+            (Of::Prompt, |r| &r.prefill, 0),
+        ] {
+            let phases = |round: &'_ Round| -> Vec<Phase> {
+                round.runs.iter().map(|r| phase(r).clone()).collect()
+            };
+            rows.extend(compare(of, &phases(before), &phases(after), skip));
+        }
+        Comparison {
+            unlike: unlike(before, after),
+            rows,
+        }
+    }
+
+    /// Rows that became slower by more than `limit`, without doubt, and that
+    /// take enough of a step to matter.
+    pub fn slower(&self, limit: f64) -> Vec<&Row> {
+        let rows = self.rows.iter().filter(|r| r.share >= MATTERS);
+        rows.filter(|r| {
+            let change = r.change.filter(|c| c.real);
+            change.is_some_and(|c| c.change > limit)
+        })
+        .collect()
+    }
+}
+
+/// What must be alike for times to be comparable.
+fn unlike(a: &Round, b: &Round) -> Vec<String> {
+    let mut all = Vec::new();
+    let mut same = |what: &str, a: String, b: String| {
+        if a != b {
+            all.push(format!("{what}: {a} and {b}"));
+        }
+    };
+    same("model", a.model.name.clone(), b.model.name.clone());
+    let shape = |r: &Round| {
+        let m = &r.model;
+        format!(
+            "{} with {} parameters in {} layers",
+            m.arch, m.parameters, m.layers
+        )
+    };
+    same("architecture", shape(a), shape(b));
+    same("CPU", a.machine.cpu.clone(), b.machine.cpu.clone());
+    let cpus = |r: &Round| r.machine.cpus.to_string();
+    same("CPUs", cpus(a), cpus(b));
+    let prompt = |r: &Round| r.setup.prompt_tokens.to_string();
+    same("prompt tokens", prompt(a), prompt(b));
+    let tokens = |r: &Round| r.setup.max_tokens.to_string();
+    same("tokens to generate", tokens(a), tokens(b));
+    all
+}
+
+/// A time of each step, from one phase.
+type Column<'a> = Box<dyn Fn(&Phase) -> Vec<u64> + 'a>;
+
+fn compare(of: Of, before: &[Phase], after: &[Phase], skip: usize) -> Vec<Row> {
+    let mut ops: Vec<Op> = Vec::new();
+    for column in before.iter().chain(after).flat_map(|p| &p.ops) {
+        if !ops.contains(&column.op.row()) {
+            ops.push(column.op.row());
+        }
+    }
+    ops.sort_unstable();
+    let sum = |phase: &Phase, wanted: &dyn Fn(Op) -> bool| -> Vec<u64> {
+        let mut out = vec![0; phase.steps()];
+        for column in phase.ops.iter().filter(|c| wanted(c.op)) {
+            out.iter_mut().zip(&column.time).for_each(|(o, t)| *o += t);
+        }
+        out
+    };
+    let sum = &sum;
+    let mut columns: Vec<(String, Column)> =
+        vec![("total".into(), Box::new(|p: &Phase| p.total.clone()))];
+    for part in [Part::Attention, Part::FeedForward] {
+        columns.push((
+            format!("{}, all", part.name()),
+            Box::new(move |p| sum(p, &|op| op.part() == part)),
+        ));
+    }
+    for op in ops {
+        let name = full_name(op);
+        columns.push((name, Box::new(move |p| sum(p, &|o| o.row() == op))));
+    }
+    columns.push((
+        "other".into(),
+        Box::new(move |p| {
+            let known = sum(p, &|_| true);
+            p.total
+                .iter()
+                .zip(known)
+                .map(|(t, k)| t.saturating_sub(k))
+                .collect()
+        }),
+    ));
+    let estimate = |phases: &[Phase], column: &Column| {
+        let runs: Vec<Vec<f64>> = phases
+            .iter()
+            .map(|p| {
+                column(p)
+                    .iter()
+                    .skip(skip)
+                    .map(|&t| t as f64 / 1e6)
+                    .collect()
+            })
+            .collect();
+        Estimate::of(&runs)
+    };
+    let total = estimate(before, &columns[0].1).map_or(0.0, |e| e.value);
+    columns
+        .iter()
+        .filter_map(|(name, column)| {
+            let (a, b) = (estimate(before, column)?, estimate(after, column)?);
+            (a.value > 0.0 || b.value > 0.0).then(|| Row {
+                of,
+                name: name.clone(),
+                before: a.value,
+                after: b.value,
+                share: if total > 0.0 { a.value / total } else { 0.0 },
+                change: Change::between(a, b),
+            })
+        })
+        .collect()
+}
