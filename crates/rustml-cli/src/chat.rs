@@ -2,8 +2,8 @@
 
 use crate::input::Input;
 use rustml_nlp::cli::{
-    colours, complain, examples, note, open, print, print_text, Failure, ModelArgs, SamplingArgs,
-    Signals, SystemArgs,
+    colours, complain, examples, note, open, print, print_text, Failure, ModelArgs, Profile,
+    ProfileArgs, SamplingArgs, Signals, SystemArgs,
 };
 use rustml_nlp::{Context, Error, Finish, Generation, Model, Options, Session};
 use std::io;
@@ -41,6 +41,9 @@ pub struct ChatArgs {
     system: SystemArgs,
 
     #[command(flatten)]
+    profile: ProfileArgs,
+
+    #[command(flatten)]
     sampling: SamplingArgs,
 }
 
@@ -75,7 +78,8 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
     if load.context == Context::Model {
         load.context = Context::AtMost(CONTEXT);
     }
-    let model = open(args.model.source.name(), &load)?;
+    args.profile.check()?;
+    let mut model = open(args.model.source.name(), &load)?;
     if model.tokenizer().chat_template().is_none() {
         return Err(Error::NoTemplate(model.path().to_owned()).into());
     }
@@ -83,6 +87,7 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
     if input.is_terminal() {
         greet(args.model.source.name(), &model);
     }
+    let profile = args.profile.begin(&mut model)?;
     let session = model.session(args.system.text.as_deref())?;
     Chat {
         input,
@@ -92,7 +97,8 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
         signals,
         failed: false,
     }
-    .run()
+    .run()?;
+    profile.map_or(Ok(()), Profile::finish)
 }
 
 fn greet(name: &str, model: &Model) {

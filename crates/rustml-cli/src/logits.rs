@@ -1,13 +1,11 @@
 //! `rustml logits`: the numbers behind the text.
 
-use rustml_nlp::cli::{examples, open, stdin, Failure, ModelArgs, Signals};
+use rustml_nlp::cli::{examples, open, stdin, Failure, ModelArgs, Output, Signals};
 use rustml_nlp::{KvType, Quantize};
 use serde_json::json;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use tempfile::NamedTempFile;
 
 /// Write the logits of every position to a safetensors file
 ///
@@ -76,28 +74,25 @@ pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
     load.quantize.get_or_insert(Quantize::None);
     load.kv_type = Some(KvType::F32);
     // Before the work, which may take long.
-    directory(&args.output)?;
+    Output::check(&args.output)?;
     let model = open(args.model.source.name(), &load)?;
 
     let cancel = signals.begin();
-    let failed = |e: io::Error| {
-        let path = args.output.display();
-        Failure::Other(format!("cannot write {path}: {e}"))
-    };
-    let mut output = Output::create(&args.output).map_err(failed)?;
+    let failed = |e| Output::failed(&args.output, e);
+    let mut output = Output::create(&args.output)?;
     let shape = [ids.len(), model.model().spec().vocab];
-    let mut written = output.write(&header(shape));
+    let mut written = output.write_all(&header(shape));
     model.logits(&ids, &mut |logits| {
         if written.is_ok() {
             let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
-            written = output.write(&bytes);
+            written = output.write_all(&bytes);
         }
         written.is_ok() && !cancel.load(Ordering::Relaxed)
     })?;
     written.map_err(failed)?;
     // Nothing half done takes the file's name.
     signals.end()?;
-    output.finish().map_err(failed)
+    output.finish()
 }
 
 /// The beginning of a safetensors file with one tensor: the length of the
@@ -108,63 +103,6 @@ fn header(shape: [usize; 2]) -> Vec<u8> {
     let mut text = json!({ "logits": tensor }).to_string().into_bytes();
     text.resize(text.len().next_multiple_of(8), b' ');
     [&(text.len() as u64).to_le_bytes(), &text[..]].concat()
-}
-
-/// The directory a file is to be in.
-fn directory(path: &Path) -> Result<&Path, Failure> {
-    let parent = path.parent().filter(|p| *p != Path::new(""));
-    let parent = parent.unwrap_or(Path::new("."));
-    match parent.is_dir() {
-        true => Ok(parent),
-        false => Err(Failure::Other(format!(
-            "cannot write {}: there is no directory {}",
-            path.display(),
-            parent.display()
-        ))),
-    }
-}
-
-/// A file that takes its name when it is complete. What is no regular file,
-/// as a pipe or /dev/stdout, is written to as it is.
-enum Output {
-    New(NamedTempFile, PathBuf),
-    Stream(File),
-}
-
-impl Output {
-    fn create(path: &Path) -> io::Result<Output> {
-        // Through links, so that they stay.
-        let path = std::fs::canonicalize(path).unwrap_or(path.to_owned());
-        if path.exists() && !path.is_file() {
-            return Ok(Output::Stream(File::options().write(true).open(path)?));
-        }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".rustml-").suffix(".part");
-        // Temporary files are private; this is to be as readable as others.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let parent = path.parent().filter(|p| *p != Path::new(""));
-        let file = builder.tempfile_in(parent.unwrap_or(Path::new(".")))?;
-        Ok(Output::New(file, path))
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match self {
-            Output::New(file, _) => file.write_all(bytes),
-            Output::Stream(file) => file.write_all(bytes),
-        }
-    }
-
-    fn finish(self) -> io::Result<()> {
-        match self {
-            Output::New(file, path) => {
-                file.as_file().sync_all()?;
-                file.persist(path)?;
-                Ok(())
-            }
-            Output::Stream(mut file) => file.flush(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ pub struct Options {
     pub max_tokens: usize,
     /// Time at most, for all prompts together.
     pub timeout: Option<Duration>,
+    /// Go on when the model would end the text, for measuring.
+    pub ignore_end: bool,
     /// Set from elsewhere, it stops everything after the current step.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -39,6 +41,7 @@ impl Default for Options {
             sampling: Sampling::default(),
             max_tokens: 256,
             timeout: None,
+            ignore_end: false,
             cancel: None,
         }
     }
@@ -149,6 +152,7 @@ pub(crate) fn generate(
             max_tokens: options.max_tokens,
             continues: prompt.continues,
             keep: false,
+            ignore_end: options.ignore_end,
         };
         let id = engine.submit(request, None);
         ids.push(id.map_err(|source| match many {

@@ -33,7 +33,7 @@ pub use generate::{Generation, Options, Piece, Prompt};
 pub use model::{
     available_threads, default_quantize, Context, LoadOptions, Model, DEFAULT_MODEL, STEP_ROWS,
 };
-pub use rustml_engine::{Finish, Refusal, Sampling, Timings};
+pub use rustml_engine::{Finish, Observer, Refusal, Sampling, Timings};
 pub use rustml_model::{KvType, Quantize};
 pub use rustml_tokenizer::Message;
 pub use session::Session;

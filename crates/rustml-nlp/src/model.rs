@@ -3,13 +3,13 @@
 use crate::error::{Error, Result};
 use crate::generate::{generate, Generation, Options, Piece, Prompt};
 use crate::session::Session;
-use rustml_engine::{Engine, EngineConfig};
+use rustml_engine::{Engine, EngineConfig, Observer};
 use rustml_hub::Hub;
 use rustml_io::{DType, FileFormat, Store};
 use rustml_model::spec::Spec;
-use rustml_model::{KvType, Quantize};
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Quantize};
 use rustml_tokenizer::{Encode, Message, Tokenizer};
-use rustml_trace::Detail;
+use rustml_trace::{Detail, Recorder};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ pub enum Context {
 }
 
 /// How a model is loaded.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// Compute threads; `None` takes what the process may use.
     pub threads: Option<usize>,
@@ -48,6 +48,21 @@ pub struct LoadOptions {
     pub context: Context,
     /// How keys and values are stored; `None` takes half precision.
     pub kv_type: Option<KvType>,
+    /// Whether to run one step after loading, so that the first real one finds
+    /// threads and memory awake.
+    pub warm_up: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            threads: None,
+            quantize: None,
+            context: Context::default(),
+            kv_type: None,
+            warm_up: true,
+        }
+    }
 }
 
 /// The format of linear layers where none is asked for: safetensors are
@@ -73,6 +88,8 @@ pub struct Model {
     context: usize,
     kv_type: KvType,
     load_time: Duration,
+    load_phases: Vec<(&'static str, Duration)>,
+    observer: Option<(Detail, Observer)>,
 }
 
 impl Model {
@@ -97,18 +114,33 @@ impl Model {
         progress: rustml_model::Progress,
     ) -> Result<Model> {
         let start = Instant::now();
+        let mut phases = Phases {
+            start,
+            all: Vec::new(),
+        };
         let store = Store::open(path)?;
+        phases.end("open");
         let tokenizer = Model::tokenizer_of(&store)?;
+        phases.end("tokenizer");
         let quantize = options.quantize.unwrap_or(default_quantize(store.format()));
         let team = rustml_model::team(options.threads.unwrap_or_else(available_threads))?;
         let model = rustml_model::Model::load(&store, quantize, team, progress)?;
+        phases.end_load(&model.report().times);
+        let context = context(path, options.context, model.spec())?;
+        let kv_type = options.kv_type.unwrap_or(KvType::F16);
+        if options.warm_up {
+            warm_up(&model, kv_type)?;
+            phases.end("warm up");
+        }
         Ok(Model {
             path: path.to_owned(),
-            context: context(path, options.context, model.spec())?,
-            kv_type: options.kv_type.unwrap_or(KvType::F16),
+            context,
+            kv_type,
             model: Arc::new(model),
             tokenizer: Arc::new(tokenizer),
             load_time: start.elapsed(),
+            load_phases: phases.all,
+            observer: None,
         })
     }
 
@@ -150,6 +182,18 @@ impl Model {
     /// How long loading took.
     pub fn load_time(&self) -> Duration {
         self.load_time
+    }
+    /// What loading consisted of; all of it together is
+    /// [`Model::load_time`], but for what lies between.
+    pub fn load_phases(&self) -> &[(&'static str, Duration)] {
+        &self.load_phases
+    }
+
+    /// Shows every step of requests and conversations that begin from now on
+    /// to `observer`, as closely as `detail` says. The observer is called
+    /// between steps, in the thread that runs them.
+    pub fn observe(&mut self, detail: Detail, observer: Observer) {
+        self.observer = Some((detail, observer));
     }
 
     /// The tokens of a text that is to be continued.
@@ -247,17 +291,68 @@ impl Model {
         } else {
             Detail::Off
         };
+        let wanted = self.observer.as_ref().map_or(Detail::Off, |o| o.0);
         let config = EngineConfig {
             context: self.context,
             cache_positions: positions,
             sequences,
             rows: STEP_ROWS.min(positions.max(1)),
             kv_type: self.kv_type,
-            detail,
+            detail: detail.max(wanted),
         };
-        let engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;
+        let mut engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;
+        if let Some((_, observer)) = &self.observer {
+            engine.set_observer(observer.clone());
+        }
         Ok(engine)
     }
+}
+
+/// The phases of loading, one after the other.
+struct Phases {
+    /// The end of the last one.
+    start: Instant,
+    all: Vec<(&'static str, Duration)>,
+}
+
+impl Phases {
+    fn end(&mut self, name: &'static str) {
+        self.all.push((name, self.start.elapsed()));
+        self.start = Instant::now();
+    }
+
+    /// Ends the loading of weights, which is several phases.
+    fn end_load(&mut self, t: &LoadTimes) {
+        let other = self
+            .start
+            .elapsed()
+            .saturating_sub(t.read + t.quantise + t.pack);
+        self.all.extend([
+            ("read", t.read),
+            ("quantise", t.quantise),
+            ("pack", t.pack),
+            ("other", other),
+        ]);
+        self.start = Instant::now();
+    }
+}
+
+/// Runs one step of one row.
+fn warm_up(model: &rustml_model::Model, kv_type: KvType) -> Result<()> {
+    let capacity = Capacity {
+        rows: 1,
+        logit_rows: 1,
+    };
+    let mut kv = KvPool::new(model.spec(), 1, kv_type)?;
+    let mut exec = Exec::new(model, capacity, Recorder::new(Detail::Off));
+    let mut sequence = KvSequence::default();
+    let fits = kv.reserve(&mut sequence, 1);
+    assert!(fits, "the pool was made for it");
+    let mut batch = Batch::default();
+    batch.push(&sequence, &[0], 1);
+    model.forward(&batch, &mut kv, &mut exec);
+    kv.release(sequence);
+    Ok(())
 }
 
 /// The positions of a sequence, if the model can have that many.

@@ -91,6 +91,7 @@ impl<'m> Session<'m> {
             max_tokens: options.max_tokens,
             continues: false,
             keep: true,
+            ignore_end: options.ignore_end,
         };
         let id = self.engine.submit(request, self.last);
         self.last = Some(id.map_err(|refusal| match refusal {

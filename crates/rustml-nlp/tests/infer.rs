@@ -236,12 +236,64 @@ fn debug_logs_say_where_each_step_s_time_goes() {
         let done = line.env("RUST_LOG", "rustml=debug").run();
         let steps: Vec<&str> = done.err.lines().filter(|l| l.contains(" step ")).collect();
         assert_eq!(steps.len(), 3, "{}", done.err);
-        for part in ["embedding", "layers", "norm", "projection", "total"] {
+        for part in [
+            "embedding",
+            "layers",
+            "norm",
+            "projection",
+            "sampling",
+            "other",
+            "total",
+        ] {
             assert!(steps[0].contains(&format!("{part} ")), "{}", steps[0]);
         }
         assert!(!done.err.contains("layer 0"), "not asked for");
         assert!(!done.out.contains("step"), "a result holds no log");
     }
+}
+
+#[test]
+fn a_profile_is_a_trace_of_every_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("profile.json");
+    let path = file.display().to_string();
+    let args = ["--prompt", "fox", "--max-tokens", "3", "--profile", &path];
+    let text = greedy(&tiny("llama"), &args[..4]).run().ok();
+    assert_eq!(greedy(&tiny("llama"), &args).run().ok(), text);
+    let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let events = json["traceEvents"].as_array().unwrap();
+    let named = |name: &str| events.iter().filter(|e| e["name"] == name).count();
+    assert_eq!(
+        (named("step 1"), named("step 3"), named("step 4")),
+        (1, 1, 0)
+    );
+    assert_eq!(
+        (named("layer 0"), named("lm_head"), named("sampling")),
+        (3, 3, 3)
+    );
+    // Slices of the calling thread contain each other or lie apart.
+    let row = events.iter().filter(|e| e["ph"] == "X" && e["tid"] == 0);
+    let mut spans: Vec<(f64, f64)> = row
+        .map(|e| (e["ts"].as_f64().unwrap(), e["dur"].as_f64().unwrap()))
+        .collect();
+    spans.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+    let mut open: Vec<f64> = Vec::new();
+    for (start, length) in spans {
+        // Parts of a microsecond are rounded.
+        open.retain(|&end| end > start + 0.002);
+        assert!(open.iter().all(|&end| start + length <= end + 0.002));
+        open.push(start + length);
+    }
+    // What cannot be written is said before the model is loaded, and a file
+    // that is there stays as it is when the command fails.
+    let nowhere = dir.path().join("no/such").display().to_string();
+    let args = ["--prompt", "a", "--profile", &nowhere];
+    let err = greedy("no-such-model.gguf", &args).run().failed(1);
+    assert!(err.contains("there is no directory"), "{err}");
+    std::fs::write(&file, "older").unwrap();
+    let args = ["--prompt", "", "--profile", &path];
+    greedy(&tiny("llama"), &args).run().failed(2);
+    assert_eq!(std::fs::read(&file).unwrap(), b"older");
 }
 
 #[test]

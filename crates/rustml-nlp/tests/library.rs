@@ -7,9 +7,13 @@ use rustml_nlp::{
     Context, Error, Finish, KvType, LoadOptions, Message, Model, Options, Prompt, Quantize,
     Refusal, Sampling,
 };
+use rustml_trace::{
+    round::{Phase, Run},
+    Detail, Step,
+};
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 fn exact() -> LoadOptions {
     LoadOptions {
@@ -17,6 +21,7 @@ fn exact() -> LoadOptions {
         quantize: Some(Quantize::None),
         context: Context::Model,
         kv_type: Some(KvType::F32),
+        warm_up: true,
     }
 }
 
@@ -262,4 +267,70 @@ fn templates_write_conversations() {
     assert!(checked > 0);
     let error = self::model("gpt2").encode_chat(&[Message::new("user", "Hi")]);
     assert!(matches!(error, Err(Error::NoTemplate(_))));
+}
+
+#[test]
+fn loading_is_accounted_for() {
+    let mut m = model("gpt2");
+    let names: Vec<&str> = m.load_phases().iter().map(|p| p.0).collect();
+    let all = "open tokenizer read quantise pack other warm up";
+    assert_eq!(names.join(" "), all);
+    let sum: Duration = m.load_phases().iter().map(|p| p.1).sum();
+    assert!(sum <= m.load_time() && m.load_time() < sum + Duration::from_millis(50));
+    let cold = LoadOptions {
+        warm_up: false,
+        ..exact()
+    };
+    m = Model::load(&tiny("gpt2"), &cold).unwrap();
+    assert!(m.load_phases().iter().all(|p| p.0 != "warm up"));
+}
+
+/// What is written down of a run: steps add up to its wall time, operations to
+/// steps, layers to operations.
+#[test]
+fn times_of_a_run_add_up() {
+    let run = Arc::new(Mutex::new(Run::default()));
+    let mut m = model("gpt2");
+    let into = run.clone();
+    let observer = move |step: &Step| into.lock().unwrap().push(step);
+    m.observe(Detail::Parts, Arc::new(observer));
+    let text = "a b c d e f g h i j k l m n o p q r s t u v w x y z";
+    let options = Options {
+        ignore_end: true,
+        ..greedy(40)
+    };
+    let start = Instant::now();
+    let done = m.generate(&text, &options).unwrap();
+    let wall = start.elapsed();
+    let run = run.lock().unwrap();
+    assert_eq!((run.prefill.steps(), run.decode.steps()), (1, 39));
+    assert_eq!(run.prefill.rows, done.prompt_tokens as u64);
+    let phases = [&run.prefill, &run.decode];
+    let steps: u64 = phases.iter().flat_map(|p| &p.total).sum();
+    // No bound from below: making the engine is outside, and other tests may
+    // hold the cores between two steps.
+    assert!(u128::from(steps) <= wall.as_nanos());
+    for phase in phases {
+        let ops: u64 = phase.ops.iter().flat_map(|o| &o.time).sum();
+        let total: u64 = phase.total.iter().sum();
+        assert!(ops <= total, "{ops} in {total}");
+        let layers = phase.layers.iter();
+        let layers: u64 = layers
+            .flat_map(|l| l.attention.iter().chain(&l.feed_forward))
+            .sum();
+        let inside = phase.ops.iter().filter(|o| o.op.part().is_in_layers());
+        let inside: u64 = inside.flat_map(|o| &o.time).sum();
+        assert_eq!(layers, inside);
+    }
+    // Steps that nothing disturbed hold hardly anything that no operation
+    // accounts for: 3 %, and what is done once a step however small it is.
+    let unaccounted = |phase: &Phase, step: usize| {
+        let known: u64 = phase.ops.iter().map(|o| o.time[step]).sum();
+        let total = phase.total[step];
+        (total - known) as f64 - 0.03 * total as f64
+    };
+    let steps = 0..run.decode.steps();
+    let least = steps.map(|s| unaccounted(&run.decode, s));
+    let least = least.fold(f64::MAX, f64::min);
+    assert!(least < 10_000.0, "{least} ns");
 }

@@ -61,6 +61,10 @@ pub struct LoadArgs {
     /// model was made for]
     #[arg(long, value_name = "N", value_parser = parse_positive, help_heading = "Model")]
     pub ctx_size: Option<usize>,
+
+    /// Load without a warm-up, so that the first step is slower
+    #[arg(long, help_heading = "Model")]
+    pub no_warmup: bool,
 }
 
 impl LoadArgs {
@@ -71,6 +75,7 @@ impl LoadArgs {
             quantize: self.quantize,
             context: self.ctx_size.map_or(Context::Model, Context::Exactly),
             kv_type: None,
+            warm_up: !self.no_warmup,
         }
     }
 }
@@ -162,6 +167,7 @@ impl SamplingArgs {
             sampling,
             max_tokens: self.max_tokens,
             timeout: self.timeout,
+            ignore_end: false,
             cancel: None,
         })
     }
@@ -181,6 +187,15 @@ pub enum Format {
     Text,
     /// An object with text, token ids, finish reason and timings
     Json,
+}
+
+/// Where a profile goes.
+#[derive(Args, Clone, Debug)]
+pub struct ProfileArgs {
+    /// Write what every operation took to FILE, a trace in JSON for
+    /// ui.perfetto.dev or chrome://tracing
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
 }
 
 /// What a conversation begins with.
@@ -223,6 +238,10 @@ pub struct InferArgs {
     /// How the result is printed
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub format: Format,
+
+    /// Where a profile goes.
+    #[command(flatten)]
+    pub profile: ProfileArgs,
 
     /// How tokens are chosen.
     #[command(flatten)]

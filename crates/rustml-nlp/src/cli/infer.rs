@@ -3,6 +3,7 @@
 use super::args::{Format, InferArgs};
 use super::open::open;
 use super::output::{note, print, print_text, Failure};
+use super::profile::Profile;
 use super::signals::Signals;
 use crate::{Finish, Generation, Message, Model, Prompt};
 use serde_json::json;
@@ -17,7 +18,9 @@ use std::time::{Duration, Instant};
 pub fn infer(args: &InferArgs, signals: &Signals) -> Result<(), Failure> {
     let mut options = args.sampling.options().map_err(Failure::Usage)?;
     let texts = prompts(args)?;
-    let model = open(args.model.source.name(), &args.model.load.options())?;
+    args.profile.check()?;
+    let mut model = open(args.model.source.name(), &args.model.load.options())?;
+    let profile = args.profile.begin(&mut model)?;
     let encode = |text: &String| -> Result<Prompt, crate::Error> {
         if !args.chat {
             return model.encode(text);
@@ -55,6 +58,7 @@ pub fn infer(args: &InferArgs, signals: &Signals) -> Result<(), Failure> {
         }
     }
     conclude(&results, elapsed, args);
+    profile.map_or(Ok(()), Profile::finish)?;
     signals.end()
 }
 

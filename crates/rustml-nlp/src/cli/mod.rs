@@ -6,17 +6,23 @@
 //! 130 after Ctrl-C, 143 after SIGTERM, and 1 for everything else that fails.
 
 mod args;
+mod file;
 mod help;
 mod infer;
 mod open;
 mod output;
+mod profile;
 mod signals;
 
-pub use args::{Format, InferArgs, LoadArgs, ModelArgs, SamplingArgs, SourceArgs, SystemArgs};
+pub use args::{
+    Format, InferArgs, LoadArgs, ModelArgs, ProfileArgs, SamplingArgs, SourceArgs, SystemArgs,
+};
+pub use file::Output;
 pub use help::{examples, ENVIRONMENT};
 pub use infer::{infer, stdin};
 pub use open::{locate, open, open_tokenizer};
 pub use output::{
     colours, complain, fail, harmless, init_logging, note, print, print_text, Failure,
 };
+pub use profile::Profile;
 pub use signals::Signals;
