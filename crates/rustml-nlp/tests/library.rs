@@ -300,7 +300,7 @@ fn times_of_a_run_add_up() {
         ..greedy(40)
     };
     let start = Instant::now();
-    let done = m.generate(&text, &options).unwrap();
+    let done = m.generate(text, &options).unwrap();
     let wall = start.elapsed();
     let run = run.lock().unwrap();
     assert_eq!((run.prefill.steps(), run.decode.steps()), (1, 39));
