@@ -61,6 +61,10 @@ impl Recorder {
             self.events.clear();
             self.turns.clear();
             self.events.reserve(events);
+            // Of steps of others, if the threads are shared.
+            if let Some(source) = &mut self.source {
+                source(&mut |_, _| {});
+            }
             self.step += 1;
             self.layer = None;
             self.step_start = self.epoch.elapsed();
