@@ -146,6 +146,13 @@ pub struct Cost {
     pub int_ops: u64,
 }
 
+impl Cost {
+    /// Multiplications and additions of whatever kind.
+    pub fn operations(&self) -> u64 {
+        self.flops + self.int_ops
+    }
+}
+
 impl std::ops::AddAssign for Cost {
     fn add_assign(&mut self, other: Cost) {
         self.bytes += other.bytes;

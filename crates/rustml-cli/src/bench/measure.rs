@@ -204,8 +204,7 @@ impl Bench {
         work.steps += 1;
         self.model.forward(&batch, &mut context.kv, &mut self.exec);
         for event in self.exec.recorder.events() {
-            work.cost.bytes += event.cost.bytes;
-            work.cost.flops += event.cost.flops;
+            work.cost += event.cost;
         }
         for (s, &(rows, _)) in context.sequences.iter_mut().zip(rows) {
             s.advance(rows);

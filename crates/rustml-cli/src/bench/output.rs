@@ -75,7 +75,7 @@ impl Row {
 
     /// 10^9 operations per second.
     fn gop(&self) -> f64 {
-        self.rate() * self.work.cost.flops as f64 / 1e9
+        self.rate() * self.work.cost.operations() as f64 / 1e9
     }
 
     fn roof_gb(&self) -> Option<f64> {
