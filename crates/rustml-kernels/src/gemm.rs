@@ -8,7 +8,7 @@ use crate::acts::{tiles, Acts, Correction};
 use crate::formats::with_format;
 use crate::panel::codes::{Codes, BLOCK, GROUPS};
 use crate::panel::scales::Scales;
-use crate::panel::{correction, Format, Matrix};
+use crate::panel::{correction, Format, Matrix, LINE};
 use rustml_io::DType;
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::marker::PhantomData;
@@ -181,6 +181,8 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
         None => std::ptr::null(),
     };
     let first = p.weights.data().as_ptr().add(panel * shape.stride);
+    let code_bytes = const { F::Codes::ROW_BYTES * S::LANES };
+    let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes);
     let mut acc = [[s.splat(0.0); N]; P];
     for b in 0..blocks {
         let a = a.add(b * N * BLOCK);
@@ -188,8 +190,14 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
         let mut scales = [first; P];
         for i in 0..P {
             let panel = first.add(i * shape.stride);
-            codes[i] = panel.add(shape.scale_bytes + b * F::Codes::ROW_BYTES * S::LANES);
+            codes[i] = panel.add(shape.scale_bytes + b * code_bytes);
             scales[i] = panel.add(b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES);
+            if N <= PREFETCH_ROWS {
+                for line in (0..code_bytes).step_by(LINE) {
+                    s.prefetch(codes[i].wrapping_add(codes_ahead + line));
+                }
+                s.prefetch(scales[i].wrapping_add(scales_ahead));
+            }
         }
         for sub in 0..subs {
             let a_sums = a_sums.add((b * subs + sub) * N).cast::<u8>();
@@ -230,6 +238,23 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
     }
     for (i, acc) in acc.into_iter().enumerate() {
         finish(s, p, panel + i, row0, acc);
+    }
+}
+
+/// Rows up to which weights are fetched ahead of their use: with more, the
+/// arithmetic takes longer than the memory.
+const PREFETCH_ROWS: usize = 2;
+
+/// How far ahead of their use codes and scales are fetched, in bytes. A panel
+/// is several short streams, which the processor's own prefetching finds late;
+/// so fetch the same place of the next panels or, if those are too far away
+/// to stay in the cache until then, some blocks ahead in this one.
+#[inline(always)]
+fn ahead(panels: usize, code_bytes: usize) -> (usize, usize) {
+    if panels <= 32 << 10 {
+        (panels, panels)
+    } else {
+        (8 * code_bytes, 4 * LINE)
     }
 }
 

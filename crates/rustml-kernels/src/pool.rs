@@ -1,10 +1,12 @@
 //! The threads that compute.
 //!
-//! A *region* is a number of chunks that the caller and the workers take from
-//! one counter until none is left. Chunks are taken one by one, so a core that
-//! stalls holds back only the chunk it has; and a worker that has not woken up
-//! is not waited for, so a busy neighbour costs its core and no more. Between
-//! regions workers spin for some microseconds, then park.
+//! A *region* is a number of chunks that the caller and the workers take until
+//! none is left. Each has a share of neighbouring chunks, which it takes in
+//! order - what lies one after the other in memory is then read so - and who
+//! is through with his own takes the last ones of others. Chunks are taken one
+//! by one, so a core that stalls holds back only the chunk it has; and a worker
+//! that has not woken up is not waited for, so a busy neighbour costs its core
+//! and no more. Between regions workers spin for some microseconds, then park.
 //!
 //! The workers serve one region at a time. Who finds them busy - another thread,
 //! or the body of the open region itself - runs its own region alone: nobody
@@ -46,6 +48,37 @@ const OPEN: u64 = 1 << 16;
 const INSIDE: u64 = OPEN - 1;
 const NUMBER: u64 = OPEN << 1;
 
+/// The chunks of one thread that nobody has taken: `first << 32 | end`.
+#[repr(align(64))] // a cache line of its own
+#[derive(Default)]
+struct Share(AtomicU64);
+
+impl Share {
+    fn set(&self, first: usize, end: usize) {
+        self.0.store((first as u64) << 32 | end as u64, Relaxed);
+    }
+
+    /// The first chunk, for whom it belongs to; the last one for others.
+    fn take(&self, own: bool) -> Option<usize> {
+        let mut share = self.0.load(Relaxed);
+        loop {
+            let (first, end) = (share >> 32, share & u64::from(u32::MAX));
+            if first >= end {
+                return None;
+            }
+            let (left, taken) = match own {
+                true => (share + (1 << 32), first),
+                false => (share - 1, end - 1),
+            };
+            let changed = self.0.compare_exchange_weak(share, left, Relaxed, Relaxed);
+            match changed {
+                Ok(_) => return Some(taken as usize),
+                Err(now) => share = now,
+            }
+        }
+    }
+}
+
 /// A thread's work in one region.
 #[derive(Clone, Copy, Debug)]
 pub struct Turn {
@@ -69,8 +102,8 @@ struct Shared {
     busy: Mutex<()>,
     /// The body of the open region, its lifetime erased.
     body: UnsafeCell<Option<&'static Body<'static>>>,
-    chunks: AtomicUsize,
-    next: AtomicUsize,
+    /// Of each thread.
+    shares: Vec<Share>,
     /// What a worker's panic said.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whether somebody looks at the turns.
@@ -104,8 +137,7 @@ impl Pool {
             state: AtomicU64::new(0),
             busy: Mutex::new(()),
             body: UnsafeCell::new(None),
-            chunks: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
             panic: Mutex::new(None),
             watched: AtomicBool::new(false),
             turns: Mutex::new(Vec::new()),
@@ -156,7 +188,9 @@ impl Pool {
     pub fn run(&self, chunks: usize, body: &(dyn Fn(usize, usize) + Sync)) {
         let s = &*self.shared;
         let alone = || (0..chunks).for_each(|chunk| body(chunk, 0));
-        if chunks <= 1 || self.workers.is_empty() {
+        // No share can number more; nothing here has as many.
+        let too_many = chunks > u32::MAX as usize;
+        if chunks <= 1 || self.workers.is_empty() || too_many {
             return alone();
         }
         let _busy = match s.busy.try_lock() {
@@ -170,8 +204,10 @@ impl Pool {
             let body = std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body);
             *s.body.get() = Some(body);
         }
-        s.chunks.store(chunks, Relaxed);
-        s.next.store(0, Relaxed);
+        let threads = s.shares.len();
+        for (i, share) in s.shares.iter().enumerate() {
+            share.set(chunks * i / threads, chunks * (i + 1) / threads);
+        }
         s.state.fetch_add(NUMBER + OPEN, SeqCst);
         if s.sleepers.load(SeqCst) > 0 {
             let _lock = lock(&s.lock);
@@ -196,7 +232,7 @@ impl Drop for Close<'_> {
     fn drop(&mut self) {
         let s = self.0;
         // Nothing is left to take, even if the caller's own chunk panicked.
-        s.next.fetch_add(s.chunks.load(Relaxed), Relaxed);
+        s.shares.iter().for_each(|share| share.set(0, 0));
         s.state.fetch_and(!OPEN, SeqCst);
         let mut spins = 0u32;
         while s.state.load(Acquire) & INSIDE != 0 {
@@ -222,13 +258,11 @@ fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     fn take_chunks(&self, body: &Body<'_>, thread: usize) {
-        let chunks = self.chunks.load(Relaxed);
-        loop {
-            let chunk = self.next.fetch_add(1, Relaxed);
-            if chunk >= chunks {
-                return;
+        for i in 0..self.shares.len() {
+            let share = &self.shares[(thread + i) % self.shares.len()];
+            while let Some(chunk) = share.take(i == 0) {
+                body(chunk, thread);
             }
-            body(chunk, thread);
         }
     }
 

@@ -82,7 +82,8 @@ pub(crate) struct PanelShape {
     pub stride: usize,
 }
 
-const LINE: usize = 64;
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
 
 impl PanelShape {
     fn new(dtype: DType, cols: usize, lanes: usize) -> Option<PanelShape> {
