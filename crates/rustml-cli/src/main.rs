@@ -13,6 +13,7 @@ mod input;
 mod inspect;
 mod logits;
 mod memory;
+mod report;
 mod summary;
 mod synth;
 mod text;
@@ -56,6 +57,7 @@ enum Command {
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
     Synth(synth::SynthArgs),
+    Report(report::ReportArgs),
     Pull(hub::PullArgs),
     List(hub::ListArgs),
     Rm(hub::RmArgs),
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(args, &signals),
         Command::Bench(args) => bench::run(args),
         Command::Synth(args) => synth::run(args),
+        Command::Report(args) => report::run(args, &signals),
         Command::Pull(args) => hub::pull(args),
         Command::List(args) => hub::list(args),
         Command::Rm(args) => hub::rm(args),

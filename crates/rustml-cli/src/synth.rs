@@ -46,7 +46,8 @@ pub struct SynthArgs {
     seed: u64,
 }
 
-fn parse_shape(text: &str) -> Result<Shape, String> {
+/// A shape by its name, or of a config.json.
+pub fn parse_shape(text: &str) -> Result<Shape, String> {
     match Shape::named(text) {
         Some(shape) => Ok(shape),
         None if Path::new(text).exists() => {

@@ -37,6 +37,7 @@ fn the_overview_names_all_commands() {
         "tokenize",
         "logits",
         "bench",
+        "report",
         "synth",
         "pull",
         "list",

@@ -278,7 +278,8 @@ impl Model {
         Session::new(self, system)
     }
 
-    pub(crate) fn kv_type(&self) -> KvType {
+    /// How keys and values are stored.
+    pub fn kv_type(&self) -> KvType {
         self.kv_type
     }
 

@@ -70,8 +70,9 @@ impl Comparison {
     }
 }
 
-/// What must be alike for times to be comparable.
-fn unlike(a: &Round, b: &Round) -> Vec<String> {
+/// In what two rounds differ, though they must not for their times to be
+/// comparable.
+pub fn unlike(a: &Round, b: &Round) -> Vec<String> {
     let mut all = Vec::new();
     let mut same = |what: &str, a: String, b: String| {
         if a != b {

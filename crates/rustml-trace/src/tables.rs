@@ -296,7 +296,8 @@ impl Breakdown {
 fn parts(ops: &[OpRow], total_ms: f64) -> Vec<PartRow> {
     let sum = |parts: &[Part]| -> f64 {
         let mine = ops.iter().filter(|o| parts.contains(&o.op.part()));
-        mine.map(|o| o.ms).sum()
+        // The sum of nothing would be -0.
+        mine.fold(0.0, |sum, o| sum + o.ms)
     };
     let known: f64 = ops.iter().map(|o| o.ms).sum();
     let rows = [

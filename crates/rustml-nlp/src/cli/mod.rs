@@ -3,7 +3,8 @@
 //!
 //! Standard output holds results alone, standard error everything else. The
 //! exit status is 0 for success, 2 for a command line that makes no sense,
-//! 130 after Ctrl-C, 143 after SIGTERM, and 1 for everything else that fails.
+//! 130 after Ctrl-C, 143 after SIGTERM, 3 where a report finds that something
+//! became slower, and 1 for everything else that fails.
 
 mod args;
 mod file;

@@ -12,6 +12,9 @@ pub enum Failure {
     Usage(String),
     /// Something else: exit status 1.
     Other(String),
+    /// It did what it should, and found that something became slower than is
+    /// allowed: exit status 3.
+    Slower(String),
     /// A signal ended it: exit status 128 and its number, thus 130 after
     /// Ctrl-C, and nothing more to say.
     Signal(i32),
@@ -30,6 +33,7 @@ pub fn fail(failure: Failure) -> ExitCode {
     let (message, status) = match failure {
         Failure::Usage(message) => (message, 2),
         Failure::Other(message) => (message, 1),
+        Failure::Slower(message) => (message, 3),
         Failure::Signal(number) => return ExitCode::from(128u8.saturating_add(number as u8)),
         Failure::BrokenPipe => return ExitCode::SUCCESS,
     };

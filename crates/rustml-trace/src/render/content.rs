@@ -70,6 +70,7 @@ pub fn percent(share: f64) -> String {
 /// Milliseconds, to four digits or so.
 pub fn ms(ms: f64) -> String {
     match ms.abs() {
+        a if a < 0.1 => format!("{ms:.4}"),
         a if a < 10.0 => format!("{ms:.3}"),
         a if a < 100.0 => format!("{ms:.2}"),
         a if a < 1000.0 => format!("{ms:.1}"),
@@ -95,7 +96,8 @@ fn some(x: f64) -> String {
 
 fn megabytes(bytes: f64) -> String {
     match bytes > 0.0 {
-        true => format!("{:.3}", bytes / 1e6),
+        true if bytes < 1e6 => format!("{:.3}", bytes / 1e6),
+        true => number(bytes / 1e6),
         false => "-".into(),
     }
 }
@@ -170,7 +172,7 @@ fn setup(round: &Round, tables: &Tables) -> Section {
         .map_or(String::new(), |c| format!(" on {c} cores"));
     let quota = m
         .quota
-        .map_or("no quota".into(), |q| format!("a quota of {q} CPUs"));
+        .map_or("no quota known".into(), |q| format!("a quota of {q} CPUs"));
     let why = match s.threads {
         Some(_) => "as asked for",
         None => "as many as the process may use",

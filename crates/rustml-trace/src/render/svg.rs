@@ -168,7 +168,7 @@ pub fn operations(b: &Breakdown) -> String {
     }
     let height = 20.0 * ops.len() as f64 + 26.0;
     let mut out = open(height, "Time of each operation in a decode step");
-    let (left, width) = (172.0, WIDTH - 172.0 - 62.0);
+    let (left, width) = (206.0, WIDTH - 206.0 - 62.0);
     for (i, o) in ops.iter().enumerate() {
         let y = 20.0 * i as f64;
         text(&mut out, "label", 0.0, y + 13.0, &full_name(o.op));

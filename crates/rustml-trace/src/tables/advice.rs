@@ -51,6 +51,8 @@ impl Of {
 const WORTH: f64 = 0.01;
 /// From here on an operation counts as being at its roof.
 const AT_ROOF: f64 = 0.8;
+/// Below this no roof can be what holds an operation.
+const NEAR_NOTHING: f64 = 0.2;
 /// More waiting than this share of an operation is remarked.
 const MUCH_WAITING: f64 = 0.15;
 /// Bits a weight of the smallest format that is offered when loading (Q4_0).
@@ -136,6 +138,10 @@ fn advice(round: &Round, of: Of, op: &OpRow) -> String {
         Some(r) if r.share >= AT_ROOF => {
             all.push("it is at the roof of the instructions: only fewer operations help".into())
         }
+        Some(r) if !op.op.is_product() && r.share < NEAR_NOTHING => all.push(
+            "neither memory nor arithmetic binds it, but short loops that depend on each other"
+                .into(),
+        ),
         Some(r) if r.which == Roof::Memory => {
             all.push(format!(
                 "it reads {:.1} GB/s where {:.1} are possible",
@@ -256,8 +262,11 @@ fn steadiness(round: &Round, tables: &Tables) -> Vec<Finding> {
                 "layer {layer} takes {} longer than the middle one",
                 percent(more)
             ),
-            "see the table of layers: other types or a wider window, or weights that lie badly"
-                .into(),
+            match layer {
+                0 => "the other threads sleep between steps, and wake up there",
+                _ => "see the table of layers: other types, a wider window, or weights that lie badly",
+            }
+            .into(),
         ));
     }
     all

@@ -1,0 +1,230 @@
+//! The run that a report is made of.
+
+use super::machine::{huge_bytes, machine, throttled};
+use crate::memory;
+use rustml_kernels::par::Team;
+use rustml_kernels::{roof, Matrix, Pool};
+use rustml_nlp::cli::{Failure, Signals};
+use rustml_nlp::{LoadOptions, Model, Options, Prompt, Sampling};
+use rustml_trace::round::{Converted, ModelInfo, Roofs, Run, TypeCount};
+use rustml_trace::round::{Machine, Setup};
+use rustml_trace::{Detail, Op, Step};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long each roof is measured; there are four.
+const ROOF_TIME: Duration = Duration::from_millis(150);
+
+/// What prompts are cut from: any English will do, as long as it goes on.
+const TEXT: &str = include_str!("prompt.txt");
+
+/// What is known of a loaded model before it runs.
+pub struct Known {
+    pub machine: Machine,
+    pub model: ModelInfo,
+    pub roofs: Roofs,
+}
+
+impl Known {
+    /// Measures the roofs, too.
+    pub fn of(model: &Model, name: &str, format: &str) -> Result<Known, Failure> {
+        let team = model.model().team();
+        Ok(Known {
+            machine: machine(team.isa, model.threads()),
+            model: info(model, name, format),
+            roofs: roofs(model)?,
+        })
+    }
+}
+
+/// The matrices that a step reads whole.
+fn products(model: &Model) -> Vec<(Op, &Matrix)> {
+    let weights = model.model().weights();
+    let mut all: Vec<(Op, &Matrix)> = Vec::new();
+    for l in &weights.layers {
+        let linears = [
+            (Op::Qkv, Some(&l.query)),
+            (Op::Qkv, Some(&l.key)),
+            (Op::Qkv, Some(&l.value)),
+            (Op::AttnOut, Some(&l.attn_out)),
+            (Op::Gate, l.gate.as_ref()),
+            (Op::Up, Some(&l.up)),
+            (Op::Down, Some(&l.down)),
+        ];
+        let linears = linears.into_iter();
+        all.extend(linears.filter_map(|(op, l)| l.map(|l| (op, &l.weights))));
+    }
+    all.push((Op::Head, weights.head()));
+    all
+}
+
+fn info(model: &Model, name: &str, format: &str) -> ModelInfo {
+    let (m, report) = (model.model(), model.model().report());
+    let spec = m.spec();
+    let mut types: Vec<TypeCount> = Vec::new();
+    for (op, matrix) in products(model) {
+        let dtype = matrix.dtype().to_string();
+        let values = (matrix.rows() * matrix.cols()) as u64;
+        let bytes = matrix.bytes() as u64;
+        match types.iter_mut().find(|t| t.op == op && t.dtype == dtype) {
+            Some(t) => {
+                t.matrices += 1;
+                t.values += values;
+                t.bytes += bytes;
+            }
+            None => types.push(TypeCount {
+                op,
+                dtype,
+                matrices: 1,
+                values,
+                bytes,
+            }),
+        }
+    }
+    let converted = report.quantised.iter().map(|(from, to, layers)| Converted {
+        from: from.to_string(),
+        to: to.to_string(),
+        layers: *layers,
+    });
+    let kept = report.kept.iter().map(|(kept, _, layers)| Converted {
+        from: kept.to_string(),
+        to: kept.to_string(),
+        layers: *layers,
+    });
+    let first = spec.layers.first();
+    let attention =
+        |f: fn(&rustml_model::spec::Attention) -> usize| first.map_or(0, |l| f(&l.attention));
+    ModelInfo {
+        name: name.to_owned(),
+        arch: m.arch().to_owned(),
+        format: format.to_owned(),
+        parameters: report.parameters as u64,
+        layers: spec.layers.len(),
+        hidden: spec.hidden,
+        feed_forward: first.map_or(0, |l| l.feed_forward.inner),
+        heads: attention(|a| a.heads),
+        kv_heads: attention(|a| a.kv_heads),
+        head_dim: attention(|a| a.head_dim),
+        vocab: spec.vocab,
+        kv_type: format!("{:?}", model.kv_type()),
+        weight_bytes: report.bytes as u64,
+        types,
+        quantised: converted.chain(kept).collect(),
+        choices: Vec::new(),
+        fused: fused(model),
+    }
+}
+
+/// What is done in one pass over the threads, or over the data.
+fn fused(model: &Model) -> Vec<String> {
+    let spec = model.model().spec();
+    let any = |f: fn(&rustml_model::spec::Layer) -> bool| spec.layers.iter().any(f);
+    let mut all = vec![
+        "norm and the preparation of activations",
+        "query, key and value",
+    ];
+    all.push(match any(|l| l.attention.qk_norm.is_some()) {
+        true => "qk-norm, rope and kv-store",
+        false => "rope and kv-store",
+    });
+    all.push("scores, softmax and values");
+    if any(|l| l.feed_forward.gated) {
+        all.push("gate and up");
+    }
+    all.push("activation and the preparation of its result");
+    all.into_iter().map(String::from).collect()
+}
+
+fn roofs(model: &Model) -> Result<Roofs, Failure> {
+    let start = Instant::now();
+    let team = model.model().team();
+    let bytes: usize = products(model).iter().map(|(_, m)| m.bytes()).sum();
+    let mut read = Vec::new();
+    if model.threads() > 1 {
+        let alone = Team {
+            isa: team.isa,
+            pool: Pool::new(1)?,
+        };
+        let rate = roof::read_bandwidth(&alone, bytes, ROOF_TIME);
+        read.extend(rate.map(|rate| (1, rate)));
+    }
+    let rate = roof::read_bandwidth(team, bytes, ROOF_TIME);
+    read.extend(rate.map(|rate| (model.threads(), rate)));
+    Ok(Roofs {
+        working_set: bytes.min(roof::LARGEST_SET) as u64,
+        read,
+        int_ops: roof::dot_peak(team, ROOF_TIME),
+        flops: roof::fma_peak(team, ROOF_TIME),
+        seconds: start.elapsed().as_secs_f64(),
+    })
+}
+
+/// A prompt of that many tokens.
+pub fn prompt(model: &Model, setup: &Setup) -> Result<Prompt, Failure> {
+    let tokens = setup.prompt_tokens;
+    let mut ids = Vec::new();
+    if setup.synthetic {
+        // Any will do; these are spread over the vocabulary.
+        let vocab = model.model().spec().vocab as u64;
+        ids.extend((1..=tokens as u64).map(|i| (i * 0x9e37_79b9 % vocab) as u32));
+    } else {
+        ids = model.encode(TEXT)?.ids;
+        let once = ids.clone();
+        while ids.len() < tokens && !once.is_empty() {
+            ids.extend(&once);
+        }
+        ids.truncate(tokens);
+    }
+    Ok(Prompt {
+        ids,
+        continues: true,
+    })
+}
+
+/// One repetition on a model that was just loaded; its text.
+pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, String), Failure> {
+    let run = Arc::new(Mutex::new(Run::default()));
+    let into = run.clone();
+    let observer = move |step: &Step| {
+        into.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(step)
+    };
+    model.observe(Detail::Parts, Arc::new(observer));
+    let options = Options {
+        sampling: Sampling::greedy(),
+        max_tokens: setup.max_tokens,
+        ignore_end: true,
+        cancel: Some(signals.begin()),
+        ..Options::default()
+    };
+    let before = throttled();
+    let prompt = prompt(model, setup)?;
+    let mut done = model.generate_all(vec![prompt], &options, &mut |_| true)?;
+    signals.end()?;
+    let done = done.remove(0);
+    let mut run = std::mem::take(&mut *run.lock().unwrap_or_else(PoisonError::into_inner));
+    let phases = model.load_phases().iter();
+    run.load = phases
+        .map(|(name, time)| ((*name).to_owned(), time.as_secs_f64()))
+        .collect();
+    run.first_token = done.timings.prompt.as_secs_f64();
+    run.wall = run.first_token + done.timings.decode.as_secs_f64();
+    run.peak_bytes = memory::peak();
+    run.huge_bytes = huge_bytes();
+    run.throttled = throttled()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
+    Ok((run, done.text))
+}
+
+/// How the models of all repetitions are loaded.
+pub fn load_options(setup: &Setup) -> Result<LoadOptions, Failure> {
+    let quantize = setup.quantize.as_deref().map(str::parse).transpose();
+    Ok(LoadOptions {
+        threads: setup.threads,
+        quantize: quantize.map_err(Failure::Usage)?,
+        warm_up: setup.warm_up,
+        ..LoadOptions::default()
+    })
+}

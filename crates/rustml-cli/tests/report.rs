@@ -1,0 +1,245 @@
+//! `rustml report`: what it writes and where, comparing, and refusing.
+
+#[path = "../../rustml-nlp/tests/common/mod.rs"]
+mod common;
+
+use common::{tiny, Line};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+fn rustml(args: &[&str]) -> Line {
+    Line::new(env!("CARGO_BIN_EXE_rustml"), args)
+}
+
+const SHORT: [&str; 6] = [
+    "--prompt-tokens",
+    "20",
+    "--max-tokens",
+    "9",
+    "--repeat",
+    "2",
+];
+
+fn report(args: &[&str]) -> Line {
+    let model = tiny("gpt2");
+    rustml(&[&["report", &model], &SHORT[..], args].concat())
+}
+
+fn json(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn a_report_says_where_the_time_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (data, page, kept) = (at("r.json"), at("r.html"), at("round.json"));
+    let files = ["--json", &data, "--html", &page, "--save", &kept];
+    let text = report(&files).run().ok();
+    for title in [
+        "1. Setup",
+        "2. High-level timing",
+        "3. Per step",
+        "4. Per layer and per operation",
+        "5. Roofline",
+        "6. Bottlenecks, ranked",
+    ] {
+        assert!(text.contains(&format!("\n## {title}\n")), "{title}");
+    }
+    assert!(text.contains("| - scores, softmax, values |") && text.contains("| unaccounted |"));
+    assert!(fs::read_to_string(&page).unwrap().contains("</svg>"));
+    let j = json(Path::new(&data));
+    assert_eq!(
+        (&j["schema"], &j["version"]),
+        (&"rustml-report".into(), &1.into())
+    );
+    let runs = j["round"]["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        assert_eq!(run["prefill"]["rows"], 20);
+        // The first token comes of the prompt.
+        assert_eq!(run["decode"]["total"].as_array().unwrap().len(), 8);
+        assert!(run["first_token"].as_f64().unwrap() > 0.0);
+    }
+    // Rows of a table are its parts, but for rounding.
+    let parts = j["tables"]["decode"]["parts"].as_array().unwrap();
+    let sum: f64 = parts.iter().map(|p| p["ms"].as_f64().unwrap()).sum();
+    let total = j["tables"]["decode"]["ms"].as_f64().unwrap();
+    assert!((sum / total - 1.0).abs() < 1e-6, "{sum} {total}");
+    // Bytes of a step by hand: 2 layers of width 64 with 256 between in Q8_0,
+    // 34 bytes for 32 numbers, and biases in single precision.
+    let ops = j["tables"]["decode"]["ops"].as_array().unwrap();
+    let down = ops.iter().find(|o| o["op"] == "down").unwrap();
+    let expected = 2.0 * (64.0 * 256.0 * 34.0 / 32.0 + 64.0 * 4.0);
+    assert_eq!(down["bytes"].as_f64().unwrap(), expected);
+    assert_eq!(json(Path::new(&kept))["round"], j["round"]);
+}
+
+#[test]
+fn rounds_are_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (a, b, slow) = (at("a.json"), at("b.json"), at("slow.json"));
+    report(&["--save", &a, "--output", &at("a.md")]).run().ok();
+    // Measured again, as it was.
+    let again = [
+        "report",
+        "--compare",
+        &a,
+        "--save",
+        &b,
+        "--quantize",
+        "none",
+    ];
+    let text = rustml(&again).run().ok();
+    assert!(text.contains("\n## 7. Round against round\n"), "{text}");
+    let (a_json, b_json) = (json(Path::new(&a)), json(Path::new(&b)));
+    for key in ["prompt_tokens", "max_tokens", "repeat", "source"] {
+        assert_eq!(a_json["round"]["setup"][key], b_json["round"]["setup"][key]);
+    }
+    assert_eq!(a_json["round"]["setup"]["quantize"], "q8_0");
+    assert_eq!(b_json["round"]["setup"]["quantize"], "none");
+    // Equal rounds differ in nothing; one of which all steps take twice as
+    // long does, without doubt.
+    let same = rustml(&["report", "--compare", &a, &a, "--fail-over", "0%"]).run();
+    let same = same.ok();
+    assert!(same.starts_with("# Round against round\n") && !same.contains("slower"));
+    let mut round = a_json.clone();
+    let mut even = a_json;
+    let steady = |round: &mut Value, ns: u64| {
+        for run in round["round"]["runs"].as_array_mut().unwrap() {
+            let steps = run["decode"]["total"].as_array_mut().unwrap();
+            steps
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, s)| *s = (ns + i as u64).into());
+        }
+    };
+    steady(&mut even, 1_000_000);
+    steady(&mut round, 2_000_000);
+    fs::write(&a, even.to_string()).unwrap();
+    fs::write(&slow, round.to_string()).unwrap();
+    let done = rustml(&["report", "--compare", &a, &slow, "--fail-over", "5%"]).run();
+    assert_eq!(done.status, Some(3), "{}", done.err);
+    assert!(done.err.contains("decode, total: +100.0 %"), "{}", done.err);
+    assert!(done
+        .out
+        .contains("| decode, total | 1.000 | 2.000 | +100.0 % |"));
+    rustml(&["report", "--compare", &slow, &a, "--fail-over", "5%"])
+        .run()
+        .ok();
+    rustml(&["report", "--compare", &a, &slow]).run().ok();
+}
+
+#[test]
+fn what_is_not_alike_is_not_compared() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (kept, old, other) = (at("kept.json"), at("old.json"), at("other.json"));
+    report(&["--save", &kept, "--output", "/dev/null"])
+        .run()
+        .ok();
+    let compare = |args: &[&str]| rustml(&[&["report", "--compare"], args].concat()).run();
+    let mut elsewhere = json(Path::new(&kept));
+    elsewhere["round"]["machine"]["cpu"] = "Another".into();
+    fs::write(&other, elsewhere.to_string()).unwrap();
+    let err = compare(&[&kept, &other]).failed(1);
+    assert!(
+        err.contains("and Another") && err.contains("--force"),
+        "{err}"
+    );
+    let forced = compare(&[&kept, &other, "--force"]).ok();
+    assert!(forced.contains("The rounds are not alike: CPU"), "{forced}");
+    // Said before anything runs: another model.
+    let model = tiny("llama");
+    let err = rustml(&["report", &model, "--compare", &kept])
+        .run()
+        .failed(1);
+    assert!(err.contains("model: gpt2 and llama"), "{err}");
+    elsewhere["version"] = 99.into();
+    fs::write(&old, elsewhere.to_string()).unwrap();
+    let err = compare(&[&old]).failed(1);
+    assert!(
+        err.contains("old.json") && err.contains("version 99"),
+        "{err}"
+    );
+    fs::write(&old, "no JSON").unwrap();
+    assert!(compare(&[&old, &kept]).failed(1).contains("no round"));
+    assert!(compare(&["no-such.json"])
+        .failed(1)
+        .contains("no-such.json"));
+    rustml(&["report", "--force"]).run().failed(2);
+    rustml(&["report", "--compare", &kept, "--fail-over", "x"])
+        .run()
+        .failed(2);
+}
+
+#[test]
+fn failures_leave_the_older_report() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let output = at("report.md");
+    fs::write(&output, "older").unwrap();
+    let broken = at("broken.gguf");
+    fs::write(&broken, b"GGUF\x03\0\0\0").unwrap();
+    rustml(&["report", &broken, "--output", &output])
+        .run()
+        .failed(1);
+    // More than the context of 96 positions.
+    let long = ["--prompt-tokens", "90", "--max-tokens", "7"];
+    let err = rustml(&[&["report", &tiny("gpt2"), "--output", &output], &long[..]].concat());
+    let err = err.run().failed(1);
+    assert!(err.contains("more than the model's context of 96"), "{err}");
+    // Said before the work.
+    let nowhere = at("no/such.html");
+    let args = ["report", "no-such-model", "--html", &nowhere];
+    assert!(rustml(&args)
+        .run()
+        .failed(1)
+        .contains("there is no directory"));
+    if cfg!(target_os = "linux") {
+        let err = report(&["--output", "/dev/full"]).run().failed(1);
+        assert!(
+            err.contains("cannot write /dev/full: No space left"),
+            "{err}"
+        );
+    }
+    assert_eq!(fs::read(&output).unwrap(), b"older");
+    assert_eq!(
+        fs::read_dir(dir.path()).unwrap().count(),
+        2,
+        "nothing is left over"
+    );
+}
+
+#[test]
+fn a_shape_needs_no_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("config.json");
+    let shape = r#"{"architectures": ["LlamaForCausalLM"], "hidden_size": 64, "vocab_size": 300,
+        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128}"#;
+    fs::write(&config, shape).unwrap();
+    let data = dir.path().join("r.json").display().to_string();
+    let config = config.display().to_string();
+    let args = [
+        "report",
+        "--shape",
+        &config,
+        "--json",
+        &data,
+        "--quantize",
+        "q4_0",
+    ];
+    let text = rustml(&[&args[..], &SHORT].concat()).run().ok();
+    assert!(text.contains("The weights are synthetic"), "{text}");
+    let j = json(Path::new(&data));
+    assert_eq!(j["round"]["setup"]["synthetic"], true);
+    assert_eq!(j["round"]["model"]["types"][0]["dtype"], "Q4_0");
+    let err = rustml(&["report", "--shape", "no-such"]).run().failed(2);
+    assert!(err.contains("llama-3.2-1b"), "{err}");
+    rustml(&["report", "model.gguf", "--shape", "gpt2"])
+        .run()
+        .failed(2);
+}

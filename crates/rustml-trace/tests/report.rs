@@ -1,0 +1,476 @@
+//! Reports of rounds made by hand: figures that can be checked in the head,
+//! and the documents as they should look.
+//!
+//! `RUSTML_BLESS=1 cargo test -p rustml-trace` writes the golden files again;
+//! what changed in them is to be read before it is committed.
+
+use rustml_trace::compare::Comparison;
+use rustml_trace::document::Document;
+use rustml_trace::render::{html, markdown, markdown_of_comparison};
+use rustml_trace::round::*;
+use rustml_trace::tables::{Of, Roof, Tables};
+use rustml_trace::{Cost, Event, Op, Step};
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+
+fn event(layer: Option<u16>, op: Op, us: u64, cost: Cost) -> Event {
+    Event {
+        step: 1,
+        layer,
+        op,
+        start: Duration::ZERO,
+        time: Duration::from_micros(us),
+        waiting: Duration::from_micros(if op.is_product() { us / 10 } else { 0 }),
+        cost,
+    }
+}
+
+/// A step of a model of two layers, `slow` times as slow as it could be.
+fn step(rows: u64, slow: f64) -> (Vec<Event>, Duration) {
+    let us = |us: u64| (us as f64 * slow) as u64;
+    let product = |bytes| Cost {
+        bytes,
+        flops: 0,
+        int_ops: 2 * rows * bytes,
+    };
+    let mut all = vec![event(
+        None,
+        Op::Embed,
+        us(10),
+        Cost {
+            bytes: 100 * rows,
+            flops: 0,
+            int_ops: 0,
+        },
+    )];
+    for layer in [Some(0), Some(1)] {
+        all.extend([
+            event(layer, Op::AttnNorm, us(20), Cost::default()),
+            event(layer, Op::Query, us(100), product(1_000_000)),
+            event(layer, Op::Key, us(50), product(500_000)),
+            event(layer, Op::Value, us(50), product(500_000)),
+            event(
+                layer,
+                Op::Scores,
+                us(30),
+                Cost {
+                    bytes: 10_000,
+                    flops: 20_000,
+                    int_ops: 0,
+                },
+            ),
+            event(
+                layer,
+                Op::Values,
+                us(30),
+                Cost {
+                    bytes: 10_000,
+                    flops: 20_000,
+                    int_ops: 0,
+                },
+            ),
+            event(layer, Op::Down, us(300), product(3_000_000)),
+        ]);
+    }
+    all.push(event(None, Op::Head, us(400), product(4_000_000)));
+    all.push(event(None, Op::Sample, us(10), Cost::default()));
+    let sum: Duration = all.iter().map(|e| e.time).sum();
+    (all, sum + Duration::from_micros(20))
+}
+
+fn push(run: &mut Run, rows: u64, slow: f64) {
+    let (events, total) = step(rows, slow);
+    run.push(&Step {
+        number: 1,
+        start: Duration::ZERO,
+        total,
+        rows: rows as usize,
+        logit_rows: 1,
+        events: &events,
+        turns: &[],
+    });
+}
+
+/// A round of `runs` repetitions of a model that is `slow`.
+fn round(runs: usize, slow: f64) -> Round {
+    let run = |r: usize| {
+        let mut run = Run {
+            load: vec![("open".into(), 0.001), ("pack".into(), 0.25)],
+            first_token: 0.0125 + 0.0001 * r as f64,
+            wall: 0.1,
+            peak_bytes: Some(123_456_789),
+            huge_bytes: Some(0),
+            throttled: Some(3),
+            ..Run::default()
+        };
+        push(&mut run, 8, 4.0 * slow);
+        // The first one is cold; every tenth is disturbed.
+        push(&mut run, 1, 2.0 * slow);
+        for i in 0..40 {
+            let noise = 1.0 + 0.002 * ((i * 7 + r * 3) % 5) as f64;
+            push(&mut run, 1, if i % 10 == 9 { 3.0 } else { noise } * slow);
+        }
+        run
+    };
+    Round {
+        setup: Setup {
+            date: "2026-01-02T03:04:05Z".into(),
+            version: "1.2.3".into(),
+            commit: Some("0123456789".into()),
+            source: "two | layers.gguf".into(),
+            synthetic: false,
+            prompt_tokens: 8,
+            max_tokens: 42,
+            repeat: runs,
+            quantize: Some("none".into()),
+            threads: None,
+            warm_up: true,
+        },
+        machine: Machine {
+            cpu: "A CPU".into(),
+            arch: "x86_64".into(),
+            features: vec!["scalar".into(), "avx2".into()],
+            isa: "scalar".into(),
+            best_isa: "avx2".into(),
+            cpus: 8,
+            allowed_cpus: 4,
+            allowed_cores: Some(2),
+            quota: Some(3.5),
+            threads: 4,
+            huge_pages: Some("never".into()),
+            memory: 8_000_000_000,
+        },
+        model: ModelInfo {
+            name: "two | layers.gguf".into(),
+            arch: "llama".into(),
+            format: "GGUF 3".into(),
+            parameters: 12_345_678,
+            layers: 2,
+            hidden: 64,
+            feed_forward: 128,
+            heads: 4,
+            kv_heads: 2,
+            head_dim: 16,
+            vocab: 1000,
+            kv_type: "F16".into(),
+            weight_bytes: 14_000_000,
+            types: vec![TypeCount {
+                op: Op::Down,
+                dtype: "Q8_0".into(),
+                matrices: 2,
+                values: 5_647_058,
+                bytes: 6_000_000,
+            }],
+            quantised: vec![Converted {
+                from: "F32".into(),
+                to: "Q8_0".into(),
+                layers: 9,
+            }],
+            choices: vec![Choice {
+                outputs: 64,
+                inputs: 128,
+                layers: 2,
+                stored: "F32".into(),
+                chosen: "Q8_0".into(),
+                stored_us: 20.5,
+                tried_us: vec![("F16".into(), 11.0), ("Q8_0".into(), 6.25)],
+            }],
+            fused: vec!["query, key and value".into()],
+        },
+        roofs: Roofs {
+            working_set: 14_000_000,
+            read: vec![(1, 10e9), (4, 20e9)],
+            int_ops: 100e9,
+            flops: 50e9,
+            seconds: 0.6,
+        },
+        runs: (0..runs).map(run).collect(),
+        text: "Once | upon\n<b>a</b> time\u{1b}[2J".into(),
+    }
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * b.abs().max(1e-3)
+}
+
+#[test]
+fn tables_say_what_can_be_counted_by_hand() {
+    let mut r = round(1, 1.0);
+    // Steps that are all alike.
+    r.runs[0].decode = Phase::default();
+    (0..5).for_each(|_| push(&mut r.runs[0], 1, 1.0));
+    let t = Tables::of(&r);
+    // 10 + 2 (20 + 200 + 60 + 300) + 400 + 10 + 20 microseconds.
+    assert!(close(t.decode.ms, 1.6), "{}", t.decode.ms);
+    assert!(close(t.timing.decode.median, 1.6) && t.timing.steps == 4);
+    let parts = t.decode.parts.iter().map(|p| (p.name.as_str(), p.ms));
+    let expected = [
+        ("embedding", 0.01),
+        ("layers", 1.16),
+        ("norm", 0.0),
+        ("projection", 0.4),
+        ("sampling", 0.01),
+        ("other", 0.02),
+    ];
+    assert!(parts
+        .zip(expected)
+        .all(|(a, b)| a.0 == b.0 && close(a.1, b.1)));
+    let op = |op: Op| t.decode.ops.iter().find(|o| o.op == op).unwrap();
+    // Query, key and value share a row: 4 MB in 0.4 ms, at 20 GB/s 0.2 ms.
+    let qkv = op(Op::Qkv);
+    assert!(close(qkv.ms, 0.4) && close(qkv.bytes, 4e6) && close(qkv.gb_per_second, 10.0));
+    assert!(close(qkv.gop_per_second, 20.0) && close(qkv.waiting_ms, 0.04));
+    let roof = qkv.roof.unwrap();
+    assert_eq!(roof.which, Roof::Memory);
+    assert!(close(roof.ms, 0.2) && close(roof.share, 0.5));
+    assert_eq!(op(Op::AttnNorm).roof, None);
+    assert!(close(t.layers[1].attention, 0.28) && close(t.layers[1].feed_forward, 0.3));
+    // 14 MB of weights, and 40 KB of cache, and a row of the embedding.
+    assert!(close(t.decode.bytes, 14_040_100.0));
+    // A prompt of eight rows: 64 MB of operations bind it, not 4 MB of bytes.
+    let t = t.prefill.ops.iter().find(|o| o.op == Op::Qkv).unwrap();
+    assert_eq!(t.roof.unwrap().which, Roof::Integers);
+    assert!(close(t.roof.unwrap().ms, 0.64));
+}
+
+#[test]
+fn findings_are_ranked_by_what_they_could_bring() {
+    let t = Tables::of(&round(2, 1.0));
+    let decode: Vec<_> = t.findings.iter().filter(|f| f.of == Of::Decode).collect();
+    let gains: Vec<f64> = decode.iter().map(|f| f.gain.unwrap_or(0.0)).collect();
+    assert!(gains.is_sorted_by(|a, b| a >= b), "{gains:?}");
+    let whats: Vec<&str> = t.findings.iter().map(|f| f.what.as_str()).collect();
+    for what in [
+        "lm_head",
+        "weights of 8.5 bits",
+        "the first step takes",
+        "kernels for scalar on a CPU that has avx2",
+        "4 threads share 3.5 CPUs of quota",
+        "two threads share a core",
+        "the cgroup's quota stopped the process 6 times",
+        "most weights lie in small pages",
+    ] {
+        assert!(
+            whats.iter().any(|w| w.starts_with(what)),
+            "{what}: {whats:?}"
+        );
+    }
+    // Half of the way to the roof, for what takes a quarter of the time.
+    let head = decode.iter().find(|f| f.what == "lm_head").unwrap();
+    let (share, gain) = (head.share.unwrap(), head.gain.unwrap());
+    assert!((0.2..0.3).contains(&share) && (gain / share - 0.5).abs() < 0.05);
+}
+
+#[test]
+fn rounds_are_compared() {
+    let (before, after) = (round(5, 1.0), round(5, 1.2));
+    let c = Comparison::of(&before, &after);
+    assert!(c.unlike.is_empty());
+    let total = &c.rows[0];
+    let change = total.change.unwrap();
+    assert!(
+        (change.change - 0.2).abs() < 0.02 && change.real,
+        "{change:?}"
+    );
+    assert!(!c.slower(0.05).is_empty() && c.slower(0.25).is_empty());
+    let same = Comparison::of(&before, &before);
+    assert!(same.rows.iter().all(|r| r.change.is_none_or(|c| !c.real)));
+    assert!(same.slower(0.0).is_empty());
+    let faster = Comparison::of(&after, &before);
+    assert!(faster.slower(0.0).is_empty() && faster.rows[0].change.unwrap().real);
+    let mut other = round(5, 1.0);
+    (other.machine.cpu, other.model.layers) = ("Another".into(), 3);
+    let unlike = Comparison::of(&before, &other).unlike.join("; ");
+    assert!(unlike.contains("CPU: A CPU and Another") && unlike.contains("in 3 layers"));
+    let text = markdown_of_comparison(&c);
+    assert!(text.contains("| decode, total | ") && text.contains("slower"));
+}
+
+fn golden(name: &str, text: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    if std::env::var_os("RUSTML_BLESS").is_some_and(|v| v == "1") {
+        std::fs::write(&path, text).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    for (i, (a, b)) in text.lines().zip(expected.lines()).enumerate() {
+        assert_eq!(
+            a,
+            b,
+            "{name}, line {}; RUSTML_BLESS=1 writes it again",
+            i + 1
+        );
+    }
+    assert_eq!(text.lines().count(), expected.lines().count(), "{name}");
+}
+
+/// The document that the golden files show.
+fn document() -> Document {
+    Document::report(round(2, 1.1), Some(&round(2, 1.0)))
+}
+
+#[test]
+fn markdown_as_it_should_look() {
+    let text = markdown(&document());
+    assert!(!text.contains('\u{1b}'), "a model's text steers nothing");
+    golden("report.md", &text);
+}
+
+#[test]
+fn json_as_it_should_look() {
+    let json = document().to_json();
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    golden("report.json", &format!("{value:#}\n"));
+    // What is written is read; what follows from it, to the last bit but one.
+    let read = Document::from_json(json.as_bytes()).unwrap();
+    assert!(read.round == document().round && read.tables.is_some());
+    let saved = Document::saved(round(2, 1.1));
+    let read = Document::from_json(saved.to_json().as_bytes()).unwrap();
+    let alone = Document::report(round(2, 1.1), None);
+    assert_eq!(markdown(&read), markdown(&alone));
+}
+
+#[test]
+fn html_is_one_file_that_is_well_formed() {
+    let page = html(&document());
+    for outside in [
+        "<script", "src=", "href=", "url(", "@import", "\u{1b}", "NaN", "inf",
+    ] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("prefers-color-scheme: dark") && page.contains("width=device-width"));
+    assert!(page.contains("&lt;b&gt;a&lt;/b&gt;") && page.matches("<svg").count() == 5);
+    // Every element that is opened is closed, in its order.
+    let mut open: Vec<String> = Vec::new();
+    for tag in page
+        .split('<')
+        .skip(1)
+        .map(|t| t.split('>').next().unwrap())
+    {
+        let name = tag
+            .trim_start_matches('/')
+            .split([' ', '/'])
+            .next()
+            .unwrap();
+        match tag {
+            _ if ["!doctype", "meta"].contains(&name) || tag.ends_with('/') => {}
+            _ if tag.starts_with('/') => assert_eq!(open.pop().as_deref(), Some(name)),
+            _ => open.push(name.to_owned()),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+    // Without any steps there is nothing to draw, and nothing to fail on.
+    let empty = Document::report(
+        Round {
+            runs: vec![Run::default()],
+            roofs: Roofs::default(),
+            ..round(1, 1.0)
+        },
+        None,
+    );
+    assert!(!html(&empty).contains("NaN") && !markdown(&empty).contains("NaN"));
+}
+
+#[test]
+fn other_files_are_refused_in_a_sentence() {
+    let good = document().to_json();
+    let refusal = |text: &str| {
+        Document::from_json(text.as_bytes())
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(refusal("{").starts_with("it is no round"));
+    assert!(refusal("{}").contains("no round") && refusal("[1]").contains("no round"));
+    let newer = good.replacen("\"version\":1", "\"version\":2", 1);
+    assert!(refusal(&newer).contains("version 2, but this rustml reads version 1"));
+    let cut = good.replacen("\"cpu\"", "\"gpu\"", 1);
+    assert!(refusal(&cut).contains("missing field `cpu`"));
+    let mut uneven = document();
+    uneven.round.runs[0].decode.total.pop();
+    assert!(refusal(&uneven.to_json()).contains("not of one length"));
+    let mut none = document();
+    none.round.runs.clear();
+    assert!(refusal(&none.to_json()).contains("not of one length"));
+}
+
+/// What a value breaks of a schema, as far as ours say: types, constants,
+/// fields, items and references.
+fn breaks(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<String> {
+    let no = |what: &str| Some(format!("{at}: {what} in {schema} for {value}"));
+    if let Some(name) = schema["$ref"].as_str() {
+        let name = name.strip_prefix("#/$defs/").unwrap();
+        return breaks(root, &root["$defs"][name], value, at);
+    }
+    if let Some(any) = schema["anyOf"].as_array() {
+        let fits = any.iter().any(|s| breaks(root, s, value, at).is_none());
+        return if fits { None } else { no("none fits") };
+    }
+    if let Some(constant) = schema.get("const") {
+        return if constant == value {
+            None
+        } else {
+            no("another")
+        };
+    }
+    if let Some(all) = schema["enum"].as_array() {
+        return if all.contains(value) {
+            None
+        } else {
+            no("unknown")
+        };
+    }
+    match schema["type"].as_str() {
+        Some("string") if value.is_string() => None,
+        Some("number") if value.is_number() => None,
+        Some("integer") if value.is_u64() => None,
+        Some("boolean") if value.is_boolean() => None,
+        Some("null") if value.is_null() => None,
+        Some("array") => {
+            let items = value.as_array()?.iter().enumerate();
+            let first = schema["prefixItems"].as_array();
+            items.into_iter().find_map(|(i, item)| {
+                let schema = first.map_or(&schema["items"], |all| &all[i]);
+                breaks(root, schema, item, &format!("{at}[{i}]"))
+            })
+        }
+        Some("object") => {
+            let (Some(fields), Some(known)) = (value.as_object(), schema["properties"].as_object())
+            else {
+                return no("no object");
+            };
+            let needed = schema["required"].as_array().unwrap().iter();
+            if let Some(missing) = needed
+                .into_iter()
+                .find(|n| !fields.contains_key(n.as_str().unwrap()))
+            {
+                return no(&format!("without {missing}"));
+            }
+            fields
+                .iter()
+                .find_map(|(name, value)| match known.get(name) {
+                    Some(schema) => breaks(root, schema, value, &format!("{at}.{name}")),
+                    None => no(&format!("{name} is unknown")),
+                })
+        }
+        _ => no("another type"),
+    }
+}
+
+#[test]
+fn documents_are_as_the_schema_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/report.schema.json");
+    let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut value = serde_json::to_value(document()).unwrap();
+    assert_eq!(breaks(&schema, &schema, &value, "report"), None);
+    let saved = serde_json::to_value(Document::saved(round(1, 1.0))).unwrap();
+    assert_eq!(breaks(&schema, &schema, &saved, "round"), None);
+    // It would notice.
+    value["round"]["runs"][1]["decode"]["ops"][0]["op"] = "no such".into();
+    let broken = breaks(&schema, &schema, &value, "report").unwrap();
+    assert!(
+        broken.starts_with("report.round.runs[1].decode.ops[0].op: unknown"),
+        "{broken}"
+    );
+}
