@@ -7,10 +7,10 @@ use crate::exec::Exec;
 use crate::kv::KvPool;
 use crate::load::{load, LoadReport, Progress};
 use crate::quantize::Quantize;
-use crate::spec::{Layer, Spec};
-use crate::weights::{LayerWeights, Weights};
+use crate::spec::Spec;
+use crate::weights::Weights;
 use rustml_io::Store;
-use rustml_kernels::par::{SpanView, Team};
+use rustml_kernels::par::{Cache, SpanView, Team};
 use rustml_kernels::{Matrix, Pool};
 use rustml_simd::Isa;
 use rustml_trace::Op;
@@ -123,19 +123,13 @@ impl Model {
         exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
         exec.embed(self, &batch.ids, &spans);
         exec.rope_tables(self, &spans);
-        for (i, (layer, weights)) in self
-            .spec
-            .layers
-            .iter()
-            .zip(&self.weights.layers)
-            .enumerate()
-        {
+        for i in 0..self.spec.layers.len() {
             exec.recorder.set_layer(Some(i));
-            self.layer(layer, weights, i, &spans, rows, kv, exec);
+            self.layer(i, &spans, &batch.logit_rows, kv, exec);
         }
         exec.recorder.set_layer(None);
         if !batch.logit_rows.is_empty() {
-            exec.head(self, &batch.logit_rows);
+            exec.head(self, batch.logit_rows.len());
         }
         &exec.buffers.logits[..batch.logit_rows.len() * self.spec.vocab]
     }
@@ -181,23 +175,42 @@ impl Model {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    /// One layer of all rows; of the last one, what comes after its keys and
+    /// values are stored, only for the rows whose logits are wanted. These then
+    /// are the first of the stream.
     fn layer(
         &self,
-        l: &Layer,
-        w: &LayerWeights,
         i: usize,
         spans: &[SpanView],
-        rows: usize,
+        wanted: &[usize],
         kv: &mut KvPool,
         exec: &mut Exec,
     ) {
+        let (l, w) = (&self.spec.layers[i], &self.weights.layers[i]);
+        let rows: usize = spans.iter().map(|s| s.rows).sum();
         let inputs = [&w.query.weights, &w.key.weights, &w.value.weights];
         exec.norm(Op::AttnNorm, &l.norm, &w.attn_norm, rows, &inputs);
         exec.qkv(w, rows);
         let cache = kv.layer(i);
         exec.position(&l.attention, w, &cache, spans, rows);
-        exec.attend(&l.attention, &cache, spans, rows);
+        let last = i + 1 == self.spec.layers.len();
+        if last && wanted.len() < rows {
+            if wanted.is_empty() {
+                return;
+            }
+            exec.select(&l.attention, self.spec.hidden, wanted);
+            let spans = alone(spans, wanted);
+            self.attend(i, &spans, &cache, exec);
+        } else {
+            self.attend(i, spans, &cache, exec);
+        }
+    }
+
+    /// A layer from attention on.
+    fn attend(&self, i: usize, spans: &[SpanView], cache: &Cache, exec: &mut Exec) {
+        let (l, w) = (&self.spec.layers[i], &self.weights.layers[i]);
+        let rows = spans.iter().map(|s| s.rows).sum();
+        exec.attend(&l.attention, cache, spans, rows);
         exec.attn_out(w, rows);
         if let Some(post) = &w.attn_post_norm {
             exec.post_norm(Op::AttnPostNorm, &l.norm, post, rows);
@@ -210,4 +223,19 @@ impl Model {
             exec.post_norm(Op::FfnPostNorm, &l.norm, post, rows);
         }
     }
+}
+
+/// The given rows of some spans, each a span of its own, one after the other.
+fn alone<'a>(spans: &[SpanView<'a>], rows: &[usize]) -> Vec<SpanView<'a>> {
+    let one = |(to, &row): (usize, &usize)| {
+        let span = spans.iter().rfind(|s| s.row <= row && s.rows > 0);
+        let span = span.expect("rows of the step are in a span");
+        SpanView {
+            row: to,
+            rows: 1,
+            first: span.first + row - span.row,
+            blocks: span.blocks,
+        }
+    };
+    rows.iter().enumerate().map(one).collect()
 }

@@ -337,16 +337,20 @@ impl Exec {
         self.add_product(Op::Down, &w.down, rows, w.ffn_post_norm.is_some(), start);
     }
 
-    /// Logits of the wanted rows of the stream.
-    pub(crate) fn head(&mut self, model: &Model, logit_rows: &[usize]) {
-        let spec = model.spec();
-        let (hidden, rows, vocab) = (spec.hidden, logit_rows.len(), spec.vocab);
-        // Wanted rows to the front; they ascend, so none is overwritten.
-        for (to, &from) in logit_rows.iter().enumerate() {
-            self.buffers
-                .x
-                .copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+    /// Moves the wanted rows of the stream and of the queries to the front;
+    /// they ascend, so none is overwritten.
+    pub(crate) fn select(&mut self, a: &Attention, hidden: usize, wanted: &[usize]) {
+        let b = &mut self.buffers;
+        for (x, cols) in [(&mut b.x, hidden), (&mut b.q, a.heads * a.head_dim)] {
+            for (to, &from) in wanted.iter().enumerate() {
+                x.copy_within(from * cols..(from + 1) * cols, to * cols);
+            }
         }
+    }
+
+    /// Logits of the first `rows` rows of the stream.
+    pub(crate) fn head(&mut self, model: &Model, rows: usize) {
+        let (spec, vocab) = (model.spec(), model.spec().vocab);
         let weights = model.weights();
         self.norm(
             Op::FinalNorm,
