@@ -533,12 +533,13 @@ fn packing_ends_with_the_error_of_a_row() {
         let (team, reads) = (team(isa, threads), AtomicUsize::new(0));
         let done = pack_rows(&team, &mut m, &|row, _| {
             reads.fetch_add(1, Relaxed);
-            if row == 3 {
-                return Err("row 3 cannot be read");
+            // Which rows come first is up to the threads, if there are several.
+            if row == 3 || threads > 1 {
+                return Err("a row cannot be read");
             }
             Ok(())
         });
-        assert_eq!(done, Err("row 3 cannot be read"));
+        assert_eq!(done, Err("a row cannot be read"));
         assert!(reads.into_inner() < rows, "the rest need not be read");
         // The team works on.
         assert_eq!(pack_rows(&team, &mut m, &|_, _| Ok::<(), ()>(())), Ok(()));
