@@ -14,6 +14,7 @@ mod inspect;
 mod logits;
 mod memory;
 mod report;
+mod serve;
 mod summary;
 mod synth;
 mod text;
@@ -52,6 +53,7 @@ enum Command {
     )]
     Infer(InferArgs),
     Chat(chat::ChatArgs),
+    Serve(serve::ServeArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
@@ -99,11 +101,16 @@ fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
-    init_logging();
+    init_logging(match command {
+        // A server tells of each request.
+        Command::Serve(_) => "warn,rustml_server=info",
+        _ => "warn",
+    });
     let signals = Signals::install();
     let done = match &command {
         Command::Infer(args) => infer(args, &signals),
         Command::Chat(args) => chat::run(args, &signals),
+        Command::Serve(args) => serve::run(args, &signals),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args, &signals),

@@ -284,7 +284,10 @@ impl Model {
     }
 
     /// An engine for `sequences` at a time that together take `positions`.
-    pub(crate) fn engine(&self, sequences: usize, positions: usize) -> Result<Engine> {
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn engine(&self, sequences: usize, positions: usize) -> Result<Engine> {
         let detail = if tracing::enabled!(target: "rustml::step", tracing::Level::TRACE) {
             Detail::Parts
         } else if tracing::enabled!(target: "rustml::step", tracing::Level::DEBUG) {

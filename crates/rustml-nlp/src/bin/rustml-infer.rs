@@ -23,7 +23,7 @@ struct Cli {
 
 fn main() -> ExitCode {
     let args = Cli::parse().args;
-    init_logging();
+    init_logging("warn");
     match infer(&args, &Signals::install()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(failure),

@@ -114,13 +114,14 @@ pub fn harmless(text: &str) -> String {
     out
 }
 
-/// Sends log lines to standard error, as `RUST_LOG` asks; warnings by default.
-pub fn init_logging() {
+/// Sends log lines to standard error, as `RUST_LOG` asks, else as `default`
+/// does in the same notation.
+pub fn init_logging(default: &str) {
     let wanted = std::env::var("RUST_LOG").unwrap_or_default();
     let (filter, complaint) = match EnvFilter::try_new(&wanted) {
-        _ if wanted.is_empty() => (EnvFilter::new("warn"), None),
+        _ if wanted.is_empty() => (EnvFilter::new(default), None),
         Ok(filter) => (filter, None),
-        Err(e) => (EnvFilter::new("warn"), Some(e)),
+        Err(e) => (EnvFilter::new(default), Some(e)),
     };
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -1,0 +1,358 @@
+//! `rustml serve`: OpenAI's API and a chat page.
+
+use crate::memory;
+use rustml_kernels::attention::KvShape;
+use rustml_model::spec::Spec;
+use rustml_model::KV_BLOCK;
+use rustml_nlp::cli::{examples, note, open, Failure, ModelArgs, Profile, ProfileArgs, Signals};
+use rustml_nlp::{KvType, Model};
+use rustml_server::{serve, Config, Served};
+use std::net::{TcpListener, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The part of the free memory that the cache takes unless told otherwise.
+const SHARE: f64 = 0.5;
+
+/// Serve a model to many users at a time, by OpenAI's API
+///
+/// Clients, SDKs and front ends for OpenAI's API work with it when they are
+/// given its address: http://127.0.0.1:8080/v1. A browser finds a page to chat
+/// with at http://127.0.0.1:8080. Requests that come while others run share
+/// every step of the computation with them; those beyond --slots wait, those
+/// beyond --queue are refused with status 429.
+///
+/// Ctrl-C or SIGTERM ends it when running requests are through. One line of
+/// log for each request goes to standard error; RUST_LOG=warn leaves it out.
+#[derive(clap::Args)]
+#[command(
+    mut_arg("model", |a| a.value_name("MODEL")),
+    after_help = examples(&[
+        ("Serve the default model to this machine", "rustml serve"),
+        ("Ask it something",
+         "curl http://127.0.0.1:8080/v1/chat/completions -H 'Content-Type: application/json' \
+          -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Name a river.\"}]}'"),
+        ("Serve a network, to those who have a key",
+         "rustml serve model.gguf --host 0.0.0.0 --api-key @keys.txt"),
+    ]),
+)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// The address to listen at; others than the machine's own need --api-key
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "127.0.0.1",
+        help_heading = "Network"
+    )]
+    host: String,
+
+    /// The port to listen at; 0 takes a free one
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 8080,
+        help_heading = "Network"
+    )]
+    port: u16,
+
+    /// A key that requests have to bring, or @FILE with one a line; may be
+    /// repeated
+    #[arg(
+        long,
+        value_name = "KEY|@FILE",
+        env = "RUSTML_API_KEY",
+        hide_env_values = true,
+        help_heading = "Network"
+    )]
+    api_key: Vec<String>,
+
+    /// Serve everybody who reaches an address that is not the machine's own
+    #[arg(long, help_heading = "Network")]
+    allow_anonymous: bool,
+
+    /// A web origin whose pages may use the API, as https://chat.example.org,
+    /// or * for all; may be repeated
+    #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
+    cors_origin: Vec<String>,
+
+    /// Another name for the model, for clients that ask for one they know; may
+    /// be repeated
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    alias: Vec<String>,
+
+    /// Answers that are generated at a time
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = parse_slots, help_heading = "Limits")]
+    slots: usize,
+
+    /// Answers that wait for a slot; those beyond are refused
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Limits")]
+    queue: usize,
+
+    /// Memory for keys and values, as 512M or 4G [default: half of what is
+    /// free, and no more than --slots and --ctx-size can use]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
+    kv_memory: Option<u64>,
+
+    /// How keys and values are stored: f16 or f32
+    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type, help_heading = "Limits")]
+    kv_type: KvType,
+
+    /// Tokens of an answer at most [default: what the context has room for]
+    #[arg(long, value_name = "N", help_heading = "Limits")]
+    max_tokens: Option<usize>,
+
+    /// Answers to one request at most: its n, times its prompts
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Limits")]
+    max_choices: usize,
+
+    /// Bytes of a request at most, as 4M
+    #[arg(long, value_name = "SIZE", default_value = "4M", value_parser = parse_size, help_heading = "Limits")]
+    max_body: u64,
+
+    /// Seconds that running requests have to end in, after Ctrl-C or SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = parse_seconds, help_heading = "Limits")]
+    drain_timeout: f64,
+
+    #[command(flatten)]
+    profile: ProfileArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
+    let config = config(args)?;
+    args.profile.check()?;
+    let listener = listen(args, config.api_keys.is_empty())?;
+    let mut load = args.model.load.options();
+    load.kv_type = Some(args.kv_type);
+    let name = args.model.source.name();
+    let mut model = open(name, &load)?;
+    let profile = args.profile.begin(&mut model)?;
+    let positions = positions(args, &model)?;
+    let mut names = vec![own_name(name)];
+    names.extend(args.alias.iter().cloned());
+    tell(args, &names[0], &listener, &model, positions);
+    let (model, slots) = (Arc::new(model), args.slots);
+    let served = Served {
+        names,
+        tokenizer: model.tokenizer().clone(),
+        context: model.context(),
+        fingerprint: fingerprint(&model),
+        engine: Box::new(move || model.engine(slots, positions).map_err(|e| e.to_string())),
+    };
+    serve(listener, served, config, &signals.begin())?;
+    note("Ended: nothing is left to answer");
+    profile.map_or(Ok(()), Profile::finish)
+}
+
+fn config(args: &ServeArgs) -> Result<Config, Failure> {
+    for origin in &args.cors_origin {
+        if origin != "*" && !origin.contains("://") {
+            return Err(Failure::Usage(format!(
+                "--cors-origin {origin}: an origin is a scheme and a host, as https://chat.example.org"
+            )));
+        }
+    }
+    Ok(Config {
+        api_keys: keys(&args.api_key)?,
+        cors_origins: args.cors_origin.clone(),
+        max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
+        max_choices: args.max_choices.max(1),
+        max_tokens: args.max_tokens,
+        slots: args.slots,
+        queue: args.queue,
+        drain_timeout: Duration::from_secs_f64(args.drain_timeout),
+        ..Config::default()
+    })
+}
+
+/// Keys as they are, and those in files.
+fn keys(given: &[String]) -> Result<Vec<String>, Failure> {
+    let mut keys = Vec::new();
+    for key in given {
+        match key.strip_prefix('@') {
+            Some(file) => {
+                let text = std::fs::read_to_string(file);
+                let text = text
+                    .map_err(|e| Failure::Other(format!("cannot read the keys in {file}: {e}")))?;
+                let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
+                let before = keys.len();
+                keys.extend(lines.map(str::to_owned));
+                if keys.len() == before {
+                    return Err(Failure::Usage(format!(
+                        "--api-key: there is no key in {file}"
+                    )));
+                }
+            }
+            None if key.trim().is_empty() => {
+                return Err(Failure::Usage("--api-key: an empty key is none".into()))
+            }
+            None => keys.push(key.clone()),
+        }
+    }
+    Ok(keys)
+}
+
+/// Takes the port, before the model is loaded for nothing.
+fn listen(args: &ServeArgs, anonymous: bool) -> Result<TcpListener, Failure> {
+    let at = (args.host.as_str(), args.port);
+    let wrong = |e| Failure::Other(format!("cannot listen at {}:{}: {e}", args.host, args.port));
+    let addresses: Vec<_> = at.to_socket_addrs().map_err(wrong)?.collect();
+    let own = addresses.iter().all(|a| a.ip().is_loopback());
+    if anonymous && !own && !args.allow_anonymous {
+        return Err(Failure::Usage(format!(
+            "--host {} lets others in: say who by --api-key, or everybody by --allow-anonymous",
+            args.host
+        )));
+    }
+    TcpListener::bind(&addresses[..]).map_err(wrong)
+}
+
+/// Of a path the last part, without the ending; of the hub's names, all.
+fn own_name(name: &str) -> String {
+    let path = Path::new(name);
+    let file = path.canonicalize().ok();
+    let last = file.as_deref().and_then(|f| match f.is_file() {
+        true => f.file_stem(),
+        false => f.file_name(),
+    });
+    last.map_or(name.into(), |last| last.to_string_lossy().into_owned())
+}
+
+/// Changes with whatever may change the tokens for a seed.
+fn fingerprint(model: &Model) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut h = DefaultHasher::new();
+    let report = model.model().report();
+    env!("CARGO_PKG_VERSION").hash(&mut h);
+    (report.parameters, report.bytes).hash(&mut h);
+    model.model().team().isa.name().hash(&mut h);
+    format!("{:?} {:?}", model.kv_type(), model.model().spec()).hash(&mut h);
+    format!("fp_{:012x}", h.finish() >> 16)
+}
+
+/// Bytes of a block of the cache.
+fn block_bytes(spec: &Spec, kv_type: KvType) -> usize {
+    let layers = spec.layers.iter().map(|l| KvShape {
+        kv_heads: l.attention.kv_heads,
+        head_dim: l.attention.head_dim,
+        kv_type,
+    });
+    layers.map(|shape| 2 * shape.block_bytes()).sum()
+}
+
+/// Positions of the cache.
+fn positions(args: &ServeArgs, model: &Model) -> Result<usize, Failure> {
+    let block = block_bytes(model.model().spec(), model.kv_type()).max(1);
+    let useful = model
+        .context()
+        .div_ceil(KV_BLOCK)
+        .saturating_mul(args.slots);
+    let blocks = match (args.kv_memory, memory::available()) {
+        (Some(bytes), _) => (bytes / block as u64) as usize,
+        (None, Some(free)) => (free as f64 * SHARE / block as f64) as usize,
+        (None, None) => model.context().div_ceil(KV_BLOCK),
+    };
+    match blocks.min(useful) {
+        0 => Err(Failure::Usage(format!(
+            "--kv-memory: {KV_BLOCK} tokens, the least there can be, take {} KiB",
+            block.div_ceil(1024)
+        ))),
+        blocks => Ok(blocks * KV_BLOCK),
+    }
+}
+
+fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, positions: usize) {
+    let at = listener
+        .local_addr()
+        .map_or(String::new(), |a| a.to_string());
+    let cache = positions / KV_BLOCK * block_bytes(model.model().spec(), model.kv_type());
+    note(format_args!(
+        "{name} at http://{at}: a page to chat with, and OpenAI's API at http://{at}/v1"
+    ));
+    note(format_args!(
+        "{} tokens of context, {} slots, {} more may wait; {} MiB of weights, {} MiB of cache for {positions} tokens, {} threads",
+        model.context(),
+        args.slots,
+        args.queue,
+        model.model().report().bytes >> 20,
+        cache >> 20,
+        model.threads(),
+    ));
+}
+
+fn parse_kv_type(s: &str) -> Result<KvType, String> {
+    match s {
+        "f16" => Ok(KvType::F16),
+        "f32" => Ok(KvType::F32),
+        _ => Err("it is f16 or f32".into()),
+    }
+}
+
+fn parse_slots(s: &str) -> Result<usize, String> {
+    match s.parse() {
+        Ok(n @ 1..=1024) => Ok(n),
+        Ok(_) => Err("it must be from 1 to 1024".into()),
+        Err(e) => Err(format!("{e}")),
+    }
+}
+
+fn parse_seconds(s: &str) -> Result<f64, String> {
+    match s.parse() {
+        Ok(n) if (0.0..=86_400.0).contains(&n) => Ok(n),
+        _ => Err("it must be a number of seconds, a day at most".into()),
+    }
+}
+
+/// Bytes, as 1048576, 1024K, 1M or 1.5G.
+fn parse_size(s: &str) -> Result<u64, String> {
+    let s = s.trim_end_matches(['B', 'b']).trim_end_matches('i');
+    let (number, shift) = match s.char_indices().last() {
+        Some((i, 'K' | 'k')) => (&s[..i], 10),
+        Some((i, 'M' | 'm')) => (&s[..i], 20),
+        Some((i, 'G' | 'g')) => (&s[..i], 30),
+        Some((i, 'T' | 't')) => (&s[..i], 40),
+        _ => (s, 0),
+    };
+    match number.trim().parse::<f64>() {
+        Ok(n) if n > 0.0 && n < 1e9 || n > 0.0 && shift == 0 && n < 1e18 => {
+            Ok((n * (1u64 << shift) as f64) as u64)
+        }
+        _ => Err("it must be a size such as 512M or 4G".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units() {
+        for (text, bytes) in [
+            ("4M", 4 << 20),
+            ("1.5GiB", 3 << 29),
+            ("100", 100),
+            ("2kb", 2048),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "-1M", "0", "1X", "nan", "infG", "1e40"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_come_from_files_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("keys");
+        std::fs::write(&file, "one\n\n  two \n").unwrap();
+        let given = ["zero".to_owned(), format!("@{}", file.display())];
+        assert_eq!(keys(&given).unwrap(), ["zero", "one", "two"]);
+        std::fs::write(&file, "\n").unwrap();
+        assert!(keys(&given).is_err() && keys(&["@/nowhere".into()]).is_err());
+        assert!(keys(&[" ".into()]).is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! OpenAI's API over HTTP, and a chat page, for one model and many users.
+//!
+//! One thread owns the engine and does nothing but step it (`worker.rs`); a
+//! small runtime serves HTTP, and hands requests over by a channel. So this
+//! crate computes nothing: it turns JSON into the engine's requests and their
+//! updates into JSON.
+//!
+//! What holds throughout:
+//!
+//! - A field of a request is honoured, or the request is refused with a 400
+//!   that names it; the few fields that are accepted without effect are listed
+//!   in `docs/server.md`.
+//! - Every error is an object in OpenAI's shape.
+//! - Bodies, answers, waiting requests, connections and times are bounded
+//!   ([`Config`]), and a client that is gone costs no further step.
+//!
+//! ```no_run
+//! use rustml_server::{serve, Config, Served};
+//! use std::net::TcpListener;
+//! use std::sync::atomic::AtomicBool;
+//! # fn example(served: Served) -> std::io::Result<()> {
+//! let listener = TcpListener::bind("127.0.0.1:8080")?;
+//! static STOP: AtomicBool = AtomicBool::new(false);
+//! serve(listener, served, Config::default(), &STOP)
+//! # }
+//! ```
+
+#![deny(unsafe_code)]
+
+mod auth;
+mod body;
+mod chat;
+mod limits;
+mod metrics;
+mod models;
+mod prepare;
+mod serve;
+mod sse;
+#[allow(dead_code)] // More endpoints use the rest.
+mod types;
+mod worker;
+
+pub use limits::Config;
+pub use serve::serve;
+pub use worker::MakeEngine;
+
+use metrics::Metrics;
+use rustml_tokenizer::Tokenizer;
+use std::sync::atomic::AtomicBool;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+use types::ApiError;
+use worker::Worker;
+
+/// The model that is served.
+pub struct Served {
+    /// Its names, the first of which is its own.
+    pub names: Vec<String>,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Positions of a sequence.
+    pub context: usize,
+    /// Changes whenever the same request may get other tokens.
+    pub fingerprint: String,
+    /// Makes its engine.
+    pub engine: MakeEngine,
+}
+
+/// What all handlers share.
+pub(crate) struct App {
+    config: Config,
+    keys: auth::Keys,
+    names: Vec<String>,
+    tokenizer: Arc<Tokenizer>,
+    context: usize,
+    fingerprint: String,
+    created: u64,
+    metrics: Arc<Metrics>,
+    worker: Worker,
+    draining: AtomicBool,
+}
+
+impl App {
+    fn new(served: Served, config: Config) -> Result<App, String> {
+        let metrics = Arc::new(Metrics::new(config.slots));
+        let worker = Worker::start(served.engine, &config, metrics.clone())?;
+        Ok(App {
+            keys: auth::Keys::new(&config.api_keys),
+            config,
+            names: served.names,
+            tokenizer: served.tokenizer,
+            context: served.context,
+            fingerprint: served.fingerprint,
+            created: now(),
+            metrics,
+            worker,
+            draining: AtomicBool::new(false),
+        })
+    }
+
+    /// Seconds since 1970.
+    fn now(&self) -> u64 {
+        now()
+    }
+
+    /// A name for an answer that no other has.
+    fn answer_id(&self, prefix: &str) -> String {
+        format!("{prefix}{:016x}", prepare::any_number())
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| d.as_secs())
+}
+
+/// Runs what takes a while where it holds up nobody; a panic there is the end
+/// of that request alone.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(ApiError::internal("this request made the server fail")),
+    }
+}

@@ -1,0 +1,181 @@
+//! Counters for `/metrics`, in Prometheus' form, by the names of vLLM.
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
+use prometheus_client::registry::Registry;
+use std::time::Duration;
+
+/// The type of what [`Metrics::text`] returns.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Finished {
+    finished_reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Answered {
+    path: String,
+    status: u16,
+}
+
+/// All that is counted.
+pub(crate) struct Metrics {
+    registry: Registry,
+    http: Family<Answered, Counter>,
+    finished: Family<Finished, Counter>,
+    prompt_tokens: Counter,
+    generation_tokens: Counter,
+    running: Gauge,
+    waiting: Gauge,
+    to_first: Histogram,
+    per_token: Histogram,
+    queued: Histogram,
+    decode: Histogram,
+    total: Histogram,
+    slots: usize,
+}
+
+impl Metrics {
+    pub fn new(slots: usize) -> Metrics {
+        // 1 ms to 131 s, and 0.25 ms to 8 s.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
+        let per_token = Histogram::new(exponential_buckets(0.00025, 2.0, 16));
+        let mut m = Metrics {
+            registry: Registry::with_prefix("rustml"),
+            http: Family::default(),
+            finished: Family::default(),
+            prompt_tokens: Counter::default(),
+            generation_tokens: Counter::default(),
+            running: Gauge::default(),
+            waiting: Gauge::default(),
+            to_first: seconds(),
+            per_token,
+            queued: seconds(),
+            decode: seconds(),
+            total: seconds(),
+            slots,
+        };
+        m.register();
+        m
+    }
+
+    fn register(&mut self) {
+        let r = &mut self.registry;
+        r.register(
+            "http_requests",
+            "HTTP requests answered, by path and status",
+            self.http.clone(),
+        );
+        r.register(
+            "request_success",
+            "Answers that ended, by reason",
+            self.finished.clone(),
+        );
+        r.register(
+            "prompt_tokens",
+            "Tokens of prompts",
+            self.prompt_tokens.clone(),
+        );
+        r.register(
+            "generation_tokens",
+            "Tokens generated",
+            self.generation_tokens.clone(),
+        );
+        r.register(
+            "num_requests_running",
+            "Answers being generated",
+            self.running.clone(),
+        );
+        r.register(
+            "num_requests_waiting",
+            "Answers that wait for a slot",
+            self.waiting.clone(),
+        );
+        for (name, help, histogram) in [
+            (
+                "time_to_first_token_seconds",
+                "From a request's arrival to its first token",
+                &self.to_first,
+            ),
+            (
+                "time_per_output_token_seconds",
+                "Time for each token after the first",
+                &self.per_token,
+            ),
+            (
+                "request_queue_time_seconds",
+                "Time a request waited",
+                &self.queued,
+            ),
+            (
+                "request_decode_time_seconds",
+                "From the first token to the last",
+                &self.decode,
+            ),
+            (
+                "e2e_request_latency_seconds",
+                "From a request's arrival to its end",
+                &self.total,
+            ),
+        ] {
+            r.register(name, help, histogram.clone());
+        }
+    }
+
+    /// An HTTP request was answered.
+    pub fn answered(&self, path: &str, status: u16) {
+        let path = path.to_owned();
+        self.http.get_or_create(&Answered { path, status }).inc();
+    }
+
+    /// A job is over.
+    pub fn job(&self, prompt: usize, generated: usize, reasons: &[&'static str]) {
+        self.prompt_tokens.inc_by(prompt as u64);
+        self.generation_tokens.inc_by(generated as u64);
+        for &finished_reason in reasons {
+            self.finished
+                .get_or_create(&Finished { finished_reason })
+                .inc();
+        }
+    }
+
+    /// How long a job took, and what of it.
+    pub fn times(
+        &self,
+        total: Duration,
+        queued: Duration,
+        to_first: Option<Duration>,
+        decode: Duration,
+        generated: usize,
+    ) {
+        self.total.observe(total.as_secs_f64());
+        self.queued.observe(queued.as_secs_f64());
+        if let Some(to_first) = to_first {
+            self.to_first.observe(to_first.as_secs_f64());
+            self.decode.observe(decode.as_secs_f64());
+        }
+        if generated > 1 {
+            self.per_token
+                .observe(decode.as_secs_f64() / (generated - 1) as f64);
+        }
+    }
+
+    /// Answers in the engine.
+    pub fn in_engine(&self, all: usize) {
+        let running = all.min(self.slots);
+        self.running.set(running as i64);
+        self.waiting.set((all - running) as i64);
+    }
+
+    /// All of it as text.
+    pub fn text(&self) -> Result<String, std::fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}

@@ -1,0 +1,70 @@
+//! What is served, and how it is: `/v1/models`, `/health`, `/ready`,
+//! `/metrics`.
+
+use crate::types::{ApiError, ModelCard, ModelList};
+use crate::{metrics, App};
+use axum::extract::{Path, State};
+use axum::http::header;
+use axum::response::{Html, IntoResponse, Response};
+use axum::Json;
+use serde_json::{json, Value};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+impl App {
+    fn card(&self, id: &str) -> ModelCard {
+        ModelCard {
+            id: id.into(),
+            object: "model",
+            created: self.created,
+            owned_by: "rustml",
+            max_model_len: self.context,
+        }
+    }
+}
+
+/// All models.
+pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
+    let data = app.names.iter().map(|name| app.card(name)).collect();
+    Json(ModelList {
+        object: "list",
+        data,
+    })
+}
+
+/// One of them. Names may have slashes.
+pub(crate) async fn one(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelCard>, ApiError> {
+    let name = app.model(Some(&id))?;
+    Ok(Json(app.card(&name)))
+}
+
+/// The process is there.
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// The model is loaded, its engine steps, and new requests are welcome.
+pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
+    match () {
+        () if app.draining.load(Ordering::SeqCst) => {
+            Err(ApiError::unavailable("the server is ending"))
+        }
+        () if !app.worker.is_alive() => Err(ApiError::unavailable("the engine does not step")),
+        () => Ok(Json(json!({"status": "ready"}))),
+    }
+}
+
+/// Counters.
+pub(crate) async fn counters(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    let text = app.metrics.text();
+    let text = text.map_err(|_| ApiError::internal("cannot write the metrics"))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// The chat page.
+pub(crate) async fn page() -> Html<&'static str> {
+    Html(include_str!("page/index.html"))
+}

@@ -1,0 +1,464 @@
+//! The thread that owns the engine.
+//!
+//! It takes messages, steps, and sends each request what the step brought for
+//! it; when nothing is left to compute, it sleeps until a message comes. A
+//! client that has gone away is a message like any other.
+
+use crate::limits::Config;
+use crate::metrics::Metrics;
+use crate::types::ApiError;
+use axum::http::StatusCode;
+use rustml_engine::{Engine, Finish, Refusal, Request, RequestId, Timings, Update};
+use std::collections::HashMap;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{mpsc as queue, Arc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+
+/// Makes the engine, in the thread that will own it; again, should it ever
+/// have to be replaced.
+pub type MakeEngine = Box<dyn FnMut() -> Result<Engine, String> + Send>;
+
+/// A step that takes longer than this is taken for stuck.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// What a step brought for one of a job's answers, or why that job is over.
+pub(crate) enum Event {
+    /// For the answer of that index.
+    Update(usize, Update),
+    /// The engine is broken, and with it all that it was at.
+    Failed,
+}
+
+enum Message {
+    Submit(Job),
+    Cancel(u64),
+    CancelAll,
+    Stop,
+}
+
+struct Job {
+    key: u64,
+    /// For the log: `chat` or `completions`.
+    kind: &'static str,
+    requests: Vec<Request>,
+    accepted: oneshot::Sender<Result<(), ApiError>>,
+    events: mpsc::Sender<Event>,
+    sent: Instant,
+}
+
+/// The handle to the thread.
+pub(crate) struct Worker {
+    to: queue::Sender<Message>,
+    shared: Arc<Shared>,
+    backlog: usize,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    next: AtomicU64,
+    /// Jobs that are not over, including those whose answers are still being
+    /// sent.
+    open: AtomicUsize,
+    idle: AtomicBool,
+    /// Milliseconds from `Worker`'s start to the latest sign of life.
+    alive: AtomicU64,
+    started: std::sync::OnceLock<Instant>,
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        let elapsed = self.started.get_or_init(Instant::now).elapsed();
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Worker {
+    /// Starts the thread, and with it the engine.
+    pub fn start(
+        mut make: MakeEngine,
+        config: &Config,
+        metrics: Arc<Metrics>,
+    ) -> Result<Worker, String> {
+        let (to, from) = queue::channel();
+        let (made, is_made) = queue::sync_channel(1);
+        let shared = Arc::new(Shared::default());
+        let most = config.slots.saturating_add(config.queue);
+        let mine = shared.clone();
+        let body = move || {
+            let engine = match make() {
+                Ok(engine) => engine,
+                Err(e) => return drop(made.send(Err(e))),
+            };
+            let _ = made.send(Ok(()));
+            Loop {
+                engine,
+                make,
+                from,
+                shared: mine,
+                metrics,
+                most,
+                jobs: HashMap::new(),
+                owners: HashMap::new(),
+            }
+            .run();
+        };
+        let thread = std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(body)
+            .map_err(|e| format!("cannot start the engine's thread: {e}"))?;
+        let dead = |_| "the engine could not be made".to_owned();
+        is_made.recv().map_err(dead)??;
+        Ok(Worker {
+            to,
+            shared,
+            backlog: config.backlog,
+            thread: Some(thread),
+        })
+    }
+
+    /// Submits requests that belong together: all of them run, or none.
+    pub async fn submit(
+        &self,
+        kind: &'static str,
+        requests: Vec<Request>,
+    ) -> Result<Running, ApiError> {
+        let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
+        let (events, receiver) = mpsc::channel(self.backlog);
+        let (accepted, is_accepted) = oneshot::channel();
+        let job = Job {
+            key,
+            kind,
+            requests,
+            accepted,
+            events,
+            sent: Instant::now(),
+        };
+        self.shared.open.fetch_add(1, Ordering::SeqCst);
+        // From here on, dropping it cancels.
+        let running = Running {
+            key,
+            to: self.to.clone(),
+            shared: self.shared.clone(),
+            events: receiver,
+        };
+        let gone = || ApiError::unavailable("the server is ending");
+        self.to.send(Message::Submit(job)).map_err(|_| gone())?;
+        is_accepted.await.map_err(|_| gone())??;
+        Ok(running)
+    }
+
+    /// Jobs that are not over.
+    pub fn open(&self) -> usize {
+        self.shared.open.load(Ordering::SeqCst)
+    }
+
+    /// Ends all jobs.
+    pub fn cancel_all(&self) {
+        let _ = self.to.send(Message::CancelAll);
+    }
+
+    /// Whether the thread is stepping, or ready to.
+    pub fn is_alive(&self) -> bool {
+        let thread = self.thread.as_ref().is_some_and(|t| !t.is_finished());
+        let quiet = self.shared.now()
+            - self
+                .shared
+                .alive
+                .load(Ordering::Relaxed)
+                .min(self.shared.now());
+        thread && (self.shared.idle.load(Ordering::Relaxed) || quiet < STUCK.as_millis() as u64)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.to.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A job that was accepted. Dropped, it is cancelled.
+pub(crate) struct Running {
+    key: u64,
+    to: queue::Sender<Message>,
+    shared: Arc<Shared>,
+    events: mpsc::Receiver<Event>,
+}
+
+impl Running {
+    /// What comes next; `None` if the client was too slow and its job is
+    /// cancelled, or nothing more will come.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.to.send(Message::Cancel(self.key));
+        self.shared.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A job in the engine.
+struct Active {
+    kind: &'static str,
+    events: mpsc::Sender<Event>,
+    /// What the engine calls its requests; `None` once they are over.
+    ids: Vec<Option<RequestId>>,
+    sent: Instant,
+    first: Option<Instant>,
+    log: Log,
+}
+
+/// What the log and the metrics are told of a job.
+#[derive(Default)]
+struct Log {
+    prompt: usize,
+    generated: usize,
+    prefill: Duration,
+    decode: Duration,
+    reasons: Vec<&'static str>,
+}
+
+struct Loop {
+    engine: Engine,
+    make: MakeEngine,
+    from: queue::Receiver<Message>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    /// Answers that may run and wait together.
+    most: usize,
+    jobs: HashMap<u64, Active>,
+    /// Of the engine's requests: job, and index of the answer.
+    owners: HashMap<RequestId, (u64, usize)>,
+}
+
+impl Loop {
+    fn run(mut self) {
+        while self.take_messages() {
+            let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step()));
+            match stepped {
+                Ok(updates) => updates.into_iter().for_each(|u| self.deliver(u)),
+                Err(_) => {
+                    if !self.replace() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes all messages there are, and waits for one if there is nothing
+    /// else to do; whether to go on.
+    fn take_messages(&mut self) -> bool {
+        loop {
+            self.shared
+                .alive
+                .store(self.shared.now(), Ordering::Relaxed);
+            let message = if self.engine.is_idle() {
+                self.shared.idle.store(true, Ordering::Relaxed);
+                let message = self.from.recv().ok();
+                self.shared
+                    .alive
+                    .store(self.shared.now(), Ordering::Relaxed);
+                self.shared.idle.store(false, Ordering::Relaxed);
+                message
+            } else {
+                match self.from.try_recv() {
+                    Err(queue::TryRecvError::Empty) => return true,
+                    other => other.ok(),
+                }
+            };
+            match message {
+                Some(Message::Submit(job)) => self.submit(job),
+                Some(Message::Cancel(key)) => self.cancel(key),
+                Some(Message::CancelAll) => {
+                    let updates = self.engine.cancel_all(Finish::Cancelled);
+                    updates.into_iter().for_each(|u| self.deliver(u));
+                }
+                Some(Message::Stop) | None => {
+                    self.engine.cancel_all(Finish::Cancelled);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, job: Job) {
+        if job.accepted.is_closed() {
+            return; // Its client left before it began.
+        }
+        match self.admit(&job.requests) {
+            Ok(ids) => {
+                for (i, &id) in ids.iter().enumerate() {
+                    self.owners.insert(id, (job.key, i));
+                }
+                let active = Active {
+                    kind: job.kind,
+                    events: job.events,
+                    log: Log {
+                        prompt: job.requests.iter().map(|r| r.prompt.len()).sum(),
+                        ..Log::default()
+                    },
+                    ids: ids.into_iter().map(Some).collect(),
+                    sent: job.sent,
+                    first: None,
+                };
+                self.jobs.insert(job.key, active);
+                let _ = job.accepted.send(Ok(()));
+            }
+            Err(e) => drop(job.accepted.send(Err(e))),
+        }
+        self.count();
+    }
+
+    fn admit(&mut self, requests: &[Request]) -> Result<Vec<RequestId>, ApiError> {
+        if self.owners.len() + requests.len() > self.most {
+            let busy = "the server is busy: its queue is full; try again later";
+            let mut e = ApiError::new(StatusCode::TOO_MANY_REQUESTS, busy).code("queue_full");
+            e.retry_after = Some(1);
+            return Err(e);
+        }
+        let mut ids = Vec::new();
+        for request in requests {
+            let engine = &mut self.engine;
+            let submit = AssertUnwindSafe(|| engine.submit(request.clone(), None));
+            let done = match catch_unwind(submit) {
+                Ok(done) => done.map_err(refused),
+                Err(_) => Err(ApiError::internal("the request made the engine fail")),
+            };
+            match done {
+                Ok(id) => ids.push(id),
+                Err(e) => {
+                    for id in ids {
+                        self.engine.cancel(id, Finish::Cancelled);
+                    }
+                    return Err(e);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Ends a job whose client is gone, or finds nothing left of it.
+    fn cancel(&mut self, key: u64) {
+        let Some(mut active) = self.jobs.remove(&key) else {
+            return;
+        };
+        for id in active.ids.iter_mut().filter_map(Option::take) {
+            self.owners.remove(&id);
+            let update = self.engine.cancel(id, Finish::Cancelled);
+            if let Some((why, timings)) = update.and_then(|u| u.finish) {
+                active.log.add(why, &timings);
+            }
+        }
+        self.close(&active);
+    }
+
+    fn deliver(&mut self, update: Update) {
+        let Some(&(key, i)) = self.owners.get(&update.id) else {
+            return;
+        };
+        let Some(active) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        if update.token.is_some() {
+            active.first.get_or_insert_with(Instant::now);
+            active.log.generated += 1;
+        }
+        if let Some((why, timings)) = &update.finish {
+            active.log.add(*why, timings);
+            active.ids[i] = None;
+            self.owners.remove(&update.id);
+        }
+        let sent = active.events.try_send(Event::Update(i, update));
+        let over = active.ids.iter().all(Option::is_none);
+        if over {
+            if let Some(active) = self.jobs.remove(&key) {
+                self.close(&active);
+            }
+        } else if sent.is_err() {
+            // It does not read; what it was to get is lost with its channel.
+            self.cancel(key);
+        }
+    }
+
+    /// After a panic nobody knows what state the engine is in: everybody is
+    /// told so, and another one takes its place.
+    fn replace(&mut self) -> bool {
+        self.owners.clear();
+        for (_, mut active) in std::mem::take(&mut self.jobs) {
+            active.log.reasons.push("failed");
+            let _ = active.events.try_send(Event::Failed);
+            self.close(&active);
+        }
+        match (self.make)() {
+            Ok(engine) => {
+                tracing::error!(target: "rustml_server", "the engine failed and was replaced");
+                self.engine = engine;
+                true
+            }
+            Err(e) => {
+                tracing::error!(target: "rustml_server", "the engine failed and cannot be replaced: {e}");
+                false
+            }
+        }
+    }
+
+    fn close(&self, active: &Active) {
+        self.count();
+        let log = &active.log;
+        let total = active.sent.elapsed();
+        let to_first = active.first.map(|at| at - active.sent);
+        let queued = to_first.unwrap_or(total).saturating_sub(log.prefill);
+        self.metrics.job(log.prompt, log.generated, &log.reasons);
+        self.metrics
+            .times(total, queued, to_first, log.decode, log.generated);
+        tracing::info!(
+            target: "rustml_server::request",
+            kind = active.kind,
+            answers = active.ids.len(),
+            prompt_tokens = log.prompt,
+            tokens = log.generated,
+            queue_ms = ms(queued),
+            prefill_ms = ms(log.prefill),
+            decode_ms = ms(log.decode),
+            total_ms = ms(total),
+            finish = log.reasons.join(","),
+        );
+    }
+
+    fn count(&self) {
+        self.metrics.in_engine(self.owners.len());
+    }
+}
+
+impl Log {
+    fn add(&mut self, why: Finish, timings: &Timings) {
+        self.prefill = self.prefill.max(timings.prompt);
+        self.decode = self.decode.max(timings.decode);
+        self.reasons.push(why.name());
+    }
+}
+
+fn ms(d: Duration) -> f64 {
+    (d.as_secs_f64() * 1e4).round() / 10.0
+}
+
+/// A refusal as HTTP says it.
+fn refused(refusal: Refusal) -> ApiError {
+    let e = ApiError::bad(refusal.to_string());
+    match refusal {
+        Refusal::PromptTooLong { .. } | Refusal::CacheTooSmall { .. } => {
+            e.code("context_length_exceeded")
+        }
+        _ => e,
+    }
+}
