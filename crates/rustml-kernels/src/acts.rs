@@ -47,6 +47,12 @@ const CORRECTIONS: [Correction; 7] = [
 ];
 
 impl Correction {
+    /// Inputs of a sum.
+    const fn sub(self) -> usize {
+        let (Correction::Integer { sub, .. } | Correction::Float { sub }) = self;
+        sub
+    }
+
     /// Index among the buffers of [`Acts`].
     pub const fn index(self) -> usize {
         let mut i = 0;
@@ -238,62 +244,108 @@ impl RowWriter<'_> {
             return;
         }
         let blocks = self.cols / BLOCK;
-        for b in 0..blocks {
-            let codes = self.codes.add(row0 * self.cols + (b * n + lane) * BLOCK);
-            let scale = quantize_block(s, x.as_ptr().add(b * BLOCK), codes);
-            *self.scales.add(row0 * blocks + b * n + lane) = scale;
-            let codes = std::slice::from_raw_parts(codes, BLOCK);
-            let mut sums = [0i32; 2];
-            for i in 0..16 {
-                sums[0] += i32::from(codes[i]);
-                sums[1] += i32::from(codes[16 + i]);
+        for first in (0..blocks).step_by(GROUP) {
+            let count = (blocks - first).min(GROUP);
+            let group = quantize::<S>(s, x.as_ptr().add(first * BLOCK), count, |i| {
+                let at = row0 * self.cols + ((first + i) * n + lane) * BLOCK;
+                self.codes.add(at)
+            });
+            let scales = self.scales.add(row0 * blocks + first * n + lane);
+            for (i, scale) in group.scales[..count].iter().enumerate() {
+                *scales.add(i * n) = *scale;
             }
             for (c, correction) in CORRECTIONS.iter().enumerate() {
-                if !self.forms.has_correction(c) {
-                    continue;
-                }
-                let value = |sum: i32| match correction {
-                    Correction::Integer { zero, .. } => (-zero * sum) as u32,
-                    Correction::Float { .. } => (scale * sum as f32).to_bits(),
-                };
-                let (Correction::Integer { sub, .. } | Correction::Float { sub }) = *correction;
-                if sub == 32 {
-                    let to = self.sums[c].add(row0 * blocks);
-                    *to.add(b * n + lane) = value(sums[0] + sums[1]);
-                } else {
-                    let to = self.sums[c].add(row0 * blocks * 2);
-                    *to.add(2 * b * n + lane) = value(sums[0]);
-                    *to.add((2 * b + 1) * n + lane) = value(sums[1]);
+                if self.forms.has_correction(c) {
+                    let subs = BLOCK / correction.sub();
+                    let to = self.sums[c].add((row0 * blocks + first * n) * subs + lane);
+                    group.correct(*correction, count, to, n);
                 }
             }
         }
     }
 }
 
-/// Quantises 32 values to codes in -127..=127; returns the scale.
+/// Blocks quantised together: the largest values of so many are found at once.
+const GROUP: usize = 16;
+
+/// What quantising some blocks gave, apart from the codes.
+struct Group {
+    scales: [f32; GROUP],
+    /// Of the codes of each half of a block.
+    sums: [[i32; GROUP]; 2],
+}
+
+impl Group {
+    /// Writes the correction of the first `count` blocks, every `stride` values.
+    ///
+    /// # Safety
+    /// They are writable at `to`, and nobody else uses them.
+    #[inline(always)]
+    unsafe fn correct(&self, c: Correction, count: usize, to: *mut u32, stride: usize) {
+        let [low, high] = self.sums;
+        let value = |scale: f32, sum: i32| match c {
+            // Sums of codes that mean nothing may be anything.
+            Correction::Integer { zero, .. } => (-zero).wrapping_mul(sum) as u32,
+            Correction::Float { .. } => (scale * sum as f32).to_bits(),
+        };
+        for i in 0..count {
+            let scale = self.scales[i];
+            if c.sub() == BLOCK {
+                *to.add(i * stride) = value(scale, low[i].wrapping_add(high[i]));
+            } else {
+                *to.add(2 * i * stride) = value(scale, low[i]);
+                *to.add((2 * i + 1) * stride) = value(scale, high[i]);
+            }
+        }
+    }
+}
+
+/// Quantises `count` blocks of 32 values to codes in -127..=127, written where
+/// `codes` says for each block.
 ///
 /// Where a value is infinite or NaN the scale is NaN, so that every product of
 /// the block says so; the codes then mean nothing.
 ///
 /// # Safety
-/// `x` is readable and `codes` writable for 32 values.
+/// `x` is readable for `count` blocks, at most [`GROUP`], and the codes are
+/// writable.
 #[inline(always)]
-unsafe fn quantize_block<S: Simd>(s: S, x: *const f32, codes: *mut i8) -> f32 {
-    let (mut m, mut odd) = (s.splat(0.0), s.splat(0.0));
-    for i in (0..BLOCK).step_by(S::LANES) {
-        let v = s.load(x.add(i));
-        m = s.max(m, s.abs(v));
-        odd = s.add(odd, s.sub(v, v)); // 0, or NaN where v is not finite
+unsafe fn quantize<S: Simd>(
+    s: S,
+    x: *const f32,
+    count: usize,
+    codes: impl Fn(usize) -> *mut i8,
+) -> Group {
+    let zero = s.splat_i32(0);
+    // Without their sign, floats are ordered as their bits are; infinity and
+    // NaN come last.
+    let unsigned = s.splat_i32(i32::MAX);
+    let mut largest = [zero; GROUP];
+    for (i, m) in largest[..count].iter_mut().enumerate() {
+        for j in (0..BLOCK).step_by(S::LANES) {
+            let v = s.load_i(x.add(i * BLOCK + j).cast());
+            *m = s.max_i32(*m, s.and(v, unsigned));
+        }
     }
-    let scale = s.reduce_max(m) / 127.0 + s.reduce_add(odd);
+    let largest = s.max_each(&largest).map(|bits| f32::from_bits(bits as u32));
+    // The difference is 0, or NaN.
+    let scales = largest.map(|m| m / 127.0 + (m - m));
     // The inverse of a scale that is subnormal, or none, may not be finite.
-    let inverse = if scale.is_normal() { 1.0 / scale } else { 0.0 };
-    let inverse = s.splat(inverse);
-    for i in (0..BLOCK).step_by(S::LANES) {
-        let v = s.mul(s.load(x.add(i)), inverse);
-        s.store_i8(codes.add(i), s.round_i32(v));
+    let inverse = scales.map(|scale| if scale.is_normal() { 1.0 / scale } else { 0.0 });
+    let mut sums = [[zero; GROUP]; 2];
+    for i in 0..count {
+        let (codes, inverse) = (codes(i), s.splat(inverse[i]));
+        for (half, sums) in sums.iter_mut().enumerate() {
+            for j in (half * 16..half * 16 + 16).step_by(S::LANES) {
+                let v = s.mul(s.load(x.add(i * BLOCK + j)), inverse);
+                let v = s.round_i32(v);
+                s.store_i8(codes.add(j), v);
+                sums[i] = s.add_i32(sums[i], v);
+            }
+        }
     }
-    scale
+    let sums = [s.sum_each(&sums[0]), s.sum_each(&sums[1])];
+    Group { scales, sums }
 }
 
 #[cfg(test)]

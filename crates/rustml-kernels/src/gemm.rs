@@ -4,7 +4,7 @@
 //! accumulator; so its bits depend neither on the number of rows computed
 //! together nor on the number of threads.
 
-use crate::acts::{tiles, Acts, Correction};
+use crate::acts::{tiles, Acts, Correction, MAX_TILE};
 use crate::formats::with_format;
 use crate::panel::codes::{Codes, BLOCK, GROUPS};
 use crate::panel::scales::Scales;
@@ -84,34 +84,79 @@ pub(crate) fn panel_fn(dtype: DType, isa: Isa) -> PanelFn {
     }
 }
 
+/// Rows up to which each panel is taken through all tiles before the next one:
+/// weights are then read once from memory, and fetched ahead of their use. With
+/// more rows the arithmetic takes longer than the memory, and results are better
+/// written in the order in which they lie.
+const FEW_ROWS: usize = 32;
+
+/// Which blocks of weights a tile fetches for the panels after its own: those of
+/// a step have shares, so that the requests are spread over its time.
+#[derive(Clone, Copy)]
+struct Fetch {
+    /// Of so many blocks one.
+    every: usize,
+    /// The first of them.
+    first: usize,
+}
+
+impl Fetch {
+    const ALL: Fetch = Fetch { every: 1, first: 0 };
+    const NONE: Fetch = Fetch {
+        every: usize::MAX,
+        first: usize::MAX,
+    };
+}
+
 /// Runs a tile function for every tile of the activations and every panel, as
 /// many panels at a time as `$at_once` says for the tile's rows.
 macro_rules! for_tiles {
-    ($s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {
-        for (row0, n) in tiles($acts.rows()) {
-            match n {
-                8 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 8, $at_once),
-                4 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 4, $at_once),
-                2 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 2, $at_once),
-                _ => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, row0, 1, $at_once),
+    ($s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
+        let rows = $acts.rows();
+        if rows > MAX_TILE && rows <= FEW_ROWS {
+            // As many as the smallest tile takes at once.
+            let step = const { $at_once(S::LANES, 1) };
+            let count = tiles(rows).count();
+            let mut from = $panels.start;
+            while from < $panels.end {
+                let to = (from + step).min($panels.end);
+                for (first, (row0, n)) in tiles(rows).enumerate() {
+                    let fetch = Fetch { every: count, first };
+                    for_tiles!(@rows $s, $p, $acts, (from..to), $tile, $f, row0, n, $at_once, fetch);
+                }
+                from = to;
+            }
+        } else {
+            let few = rows <= MAX_TILE;
+            let fetch = if few { Fetch::ALL } else { Fetch::NONE };
+            for (row0, n) in tiles(rows) {
+                for_tiles!(@rows $s, $p, $acts, $panels, $tile, $f, row0, n, $at_once, fetch);
             }
         }
+    }};
+    (@rows $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr) => {
+        match $n {
+            8 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 8, $at_once, $fetch),
+            4 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 4, $at_once, $fetch),
+            2 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 2, $at_once, $fetch),
+            _ => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 1, $at_once, $fetch),
+        }
     };
-    (@ $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident) => {{
+    (@ $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr) => {{
         let mut panel = $panels.start;
         match const { $at_once(S::LANES, $n) } {
             4 => while panel + 4 <= $panels.end {
-                $tile::<S, $f, $n, 4>($s, $p, $acts, panel, $row0);
+                $tile::<S, $f, $n, 4>($s, $p, $acts, panel, $row0, $fetch);
                 panel += 4;
             },
             2 => while panel + 2 <= $panels.end {
-                $tile::<S, $f, $n, 2>($s, $p, $acts, panel, $row0);
+                $tile::<S, $f, $n, 2>($s, $p, $acts, panel, $row0, $fetch);
                 panel += 2;
             },
             _ => {}
         }
         while panel < $panels.end {
-            $tile::<S, $f, $n, 1>($s, $p, $acts, panel, $row0);
+            $tile::<S, $f, $n, 1>($s, $p, $acts, panel, $row0, $fetch);
             panel += 1;
         }
     }};
@@ -169,6 +214,7 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
     acts: &Acts,
     panel: usize,
     row0: usize,
+    fetch: Fetch,
 ) {
     let shape = p.weights.shape();
     let blocks = acts.cols() / BLOCK;
@@ -184,7 +230,12 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
     let code_bytes = const { F::Codes::ROW_BYTES * S::LANES };
     let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes);
     let mut acc = [[s.splat(0.0); N]; P];
+    let mut fetched = fetch.first;
     for b in 0..blocks {
+        let fetches = N <= 2 || b == fetched;
+        if fetches && N > 2 {
+            fetched += fetch.every;
+        }
         let a = a.add(b * N * BLOCK);
         let mut codes = [first; P];
         let mut scales = [first; P];
@@ -192,7 +243,7 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
             let panel = first.add(i * shape.stride);
             codes[i] = panel.add(shape.scale_bytes + b * code_bytes);
             scales[i] = panel.add(b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES);
-            if N <= PREFETCH_ROWS {
+            if fetches {
                 for line in (0..code_bytes).step_by(LINE) {
                     s.prefetch(codes[i].wrapping_add(codes_ahead + line));
                 }
@@ -240,10 +291,6 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
         finish(s, p, panel + i, row0, acc);
     }
 }
-
-/// Rows up to which weights are fetched ahead of their use: with more, the
-/// arithmetic takes longer than the memory.
-const PREFETCH_ROWS: usize = 2;
 
 /// How far ahead of their use codes and scales are fetched, in bytes. A panel
 /// is several short streams, which the processor's own prefetching finds late;
@@ -358,6 +405,7 @@ unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize>(
     acts: &Acts,
     panel: usize,
     row0: usize,
+    _fetch: Fetch,
 ) {
     let stride = p.weights.shape().stride;
     let w = p.weights.data().as_ptr().add(panel * stride);

@@ -155,6 +155,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn store_i8(self, p: *mut i8, v: Self::I);
     /// Lane-wise 32-bit `a + b`.
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger of each pair of signed lanes.
+    fn max_i32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The sum of each vector's lanes, which wraps.
+    #[inline(always)]
+    fn sum_each(self, v: &[Self::I; 16]) -> [i32; 16] {
+        each(self, v, i32::wrapping_add)
+    }
+    /// The largest of each vector's signed lanes.
+    #[inline(always)]
+    fn max_each(self, v: &[Self::I; 16]) -> [i32; 16] {
+        each(self, v, i32::max)
+    }
     /// Bitwise and.
     fn and(self, a: Self::I, b: Self::I) -> Self::I;
     /// Bitwise or.
@@ -170,4 +182,18 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The same for signed codes stored with [`Simd::I8_BIAS`] added; the sum
     /// is that of the biased codes.
     fn dot_i8(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I;
+}
+
+/// Folds the lanes of each vector.
+#[inline(always)]
+fn each<S: Simd>(s: S, v: &[S::I; 16], f: impl Fn(i32, i32) -> i32) -> [i32; 16] {
+    let mut out = [0; 16];
+    for (out, v) in out.iter_mut().zip(v) {
+        let mut lanes = [0i32; 16]; // the widest vector
+                                    // SAFETY: room for every vector.
+        unsafe { s.store_i(lanes.as_mut_ptr().cast(), *v) };
+        let (first, rest) = (lanes[0], &lanes[1..S::LANES]);
+        *out = rest.iter().fold(first, |a, &b| f(a, b));
+    }
+    out
 }

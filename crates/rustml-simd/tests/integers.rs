@@ -12,6 +12,7 @@ const BYTES: usize = 4 * WIDEST;
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Add,
+    Max,
     And,
     Or,
 }
@@ -26,6 +27,7 @@ kernel!(
                 let y = s.load_i(b[i..].as_ptr().cast());
                 let r = match op {
                     Op::Add => s.add_i32(x, y),
+                    Op::Max => s.max_i32(x, y),
                     Op::And => s.and(x, y),
                     Op::Or => s.or(x, y),
                 };
@@ -51,8 +53,34 @@ fn sums_wrap_and_bits_combine() {
         for i in 0..a.len() {
             let (x, y) = (a[i], b[i]);
             assert_eq!(apply(isa, Op::Add, &a, &b)[i], x.wrapping_add(y), "{isa:?}");
+            assert_eq!(apply(isa, Op::Max, &a, &b)[i], x.max(y), "{isa:?}");
             assert_eq!(apply(isa, Op::And, &a, &b)[i], x & y, "{isa:?}");
             assert_eq!(apply(isa, Op::Or, &a, &b)[i], x | y, "{isa:?}");
+        }
+    }
+}
+
+kernel!(
+    /// The sum and the largest of the lanes of 16 vectors that follow each other.
+    fn fold<S>(s, a: &'a [i32]) -> [[i32; 16]; 2] {
+        let mut v = [s.splat_i32(0); 16];
+        for (i, v) in v.iter_mut().enumerate() {
+            // SAFETY: callers give 16 of the widest vectors.
+            *v = unsafe { s.load_i(a[i * S::LANES..].as_ptr().cast()) };
+        }
+        [s.sum_each(&v), s.max_each(&v)]
+    }
+);
+
+#[test]
+fn lanes_of_sixteen_vectors_are_folded_each_for_itself() {
+    let a = integers(5);
+    for isa in Isa::available() {
+        let [sums, largest] = fold(isa, &a[..16 * WIDEST]);
+        for (i, v) in a.chunks(isa.lanes()).take(16).enumerate() {
+            let sum = v.iter().fold(0, |a: i32, &b| a.wrapping_add(b));
+            assert_eq!(sums[i], sum, "{isa:?} vector {i}");
+            assert_eq!(Some(&largest[i]), v.iter().max(), "{isa:?} vector {i}");
         }
     }
 }

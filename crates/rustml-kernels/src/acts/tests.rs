@@ -75,7 +75,7 @@ fn tiles_cover_rows_once_and_in_order() {
 fn every_form_of_every_row_lies_where_products_read_it() {
     for isa in Isa::available() {
         for rows in (0..=20).chain([33, 47]) {
-            for cols in [32, 64, 160] {
+            for cols in [32, 64, 160, 512, 1088] {
                 let x = values(rows * cols);
                 let mut acts = stale(rows + 2, cols + 32, all_forms());
                 acts.begin(rows, cols, all_forms());

@@ -21,6 +21,25 @@ fn maddubs_dot(acc: __m256i, codes: __m256i, a: __m256i) -> __m256i {
     _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }
 
+/// Folds the lanes of 16 vectors into two vectors: pairs of vectors are folded
+/// into one that holds both, until eight are in one.
+macro_rules! fold_each {
+    ($v:expr, $f:ident) => {{
+        let mut quarters = [_mm256_setzero_si256(); 4];
+        for (i, q) in quarters.iter_mut().enumerate() {
+            let (a, b, c, d) = ($v[4 * i], $v[4 * i + 1], $v[4 * i + 2], $v[4 * i + 3]);
+            let ab = $f(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let cd = $f(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            // Both halves of the vector now have a, b, c, d of their own lanes.
+            *q = $f(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+        }
+        let [a, b, c, d] = quarters;
+        let low = _mm256_permute2x128_si256::<0x20>;
+        let high = _mm256_permute2x128_si256::<0x31>;
+        [$f(low(a, b), high(a, b)), $f(low(c, d), high(c, d))]
+    }};
+}
+
 macro_rules! avx2_token {
     ($token:ident, $features:literal, $bias:literal, $dot_u7:expr, $dot_i8:expr) => {
         // In every method: the token proves that the CPU has the features.
@@ -166,6 +185,20 @@ macro_rules! avx2_token {
             #[inline(always)]
             fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
                 unsafe { _mm256_add_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn max_i32(self, a: Self::I, b: Self::I) -> Self::I {
+                unsafe { _mm256_max_epi32(a, b) }
+            }
+            #[inline(always)]
+            fn sum_each(self, v: &[Self::I; 16]) -> [i32; 16] {
+                let sums = unsafe { fold_each!(v, _mm256_add_epi32) };
+                unsafe { std::mem::transmute::<[__m256i; 2], [i32; 16]>(sums) }
+            }
+            #[inline(always)]
+            fn max_each(self, v: &[Self::I; 16]) -> [i32; 16] {
+                let largest = unsafe { fold_each!(v, _mm256_max_epi32) };
+                unsafe { std::mem::transmute::<[__m256i; 2], [i32; 16]>(largest) }
             }
             #[inline(always)]
             fn and(self, a: Self::I, b: Self::I) -> Self::I {

@@ -7,6 +7,26 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy, Debug)]
 pub struct Avx512(());
 
+/// Folds the lanes of 16 vectors into one vector, all of them together: pairs
+/// of vectors are folded into one that holds both, until one is left.
+macro_rules! fold_each {
+    ($v:expr, $f:ident) => {{
+        let mut quarters = [_mm512_setzero_si512(); 4];
+        for (i, q) in quarters.iter_mut().enumerate() {
+            let (a, b, c, d) = ($v[4 * i], $v[4 * i + 1], $v[4 * i + 2], $v[4 * i + 3]);
+            let ab = $f(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+            let cd = $f(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+            // Every quarter of the vector now has a, b, c, d of its own lanes.
+            *q = $f(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+        }
+        let [a, b, c, d] = quarters;
+        let even = _mm512_shuffle_i32x4::<0b10_00_10_00>;
+        let odd = _mm512_shuffle_i32x4::<0b11_01_11_01>;
+        let (ab, cd) = ($f(even(a, b), odd(a, b)), $f(even(c, d), odd(c, d)));
+        $f(even(ab, cd), odd(ab, cd))
+    }};
+}
+
 // In every method: the token proves that the CPU has the features.
 #[allow(clippy::undocumented_unsafe_blocks)]
 // SAFETY: the token is only made by `assume`.
@@ -140,6 +160,20 @@ unsafe impl Simd for Avx512 {
     #[inline(always)]
     fn add_i32(self, a: Self::I, b: Self::I) -> Self::I {
         unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn max_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn sum_each(self, v: &[Self::I; 16]) -> [i32; 16] {
+        let sums = unsafe { fold_each!(v, _mm512_add_epi32) };
+        unsafe { std::mem::transmute::<__m512i, [i32; 16]>(sums) }
+    }
+    #[inline(always)]
+    fn max_each(self, v: &[Self::I; 16]) -> [i32; 16] {
+        let largest = unsafe { fold_each!(v, _mm512_max_epi32) };
+        unsafe { std::mem::transmute::<__m512i, [i32; 16]>(largest) }
     }
     #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {

@@ -193,6 +193,10 @@ macro_rules! neon_token {
                 unsafe { vaddq_s32(a, b) }
             }
             #[inline(always)]
+            fn max_i32(self, a: Self::I, b: Self::I) -> Self::I {
+                unsafe { vmaxq_s32(a, b) }
+            }
+            #[inline(always)]
             fn and(self, a: Self::I, b: Self::I) -> Self::I {
                 unsafe { vandq_s32(a, b) }
             }

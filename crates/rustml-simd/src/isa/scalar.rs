@@ -153,6 +153,10 @@ unsafe impl Simd for Scalar {
         map2(a, b, i32::wrapping_add)
     }
     #[inline(always)]
+    fn max_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        map2(a, b, i32::max)
+    }
+    #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
         map2(a, b, |x, y| x & y)
     }

@@ -176,6 +176,10 @@ unsafe impl Simd for Sse41 {
         unsafe { _mm_add_epi32(a, b) }
     }
     #[inline(always)]
+    fn max_i32(self, a: Self::I, b: Self::I) -> Self::I {
+        unsafe { _mm_max_epi32(a, b) }
+    }
+    #[inline(always)]
     fn and(self, a: Self::I, b: Self::I) -> Self::I {
         unsafe { _mm_and_si128(a, b) }
     }
