@@ -328,8 +328,8 @@ unsafe fn quantize<S: Simd>(
         }
     }
     let largest = s.max_each(&largest).map(|bits| f32::from_bits(bits as u32));
-    // The difference is 0, or NaN.
-    let scales = largest.map(|m| m / 127.0 + (m - m));
+    // The second term is 0, or NaN.
+    let scales = largest.map(|m| m / 127.0 + 0.0 * m);
     // The inverse of a scale that is subnormal, or none, may not be finite.
     let inverse = scales.map(|scale| if scale.is_normal() { 1.0 / scale } else { 0.0 });
     let mut sums = [[zero; GROUP]; 2];

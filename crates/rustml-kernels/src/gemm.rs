@@ -228,7 +228,7 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
     };
     let first = p.weights.data().as_ptr().add(panel * shape.stride);
     let code_bytes = const { F::Codes::ROW_BYTES * S::LANES };
-    let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes);
+    let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes, fetch.every > 1);
     let mut acc = [[s.splat(0.0); N]; P];
     let mut fetched = fetch.first;
     for b in 0..blocks {
@@ -295,10 +295,11 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
 /// How far ahead of their use codes and scales are fetched, in bytes. A panel
 /// is several short streams, which the processor's own prefetching finds late;
 /// so fetch the same place of the next panels or, if those are too far away
-/// to stay in the cache until then, some blocks ahead in this one.
+/// to stay in the first cache until then, some blocks ahead in this one. Where
+/// tiles share the fetching, one block in several, it has to be the next panels.
 #[inline(always)]
-fn ahead(panels: usize, code_bytes: usize) -> (usize, usize) {
-    if panels <= 32 << 10 {
+fn ahead(panels: usize, code_bytes: usize, shared: bool) -> (usize, usize) {
+    if panels <= 32 << 10 || shared {
         (panels, panels)
     } else {
         (8 * code_bytes, 4 * LINE)
