@@ -4,7 +4,7 @@
 //! accumulator; so its bits depend neither on the number of rows computed
 //! together nor on the number of threads.
 
-use crate::acts::{tiles, Acts, Correction, MAX_TILE};
+use crate::acts::{tiles, Acts, Correction};
 use crate::formats::with_format;
 use crate::panel::codes::{Codes, BLOCK, GROUPS};
 use crate::panel::scales::Scales;
@@ -100,63 +100,55 @@ struct Fetch {
     first: usize,
 }
 
-impl Fetch {
-    const ALL: Fetch = Fetch { every: 1, first: 0 };
-    const NONE: Fetch = Fetch {
-        every: usize::MAX,
-        first: usize::MAX,
-    };
-}
-
 /// Runs a tile function for every tile of the activations and every panel, as
 /// many panels at a time as `$at_once` says for the tile's rows.
 macro_rules! for_tiles {
     ($s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
         let rows = $acts.rows();
-        if rows > MAX_TILE && rows <= FEW_ROWS {
+        if rows > FEW_ROWS {
+            let fetch = Fetch { every: 1, first: 0 };
+            for (row0, n) in tiles(rows) {
+                for_tiles!(@rows $s, $p, $acts, $panels, $tile, $f, row0, n, $at_once, fetch, false);
+            }
+        } else {
             // As many as the smallest tile takes at once.
             let step = const { $at_once(S::LANES, 1) };
-            let count = tiles(rows).count();
+            let every = tiles(rows).count();
             let mut from = $panels.start;
             while from < $panels.end {
                 let to = (from + step).min($panels.end);
                 for (first, (row0, n)) in tiles(rows).enumerate() {
-                    let fetch = Fetch { every: count, first };
-                    for_tiles!(@rows $s, $p, $acts, (from..to), $tile, $f, row0, n, $at_once, fetch);
+                    let fetch = Fetch { every, first };
+                    for_tiles!(@rows $s, $p, $acts, (from..to), $tile, $f, row0, n, $at_once, fetch, true);
                 }
                 from = to;
             }
-        } else {
-            let few = rows <= MAX_TILE;
-            let fetch = if few { Fetch::ALL } else { Fetch::NONE };
-            for (row0, n) in tiles(rows) {
-                for_tiles!(@rows $s, $p, $acts, $panels, $tile, $f, row0, n, $at_once, fetch);
-            }
         }
     }};
-    (@rows $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr) => {
+    (@rows $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr, $few:literal) => {
         match $n {
-            8 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 8, $at_once, $fetch),
-            4 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 4, $at_once, $fetch),
-            2 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 2, $at_once, $fetch),
-            _ => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 1, $at_once, $fetch),
+            8 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 8, $at_once, $fetch, $few),
+            // The last rows of many cost nothing either way.
+            4 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 4, $at_once, $fetch, true),
+            2 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 2, $at_once, $fetch, true),
+            _ => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 1, $at_once, $fetch, true),
         }
     };
-    (@ $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr) => {{
+    (@ $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr, $few:literal) => {{
         let mut panel = $panels.start;
         match const { $at_once(S::LANES, $n) } {
             4 => while panel + 4 <= $panels.end {
-                $tile::<S, $f, $n, 4>($s, $p, $acts, panel, $row0, $fetch);
+                $tile::<S, $f, $n, 4, $few>($s, $p, $acts, panel, $row0, $fetch);
                 panel += 4;
             },
             2 => while panel + 2 <= $panels.end {
-                $tile::<S, $f, $n, 2>($s, $p, $acts, panel, $row0, $fetch);
+                $tile::<S, $f, $n, 2, $few>($s, $p, $acts, panel, $row0, $fetch);
                 panel += 2;
             },
             _ => {}
         }
         while panel < $panels.end {
-            $tile::<S, $f, $n, 1>($s, $p, $acts, panel, $row0, $fetch);
+            $tile::<S, $f, $n, 1, $few>($s, $p, $acts, panel, $row0, $fetch);
             panel += 1;
         }
     }};
@@ -208,7 +200,7 @@ unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: R
 
 /// `N` rows of activations times `P` panels.
 #[inline(always)]
-unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
+unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize, const FEW: bool>(
     s: S,
     p: &Product,
     acts: &Acts,
@@ -231,19 +223,20 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize>(
     let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes, fetch.every > 1);
     let mut acc = [[s.splat(0.0); N]; P];
     let mut fetched = fetch.first;
+    let stride = shape.stride;
+    let first_codes = first.add(shape.scale_bytes);
     for b in 0..blocks {
-        let fetches = N <= 2 || b == fetched;
-        if fetches && N > 2 {
-            fetched += fetch.every;
-        }
         let a = a.add(b * N * BLOCK);
         let mut codes = [first; P];
         let mut scales = [first; P];
+        let scales_at = b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES;
         for i in 0..P {
-            let panel = first.add(i * shape.stride);
-            codes[i] = panel.add(shape.scale_bytes + b * code_bytes);
-            scales[i] = panel.add(b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES);
-            if fetches {
+            codes[i] = first_codes.add(i * stride + b * code_bytes);
+            scales[i] = first.add(i * stride + scales_at);
+        }
+        if FEW && (N <= 2 || b == fetched) {
+            fetched += fetch.every;
+            for i in 0..P {
                 for line in (0..code_bytes).step_by(LINE) {
                     s.prefetch(codes[i].wrapping_add(codes_ahead + line));
                 }
@@ -400,7 +393,7 @@ unsafe fn float_panels<S: Simd, F: Float>(p: &Product, acts: &Acts, panels: Rang
 
 /// `N` rows of activations times `P` panels.
 #[inline(always)]
-unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize>(
+unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FEW: bool>(
     s: S,
     p: &Product,
     acts: &Acts,
