@@ -216,7 +216,7 @@ impl Chat<'_> {
                 tracing::debug!(
                     target: "rustml::chat",
                     "{} of the prompt's {} tokens were computed",
-                    answer.timings.prompt_tokens,
+                    answer.timings.computed_tokens(),
                     answer.prompt_tokens
                 );
                 if !answer.text.ends_with('\n') {
@@ -241,16 +241,17 @@ impl Chat<'_> {
 fn tell(answer: &Generation) {
     let mut line = format!("{} tokens", answer.ids.len());
     let seconds = answer.timings.decode.as_secs_f64();
-    if answer.timings.decode_tokens > 0 && seconds > 0.0 {
-        let speed = answer.timings.decode_tokens as f64 / seconds;
+    if answer.timings.decode_tokens() > 0 && seconds > 0.0 {
+        let speed = answer.timings.decode_tokens() as f64 / seconds;
         line += &format!(", {speed:.1} tokens/s");
     }
-    line += match answer.finish {
-        Finish::Stop => "",
+    line += match &answer.finish {
+        Finish::Stop | Finish::StopString(_) => "",
         Finish::Length => "; cut off by --max-tokens",
         Finish::Context => "; the context is full: /clear begins a new conversation",
         Finish::Timeout => "; stopped by --timeout",
         Finish::Cancelled => "; stopped",
+        Finish::Failed(why) => &format!("; it failed: {why}"),
     };
     match colours(&io::stderr()) {
         true => note(format_args!("\x1b[2m[{line}]\x1b[0m")),

@@ -1,68 +1,14 @@
 //! The loop: plan, forward, sample, settle.
 
-use crate::sampler::Sampler;
-use crate::sequence::{Finish, Request, RequestId, Sequence, Update};
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model};
-use rustml_tokenizer::{Decode, Detokenizer, Tokenizer};
-use rustml_trace::{Cost, Detail, LayerTimes, Op, Recorder, Step, StepTimes};
+use crate::config::{EngineConfig, Observer, Refusal};
+use crate::request::{Finish, Request, RequestId, Update, MAX_LOGPROBS};
+use crate::sequence::{Scratch, Sequence, Work};
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, Model};
+use rustml_tokenizer::Tokenizer;
+use rustml_trace::{Cost, Detail, LayerTimes, Op, Recorder, StepTimes};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
-
-/// Sizes of an engine.
-#[derive(Clone, Copy, Debug)]
-pub struct EngineConfig {
-    /// Positions of one sequence.
-    pub context: usize,
-    /// Positions of all sequences together.
-    pub cache_positions: usize,
-    /// Sequences that run at a time.
-    pub sequences: usize,
-    /// Rows of a step: prompts are computed in chunks of that size.
-    pub rows: usize,
-    /// How keys and values are stored.
-    pub kv_type: KvType,
-    /// How closely steps are looked at.
-    pub detail: Detail,
-}
-
-/// Is shown every step after it was taken.
-pub type Observer = Arc<dyn Fn(&Step) + Send + Sync>;
-
-/// Why a request is not accepted.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Refusal {
-    /// Nothing to continue.
-    #[error("the prompt is empty: there is nothing to continue")]
-    EmptyPrompt,
-    /// More than fits.
-    #[error("the prompt is {prompt} tokens long, but the context holds {context}; shorten the prompt or raise --ctx-size")]
-    PromptTooLong {
-        /// Its tokens.
-        prompt: usize,
-        /// Positions of a sequence.
-        context: usize,
-    },
-    /// A token the model has no embedding for.
-    #[error("token {id} is outside the model's vocabulary of {vocab}")]
-    UnknownToken {
-        /// The token.
-        id: u32,
-        /// Rows of the embedding.
-        vocab: usize,
-    },
-    /// A setting out of range.
-    #[error("{0}")]
-    Sampling(String),
-    /// More than the cache could ever hold.
-    #[error("the prompt and the tokens to generate need {needed} positions, but the cache holds {cache}")]
-    CacheTooSmall {
-        /// Positions.
-        needed: usize,
-        /// Positions of the cache.
-        cache: usize,
-    },
-}
 
 /// Runs requests on one model.
 ///
@@ -79,6 +25,7 @@ pub struct Engine {
     running: Vec<Sequence>,
     kept: HashMap<RequestId, (KvSequence, Vec<u32>)>,
     next_id: RequestId,
+    scratch: Scratch,
 }
 
 impl Engine {
@@ -94,7 +41,7 @@ impl Engine {
         let kv = KvPool::new(model.spec(), config.cache_positions, config.kv_type)?;
         let capacity = Capacity {
             rows: config.rows.max(config.sequences),
-            logit_rows: config.sequences,
+            logit_rows: config.sequences + extra_logits(model.spec().vocab),
         };
         let exec = Exec::new(&model, capacity, Recorder::new(config.detail));
         Ok(Engine {
@@ -108,6 +55,7 @@ impl Engine {
             running: Vec::new(),
             kept: HashMap::new(),
             next_id: 0,
+            scratch: Scratch::default(),
         })
     }
 
@@ -127,16 +75,35 @@ impl Engine {
         self.waiting.is_empty() && self.running.is_empty()
     }
 
-    /// Accepts a request. With `resume`, the cache kept by that earlier
-    /// request serves as far as both begin alike.
+    /// Accepts a request.
     ///
     /// # Errors
     /// If the request cannot be run; see [`Refusal`].
-    pub fn submit(
-        &mut self,
-        request: Request,
-        resume: Option<RequestId>,
-    ) -> Result<RequestId, Refusal> {
+    pub fn submit(&mut self, request: Request) -> Result<RequestId, Refusal> {
+        self.check(&request)?;
+        let resume = request.resume;
+        let mut s = Sequence::new(self.next_id + 1, request, self.config.context);
+        if s.positions() > self.kv.positions() {
+            return Err(Refusal::CacheTooSmall {
+                needed: s.positions(),
+                cache: self.kv.positions(),
+            });
+        }
+        if let Some((mut cache, tokens)) = resume.and_then(|id| self.kept.remove(&id)) {
+            let alike = tokens.iter().zip(&s.tokens).take_while(|(a, b)| a == b);
+            // The last token is computed again: its logits are wanted.
+            let keep = alike.count().min(s.prompt_len - 1);
+            let keep = if s.prompt_logprobs { 0 } else { keep };
+            self.kv.truncate(&mut cache, keep);
+            s.clock.cached_tokens = keep;
+            s.cache = cache;
+        }
+        self.next_id += 1;
+        self.waiting.push_back(s);
+        Ok(self.next_id)
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Refusal> {
         let context = self.config.context;
         let prompt = request.prompt.len();
         request.sampling.validate().map_err(Refusal::Sampling)?;
@@ -147,50 +114,26 @@ impl Engine {
             return Err(Refusal::PromptTooLong { prompt, context });
         }
         let vocab = self.model.spec().vocab;
-        if let Some(&id) = request.prompt.iter().find(|&&id| id as usize >= vocab) {
+        let biased = request.logit_bias.iter().map(|b| &b.0);
+        let mut ids = request.prompt.iter().chain(biased);
+        if let Some(&id) = ids.find(|&&id| id as usize >= vocab) {
             return Err(Refusal::UnknownToken { id, vocab });
         }
-        let needed = prompt + request.max_tokens.min(context - prompt);
-        if needed > self.kv.positions() {
-            let cache = self.kv.positions();
-            return Err(Refusal::CacheTooSmall { needed, cache });
+        let allowed = |bias: f32| (-100.0..=100.0).contains(&bias);
+        if let Some(&(id, bias)) = request.logit_bias.iter().find(|b| !allowed(b.1)) {
+            return Err(Refusal::Bias { id, bias });
         }
-        let cache = match resume.and_then(|id| self.kept.remove(&id)) {
-            Some((mut cache, tokens)) => {
-                let alike = tokens
-                    .iter()
-                    .zip(&request.prompt)
-                    .take_while(|(a, b)| a == b);
-                // The last token is computed again: its logits are wanted.
-                let keep = alike.count().min(prompt - 1);
-                self.kv.truncate(&mut cache, keep);
-                cache
-            }
-            None => KvSequence::default(),
-        };
-        let mut sampler = Sampler::new(request.sampling);
-        sampler.observe(&request.prompt);
-        self.next_id += 1;
-        self.waiting.push_back(Sequence {
-            id: self.next_id,
-            prompt_len: prompt,
-            room: context - prompt,
-            max_tokens: request.max_tokens,
-            keep: request.keep,
-            ignore_end: request.ignore_end,
-            cached_prompt: cache.len(),
-            cache,
-            sampler,
-            detokenizer: Some(Detokenizer::new(Decode {
-                control: false,
-                continues: request.continues,
-            })),
-            tokens: request.prompt,
-            started: None,
-            first_token: None,
-            last_token: None,
-        });
-        Ok(self.next_id)
+        if request.stop.iter().any(String::is_empty) {
+            return Err(Refusal::EmptyStop);
+        }
+        if let Some(n) = request.logprobs.filter(|&n| n > MAX_LOGPROBS) {
+            return Err(Refusal::Logprobs(n));
+        }
+        let waiting = self.waiting.len();
+        if waiting >= self.config.queue {
+            return Err(Refusal::QueueFull { waiting });
+        }
+        Ok(())
     }
 
     /// Gives back the cache that a finished request kept.
@@ -210,7 +153,7 @@ impl Engine {
                 self.running.remove(i)
             }
         };
-        Some(self.settle(sequence, None, String::new(), why))
+        Some(self.settle(sequence, Update::of(id), why))
     }
 
     /// Ends all requests now.
@@ -218,7 +161,7 @@ impl Engine {
         let all = self.running.iter().chain(&self.waiting);
         let ids: Vec<_> = all.map(|s| s.id).collect();
         ids.into_iter()
-            .filter_map(|id| self.cancel(id, why))
+            .filter_map(|id| self.cancel(id, why.clone()))
             .collect()
     }
 
@@ -228,7 +171,7 @@ impl Engine {
             let Some(s) = self.waiting.front_mut() else {
                 return;
             };
-            let needed = s.prompt_len + s.max_tokens.min(s.room) - s.cache.len();
+            let needed = s.positions() - s.cache.len();
             if !self.kv.reserve(&mut s.cache, needed) {
                 // Caches kept for later stand back before work that waits.
                 match self.kept.keys().min().copied() {
@@ -237,7 +180,7 @@ impl Engine {
                 }
                 continue;
             }
-            s.started = Some(Instant::now());
+            s.clock.started = Some(Instant::now());
             self.running.extend(self.waiting.pop_front());
         }
     }
@@ -248,87 +191,48 @@ impl Engine {
         self.admit();
         let mut updates = Vec::new();
         // Nothing is asked of these.
-        while let Some(i) = self.running.iter().position(|s| s.max_tokens == 0) {
+        while let Some(i) = self.running.iter().position(Sequence::is_empty) {
             let s = self.running.remove(i);
-            updates.push(self.settle(s, None, String::new(), Finish::Length));
+            let update = Update::of(s.id);
+            updates.push(self.settle(s, update, Finish::Length));
         }
-        let (batch, samplers) = plan(&self.running, self.exec.capacity().rows);
+        let works = plan(&self.running, self.exec.capacity());
+        let mut batch = Batch::default();
+        for (s, w) in self.running.iter().zip(&works) {
+            batch.push(&s.cache, &s.pending()[..w.rows], w.logits);
+        }
         if batch.ids.is_empty() {
             return updates;
         }
-        let rows: Vec<usize> = batch.spans.iter().map(|s| s.rows).collect();
         let size = (batch.ids.len(), batch.logit_rows.len());
         let logits = self.model.forward(&batch, &mut self.kv, &mut self.exec);
-        let vocab = self.model.spec().vocab;
         let sampling = began.map(|_| Instant::now());
-        let mut picks = Vec::new();
-        for (&i, logits) in samplers.iter().zip(logits.chunks_exact(vocab)) {
-            picks.push((i, self.running[i].sampler.pick(logits)));
+        let mut logits = logits.chunks_exact(self.model.spec().vocab);
+        let mut ended = Vec::new();
+        for (i, (s, w)) in self.running.iter_mut().zip(&works).enumerate() {
+            let mine = logits.by_ref().take(w.logits);
+            let (update, finish) = s.settle(w, mine, &self.tokenizer, &mut self.scratch);
+            match finish {
+                Some(why) => ended.push((i, update, why)),
+                None => updates.extend(update),
+            }
         }
-        self.exec
-            .recorder
-            .record(Op::Sample, sampling, Cost::default());
-        for (s, rows) in self.running.iter_mut().zip(rows) {
-            s.cache.advance(rows);
-        }
+        let r = &mut self.exec.recorder;
+        r.record(Op::Sample, sampling, Cost::default());
         // From the last, so that indices of those before stay true.
-        for (i, id) in picks.into_iter().rev() {
-            let update = self.settle_token(i, id);
-            updates.push(update);
+        for (i, update, why) in ended.into_iter().rev() {
+            let s = self.running.remove(i);
+            let update = update.unwrap_or(Update::of(s.id));
+            updates.push(self.settle(s, update, why));
         }
         updates.sort_by_key(|u| u.id);
         self.report_step(began, size);
         updates
     }
 
-    /// Gives running sequence `i` its next token.
-    fn settle_token(&mut self, i: usize, id: u32) -> Update {
-        let s = &mut self.running[i];
-        let now = Instant::now();
-        s.first_token.get_or_insert(now);
-        if !s.ignore_end && self.tokenizer.end_tokens().contains(&id) {
-            let s = self.running.remove(i);
-            return self.settle(s, None, String::new(), Finish::Stop);
-        }
-        s.last_token = Some(now);
-        s.tokens.push(id);
-        s.sampler.observe(&[id]);
-        let mut text = String::new();
-        if let Some(d) = &mut s.detokenizer {
-            d.push_to(&self.tokenizer, id, &mut text);
-        }
-        let generated = s.generated();
-        let finish = if generated >= s.max_tokens {
-            Some(Finish::Length)
-        } else if generated >= s.room {
-            Some(Finish::Context)
-        } else {
-            None
-        };
-        match finish {
-            Some(why) => {
-                let s = self.running.remove(i);
-                self.settle(s, Some(id), text, why)
-            }
-            None => Update {
-                id: s.id,
-                token: Some(id),
-                text,
-                finish: None,
-            },
-        }
-    }
-
     /// The last update of a sequence; its cache goes back or is kept.
-    fn settle(
-        &mut self,
-        mut s: Sequence,
-        token: Option<u32>,
-        mut text: String,
-        why: Finish,
-    ) -> Update {
-        let timings = s.timings();
-        text.extend(s.detokenizer.take().and_then(Detokenizer::finish));
+    fn settle(&mut self, mut s: Sequence, mut update: Update, why: Finish) -> Update {
+        s.conclude(&mut update, why);
         if s.keep {
             let len = s.cache.len();
             self.kv.truncate(&mut s.cache, len);
@@ -337,12 +241,7 @@ impl Engine {
         } else {
             self.kv.release(s.cache);
         }
-        Update {
-            id: s.id,
-            token,
-            text,
-            finish: Some((why, timings)),
-        }
+        update
     }
 
     /// Logs the step that began then, and shows it to whoever observes.
@@ -366,29 +265,41 @@ impl Engine {
     }
 }
 
-/// What the next step computes: a row for every sequence that decodes, and
-/// as much of the prompts as there is room for. The second part names the
-/// sequences that get a token, in the order of the logits.
-///
-/// Every sequence has a span, though it may be empty.
-fn plan(running: &[Sequence], capacity: usize) -> (Batch<'_>, Vec<usize>) {
+/// Rows of a step whose logits may be computed beside one for each sequence:
+/// no more than some megabytes.
+fn extra_logits(vocab: usize) -> usize {
+    const BYTES: usize = 16 << 20;
+    (BYTES / (4 * vocab.max(1))).clamp(8, 64)
+}
+
+/// What the next step computes of each running sequence: a row of those that
+/// decode, and as much of the prompts as there is room for.
+fn plan(running: &[Sequence], capacity: Capacity) -> Vec<Work> {
     let decoding = running.iter().filter(|s| s.pending().len() == 1).count();
-    let mut left = capacity - decoding.min(capacity);
-    let (mut batch, mut samplers) = (Batch::default(), Vec::new());
-    for (i, s) in running.iter().enumerate() {
-        let pending = s.pending();
-        let rows = match pending.len() {
-            1 => 1,
-            n => n.min(left),
+    let mut rows_left = capacity.rows - decoding;
+    // Each may come to its last row.
+    let mut logits_left = capacity.logit_rows - running.len();
+    let work = |s: &Sequence| {
+        let pending = s.pending().len();
+        let mut rows = pending;
+        if pending > 1 {
+            rows = pending.min(rows_left);
+            if s.prompt_logprobs {
+                rows = rows.min(logits_left + 1);
+                logits_left -= rows.saturating_sub(1);
+            }
+            rows_left -= rows;
+        }
+        let complete = rows == pending;
+        let logits = match s.prompt_logprobs && s.generated() == 0 {
+            true => rows,
+            false => usize::from(complete),
         };
-        if pending.len() > 1 {
-            left -= rows;
+        Work {
+            rows,
+            logits,
+            complete,
         }
-        let complete = rows == pending.len();
-        batch.push(&s.cache, &pending[..rows], usize::from(complete));
-        if complete {
-            samplers.push(i);
-        }
-    }
-    (batch, samplers)
+    };
+    running.iter().map(work).collect()
 }

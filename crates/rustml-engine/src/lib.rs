@@ -12,17 +12,13 @@
 //! ```no_run
 //! use rustml_engine::{Engine, EngineConfig, Request, Sampling};
 //! # fn example(mut engine: Engine, prompt: Vec<u32>) -> Result<(), rustml_engine::Refusal> {
-//! engine.submit(
-//!     Request {
-//!         prompt,
-//!         sampling: Sampling::greedy(),
-//!         max_tokens: 20,
-//!         continues: true,
-//!         keep: false,
-//!         ignore_end: false,
-//!     },
-//!     None,
-//! )?;
+//! engine.submit(Request {
+//!     prompt,
+//!     sampling: Sampling::greedy(),
+//!     max_tokens: 20,
+//!     continues: true,
+//!     ..Request::default()
+//! })?;
 //! while !engine.is_idle() {
 //!     for update in engine.step() {
 //!         print!("{}", update.text);
@@ -33,10 +29,18 @@
 
 #![deny(unsafe_code)]
 
+mod config;
+mod constraint;
 mod engine;
+mod logprobs;
+mod request;
 mod sampler;
+mod scan;
 mod sequence;
+mod stop;
 
-pub use engine::{Engine, EngineConfig, Observer, Refusal};
+pub use config::{EngineConfig, Observer, Refusal};
+pub use constraint::{Constraint, TokenMask};
+pub use engine::Engine;
+pub use request::{Finish, Request, RequestId, Timings, TokenLogprobs, Update, MAX_LOGPROBS};
 pub use sampler::{Sampler, Sampling};
-pub use sequence::{Finish, Request, RequestId, Timings, Update};

@@ -1,86 +1,14 @@
-//! A request and what has become of it.
+//! A request at work.
 
-use crate::sampler::{Sampler, Sampling};
+use crate::constraint::{Constraint, TokenMask};
+use crate::logprobs::Logprobs;
+use crate::request::{Finish, Request, RequestId, Timings, Update};
+use crate::sampler::Sampler;
+use crate::stop::StopStrings;
 use rustml_model::KvSequence;
-use rustml_tokenizer::Detokenizer;
+use rustml_tokenizer::{Decode, Detokenizer, Tokenizer};
 use std::time::{Duration, Instant};
 
-/// Names a request.
-pub type RequestId = u64;
-
-/// What somebody wants to have continued.
-#[derive(Clone, Debug)]
-pub struct Request {
-    /// The prompt.
-    pub prompt: Vec<u32>,
-    /// How tokens are chosen.
-    pub sampling: Sampling,
-    /// Tokens at most.
-    pub max_tokens: usize,
-    /// Whether the prompt is the beginning of the text that goes on, rather
-    /// than a conversation that is answered.
-    pub continues: bool,
-    /// Keep the cache when it is done, for a request that begins alike.
-    pub keep: bool,
-    /// Go on when the model would end, for measuring.
-    pub ignore_end: bool,
-}
-
-/// Why a sequence ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// The model said so.
-    Stop,
-    /// It had as many tokens as were asked for.
-    Length,
-    /// The context is full.
-    Context,
-    /// It took too long.
-    Timeout,
-    /// Somebody asked to stop.
-    Cancelled,
-}
-
-impl Finish {
-    /// The word in JSON results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
-            Finish::Context => "context",
-            Finish::Timeout => "timeout",
-            Finish::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// How long a sequence took.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Timings {
-    /// Tokens of the prompt that were computed, not found in a cache.
-    pub prompt_tokens: usize,
-    /// From the first step to the first token.
-    pub prompt: Duration,
-    /// Tokens after the first.
-    pub decode_tokens: usize,
-    /// From the first token to the last.
-    pub decode: Duration,
-}
-
-/// What a step brought for one request.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Update {
-    /// The request.
-    pub id: RequestId,
-    /// The token, unless there was none.
-    pub token: Option<u32>,
-    /// Text that is now complete.
-    pub text: String,
-    /// Set on the last update.
-    pub finish: Option<(Finish, Timings)>,
-}
-
-/// A request at work.
 pub(crate) struct Sequence {
     pub id: RequestId,
     /// Prompt and what was generated; the first `cache.len()` are computed.
@@ -89,37 +17,219 @@ pub(crate) struct Sequence {
     /// Tokens the context has room for.
     pub room: usize,
     pub max_tokens: usize,
-    pub keep: bool,
-    pub ignore_end: bool,
     pub cache: KvSequence,
-    pub sampler: Sampler,
-    pub detokenizer: Option<Detokenizer>,
+    pub prompt_logprobs: bool,
+    pub keep: bool,
+    ignore_end: bool,
+    logprobs: Option<usize>,
+    sampler: Sampler,
+    constraint: Option<Box<dyn Constraint>>,
+    detokenizer: Option<Detokenizer>,
+    stop: StopStrings,
+    pub clock: Clock,
+}
+
+/// A sequence's part of a step.
+pub(crate) struct Work {
+    /// Tokens computed.
+    pub rows: usize,
+    /// Of the last of these, the logits too.
+    pub logits: usize,
+    /// Whether nothing is pending then, so that a token follows.
+    pub complete: bool,
+}
+
+/// When things happened to a sequence.
+pub(crate) struct Clock {
+    pub submitted: Instant,
     pub started: Option<Instant>,
-    pub first_token: Option<Instant>,
-    pub last_token: Option<Instant>,
-    pub cached_prompt: usize,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    pub cached_tokens: usize,
+    pub preemptions: usize,
+}
+
+/// Memory that choosing tokens needs, shared by all sequences.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    mask: TokenMask,
+    logprobs: Logprobs,
 }
 
 impl Sequence {
+    /// A sequence with nothing computed; `context` is larger than its prompt.
+    pub fn new(id: RequestId, request: Request, context: usize) -> Sequence {
+        let mut sampler = Sampler::new(request.sampling, request.logit_bias);
+        sampler.observe_prompt(&request.prompt);
+        Sequence {
+            id,
+            prompt_len: request.prompt.len(),
+            room: context - request.prompt.len(),
+            max_tokens: request.max_tokens,
+            cache: KvSequence::default(),
+            prompt_logprobs: request.prompt_logprobs,
+            keep: request.keep,
+            ignore_end: request.ignore_end,
+            logprobs: request.logprobs,
+            sampler,
+            constraint: request.constraint,
+            detokenizer: Some(Detokenizer::new(Decode {
+                control: false,
+                continues: request.continues,
+            })),
+            stop: StopStrings::new(&request.stop),
+            tokens: request.prompt,
+            clock: Clock {
+                submitted: Instant::now(),
+                started: None,
+                first_token: None,
+                last_token: None,
+                cached_tokens: 0,
+                preemptions: 0,
+            },
+        }
+    }
+
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }
 
-    /// Tokens that are not computed yet.
+    /// Tokens that are not computed yet; at least one.
     pub fn pending(&self) -> &[u32] {
         &self.tokens[self.cache.len()..]
     }
 
-    pub fn timings(&self) -> Timings {
+    /// Positions it may come to need.
+    pub fn positions(&self) -> usize {
+        self.prompt_len + self.max_tokens.min(self.room)
+    }
+
+    /// Whether it needs no step at all.
+    pub fn is_empty(&self) -> bool {
+        self.max_tokens == 0 && !self.prompt_logprobs
+    }
+
+    /// Takes what a step computed. An update, if there is anything to say, and
+    /// the reason if it was the last.
+    pub fn settle<'l>(
+        &mut self,
+        work: &Work,
+        logits: impl Iterator<Item = &'l [f32]>,
+        tokenizer: &Tokenizer,
+        scratch: &mut Scratch,
+    ) -> (Option<Update>, Option<Finish>) {
+        let mut update = Update::of(self.id);
+        let mut finish = None;
+        let first = self.cache.len() + work.rows - work.logits;
+        self.cache.advance(work.rows);
+        for (position, logits) in (first + 1..).zip(logits) {
+            if position < self.prompt_len {
+                let top = self.logprobs.unwrap_or(0);
+                let l = scratch.logprobs.of(logits, self.tokens[position], top);
+                update.prompt_logprobs.push(l);
+            } else if work.complete {
+                finish = self.next(&mut update, logits, tokenizer, scratch);
+            }
+        }
+        let news = update.token.is_some() || !update.prompt_logprobs.is_empty();
+        (news.then_some(update), finish)
+    }
+
+    /// Chooses the next token by its logits. If it was the last, why.
+    fn next(
+        &mut self,
+        update: &mut Update,
+        logits: &[f32],
+        tokenizer: &Tokenizer,
+        scratch: &mut Scratch,
+    ) -> Option<Finish> {
+        if self.max_tokens == 0 {
+            return Some(Finish::Length);
+        }
+        let id = match self.choose(logits, &mut scratch.mask) {
+            Ok(id) => id,
+            Err(why) => return Some(Finish::Failed(why)),
+        };
+        let now = Instant::now();
+        self.clock.first_token.get_or_insert(now);
+        if tokenizer.end_tokens().contains(&id) && !(self.ignore_end && self.constraint.is_none()) {
+            return Some(Finish::Stop);
+        }
+        self.clock.last_token = Some(now);
+        self.tokens.push(id);
+        self.sampler.observe(id);
+        update.token = Some(id);
+        update.logprobs = self.logprobs.map(|n| scratch.logprobs.of(logits, id, n));
+        if let Some(d) = &mut self.detokenizer {
+            d.push_to(tokenizer, id, &mut update.text);
+        }
+        let stop = self.stop.push(&mut update.text);
+        self.finish(id, stop)
+    }
+
+    fn choose(&mut self, logits: &[f32], mask: &mut TokenMask) -> Result<u32, String> {
+        let Some(constraint) = &mut self.constraint else {
+            let id = self.sampler.pick(logits, None);
+            return Ok(id.expect("nothing is masked"));
+        };
+        mask.fill(logits.len());
+        constraint.mask(mask)?;
+        let id = self.sampler.pick(logits, Some(mask));
+        id.ok_or_else(|| "the constraint allows no token of the vocabulary here".to_owned())
+    }
+
+    /// Whether it ends with this token, and why.
+    fn finish(&mut self, id: u32, stop: Option<usize>) -> Option<Finish> {
+        if let Some(which) = stop {
+            return Some(Finish::StopString(which));
+        }
+        if let Some(constraint) = &mut self.constraint {
+            match constraint.accept(id) {
+                Err(why) => return Some(Finish::Failed(why)),
+                Ok(()) if constraint.is_complete() => return Some(Finish::Stop),
+                Ok(()) => {}
+            }
+        }
+        if self.generated() >= self.max_tokens {
+            Some(Finish::Length)
+        } else if self.generated() >= self.room {
+            Some(Finish::Context)
+        } else {
+            None
+        }
+    }
+
+    /// Puts the last words and the reason into the last update.
+    pub fn conclude(&mut self, update: &mut Update, why: Finish) {
+        if !matches!(why, Finish::StopString(_)) {
+            let rest = self.detokenizer.take().and_then(Detokenizer::finish);
+            let mut rest = rest.unwrap_or_default();
+            let stop = self.stop.push(&mut rest);
+            update.text.push_str(&rest);
+            update.text.push_str(&self.stop.finish());
+            if let (Some(which), false) = (stop, matches!(why, Finish::Failed(_))) {
+                update.finish = Some((Finish::StopString(which), self.timings()));
+                return;
+            }
+        }
+        update.finish = Some((why, self.timings()));
+    }
+
+    fn timings(&self) -> Timings {
         let span = |a: Option<Instant>, b: Option<Instant>| match (a, b) {
             (Some(a), Some(b)) => b - a,
             _ => Duration::ZERO,
         };
+        let c = &self.clock;
+        let started = c.started.unwrap_or_else(Instant::now);
         Timings {
-            prompt_tokens: self.prompt_len - self.cached_prompt,
-            prompt: span(self.started, self.first_token),
-            decode_tokens: self.generated().saturating_sub(1),
-            decode: span(self.first_token, self.last_token),
+            queued: started - c.submitted,
+            prefill: span(c.started, c.first_token),
+            decode: span(c.first_token, c.last_token),
+            prompt_tokens: self.prompt_len,
+            cached_tokens: c.cached_tokens,
+            tokens: self.generated(),
+            preemptions: c.preemptions,
         }
     }
 }

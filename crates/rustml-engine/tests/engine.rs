@@ -7,7 +7,6 @@ use rustml_engine::{
 use rustml_io::Store;
 use rustml_model::{team, KvType, Model, Quantize, KV_BLOCK};
 use rustml_tokenizer::Tokenizer;
-use rustml_trace::Detail;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,7 +21,7 @@ fn engine(context: usize, positions: usize, sequences: usize, rows: usize) -> En
         sequences,
         rows,
         kv_type: KvType::F32,
-        detail: Detail::Off,
+        ..EngineConfig::default()
     };
     Engine::new(Arc::new(model), Arc::new(tokenizer), config).unwrap()
 }
@@ -39,8 +38,7 @@ fn request(seed: u64, prompt: usize, max_tokens: usize) -> Request {
         },
         max_tokens,
         continues: true,
-        keep: false,
-        ignore_end: false,
+        ..Request::default()
     }
 }
 
@@ -56,7 +54,10 @@ fn collect(updates: &[Update], id: RequestId) -> Outcome {
     Outcome {
         ids: mine().filter_map(|u| u.token).collect(),
         text: mine().map(|u| u.text.as_str()).collect(),
-        finish: mine().find_map(|u| u.finish).expect("it finished").0,
+        finish: mine()
+            .find_map(|u| u.finish.clone())
+            .expect("it finished")
+            .0,
     }
 }
 
@@ -70,7 +71,7 @@ fn run(engine: &mut Engine) -> Vec<Update> {
 
 fn alone(seed: u64, prompt: usize, max_tokens: usize) -> Outcome {
     let mut e = engine(256, 256, 1, 64);
-    let id = e.submit(request(seed, prompt, max_tokens), None).unwrap();
+    let id = e.submit(request(seed, prompt, max_tokens)).unwrap();
     collect(&run(&mut e), id)
 }
 
@@ -78,7 +79,7 @@ fn timings(updates: &[Update], id: RequestId) -> Timings {
     let mut last = updates
         .iter()
         .filter(|u| u.id == id)
-        .filter_map(|u| u.finish);
+        .filter_map(|u| u.finish.clone());
     last.next().expect("it finished").1
 }
 
@@ -94,7 +95,7 @@ fn what_runs_beside_a_request_does_not_matter() {
         (6, 17, 1),
     ];
     let mut e = engine(256, 3 * 128, 3, 16);
-    let ids = shapes.map(|(seed, prompt, max)| e.submit(request(seed, prompt, max), None).unwrap());
+    let ids = shapes.map(|(seed, prompt, max)| e.submit(request(seed, prompt, max)).unwrap());
     let updates = run(&mut e);
     for (id, (seed, prompt, max)) in ids.into_iter().zip(shapes) {
         assert_eq!(
@@ -113,22 +114,22 @@ fn a_request_ends_for_the_reason_it_says() {
     assert_eq!((nothing.finish, nothing.ids.len()), (Finish::Length, 0));
 
     let mut e = engine(20, 64, 1, 64);
-    let id = e.submit(request(2, 15, 100), None).unwrap();
+    let id = e.submit(request(2, 15, 100)).unwrap();
     let full = collect(&run(&mut e), id);
     if full.finish != Finish::Stop {
         assert_eq!((full.finish, full.ids.len()), (Finish::Context, 5));
     }
 
     let mut e = engine(256, 256, 1, 64);
-    let first = e.submit(request(2, 10, 50), None).unwrap();
-    let second = e.submit(request(4, 10, 50), None).unwrap();
+    let first = e.submit(request(2, 10, 50)).unwrap();
+    let second = e.submit(request(4, 10, 50)).unwrap();
     e.step();
     let cancelled = e.cancel(first, Finish::Cancelled).expect("it was there");
     assert_eq!(cancelled.finish.unwrap().0, Finish::Cancelled);
     let waiting = e.cancel_all(Finish::Timeout);
     assert_eq!(waiting.len(), 1);
     assert_eq!(
-        (waiting[0].id, waiting[0].finish.unwrap().0),
+        (waiting[0].id, waiting[0].finish.clone().unwrap().0),
         (second, Finish::Timeout)
     );
     assert!(e.is_idle() && e.cancel(first, Finish::Cancelled).is_none());
@@ -137,24 +138,24 @@ fn a_request_ends_for_the_reason_it_says() {
 #[test]
 fn requests_that_cannot_run_are_refused() {
     let mut e = engine(64, 64, 1, 64);
-    assert_eq!(e.submit(request(1, 0, 5), None), Err(Refusal::EmptyPrompt));
+    assert_eq!(e.submit(request(1, 0, 5)), Err(Refusal::EmptyPrompt));
     let long = Refusal::PromptTooLong {
         prompt: 64,
         context: 64,
     };
-    assert_eq!(e.submit(request(1, 64, 5), None), Err(long));
+    assert_eq!(e.submit(request(1, 64, 5)), Err(long));
     let mut unknown = request(1, 3, 5);
     unknown.prompt[1] = 1_000_000;
     assert!(matches!(
-        e.submit(unknown, None),
+        e.submit(unknown),
         Err(Refusal::UnknownToken { id: 1_000_000, .. })
     ));
     let mut hot = request(1, 3, 5);
     hot.sampling.temperature = -1.0;
-    assert!(matches!(e.submit(hot, None), Err(Refusal::Sampling(_))));
+    assert!(matches!(e.submit(hot), Err(Refusal::Sampling(_))));
     let mut small = engine(1000, KV_BLOCK, 1, 64);
     assert!(matches!(
-        small.submit(request(1, 60, 50), None),
+        small.submit(request(1, 60, 50)),
         Err(Refusal::CacheTooSmall { .. })
     ));
     assert!(
@@ -166,49 +167,30 @@ fn requests_that_cannot_run_are_refused() {
 #[test]
 fn a_kept_cache_serves_what_begins_alike() {
     let mut e = engine(256, 256, 1, 64);
-    let mut first = request(2, 70, 6);
-    first.keep = true;
-    let id = e.submit(first.clone(), None).unwrap();
+    let keep = |seed, prompt, max, resume| Request {
+        keep: true,
+        resume,
+        ..request(seed, prompt, max)
+    };
+    let first = keep(2, 70, 6, None);
+    let mut prompt = first.prompt.clone();
+    let id = e.submit(first).unwrap();
     let one = collect(&run(&mut e), id);
 
     // The conversation goes on: prompt, answer, and something new.
-    let mut next = first.clone();
-    next.prompt.extend(&one.ids);
-    next.prompt.extend([9, 8, 7]);
-    let resumed = e.submit(next.clone(), Some(id)).unwrap();
+    prompt.extend(&one.ids);
+    prompt.extend([9, 8, 7]);
+    let next = |resume| Request {
+        prompt: prompt.clone(),
+        ..keep(2, 70, 6, resume)
+    };
+    let resumed = e.submit(next(Some(id))).unwrap();
     let updates = run(&mut e);
     let warm = collect(&updates, resumed);
     // The last token of the answer was never computed, nor were the new ones.
-    assert_eq!(timings(&updates, resumed).prompt_tokens, 4);
+    assert_eq!(timings(&updates, resumed).computed_tokens(), 4);
 
-    next.keep = false;
     let mut cold = engine(256, 256, 1, 64);
-    let id = cold.submit(next.clone(), None).unwrap();
+    let id = cold.submit(next(None)).unwrap();
     assert_eq!(warm, collect(&run(&mut cold), id));
-
-    // Something else altogether from the same cache, and the very same again.
-    let mut other = request(4, 30, 5);
-    other.keep = true;
-    let id = e.submit(other.clone(), Some(resumed)).unwrap();
-    assert_eq!(collect(&run(&mut e), id), alone(4, 30, 5));
-    let again = e.submit(other, Some(id)).unwrap();
-    let updates = run(&mut e);
-    assert_eq!(collect(&updates, again), alone(4, 30, 5));
-    assert_eq!(timings(&updates, again).prompt_tokens, 1);
-}
-
-#[test]
-fn kept_caches_stand_back_for_work() {
-    let mut e = engine(128, 128, 2, 64);
-    let mut kept = request(2, 100, 3);
-    kept.keep = true;
-    let id = e.submit(kept, None).unwrap();
-    run(&mut e);
-    // There is no room beside the kept cache.
-    let big = e.submit(request(4, 100, 3), None).unwrap();
-    assert_eq!(collect(&run(&mut e), big), alone(4, 100, 3));
-    // It is gone, so a request that would resume it computes all.
-    let again = e.submit(request(2, 100, 3), Some(id)).unwrap();
-    let updates = run(&mut e);
-    assert_eq!(timings(&updates, again).prompt_tokens, 100);
 }

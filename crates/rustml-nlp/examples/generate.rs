@@ -19,7 +19,7 @@ fn main() -> Result<()> {
     })?;
 
     let timings = &results[0].timings;
-    let speed = timings.decode_tokens as f64 / timings.decode.as_secs_f64();
+    let speed = timings.decode_tokens() as f64 / timings.decode.as_secs_f64();
     println!("\n\n{} tokens, {speed:.1} a second", results[0].ids.len());
     Ok(())
 }

@@ -85,8 +85,8 @@ impl Generation {
     pub(crate) fn take(&mut self, update: &Update) {
         self.text.push_str(&update.text);
         self.ids.extend(update.token);
-        if let Some((finish, timings)) = update.finish {
-            (self.finish, self.timings) = (finish, timings);
+        if let Some((finish, timings)) = &update.finish {
+            (self.finish, self.timings) = (finish.clone(), *timings);
         }
     }
 }
@@ -105,7 +105,7 @@ pub(crate) fn drain(engine: &mut Engine, options: &Options, take: &mut dyn FnMut
         } else if options.timeout.is_some_and(|t| start.elapsed() >= t) {
             stop = Some(Finish::Timeout);
         }
-        let updates = match stop {
+        let updates = match stop.clone() {
             Some(why) => engine.cancel_all(why),
             None => engine.step(),
         };
@@ -151,10 +151,10 @@ pub(crate) fn generate(
             },
             max_tokens: options.max_tokens,
             continues: prompt.continues,
-            keep: false,
             ignore_end: options.ignore_end,
+            ..Request::default()
         };
-        let id = engine.submit(request, None);
+        let id = engine.submit(request);
         ids.push(id.map_err(|source| match many {
             true => Error::RefusedOne {
                 number: i + 1,

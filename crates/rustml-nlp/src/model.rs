@@ -303,6 +303,7 @@ impl Model {
             rows: STEP_ROWS.min(positions.max(1)),
             kv_type: self.kv_type,
             detail: detail.max(wanted),
+            ..EngineConfig::default()
         };
         let mut engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;
         if let Some((_, observer)) = &self.observer {

@@ -19,7 +19,7 @@ use rustml_tokenizer::Message;
 ///         print!("{piece}");
 ///         true
 ///     })?;
-///     println!(" ({} tokens computed)", answer.timings.prompt_tokens);
+///     println!(" ({} tokens computed)", answer.timings.computed_tokens());
 /// }
 /// # Ok(()) }
 /// ```
@@ -91,9 +91,11 @@ impl<'m> Session<'m> {
             max_tokens: options.max_tokens,
             continues: false,
             keep: true,
+            resume: self.last,
             ignore_end: options.ignore_end,
+            ..Request::default()
         };
-        let id = self.engine.submit(request, self.last);
+        let id = self.engine.submit(request);
         self.last = Some(id.map_err(|refusal| match refusal {
             Refusal::PromptTooLong { prompt, context } => Error::ConversationTooLong {
                 tokens: prompt,

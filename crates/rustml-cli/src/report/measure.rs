@@ -208,7 +208,7 @@ pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, 
     run.load = phases
         .map(|(name, time)| ((*name).to_owned(), time.as_secs_f64()))
         .collect();
-    run.first_token = done.timings.prompt.as_secs_f64();
+    run.first_token = done.timings.prefill.as_secs_f64();
     run.wall = run.first_token + done.timings.decode.as_secs_f64();
     run.peak_bytes = memory::peak();
     run.huge_bytes = huge_bytes();

@@ -161,6 +161,7 @@ impl SamplingArgs {
             min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             seed: self.seed.unwrap_or_else(any_seed),
+            ..Sampling::default()
         };
         sampling.validate()?;
         Ok(Options {

@@ -165,29 +165,29 @@ fn to_json(model: &Model, g: &Generation, prompt: &str) -> serde_json::Value {
         "generated_tokens": g.ids.len(),
         "threads": model.threads(),
         "timings": {
-            "prompt_tokens": t.prompt_tokens,
-            "prompt_ms": ms(t.prompt),
-            "prompt_tokens_per_second": rate(t.prompt_tokens, t.prompt),
-            "decode_tokens": t.decode_tokens,
+            "prompt_tokens": t.computed_tokens(),
+            "prompt_ms": ms(t.prefill),
+            "prompt_tokens_per_second": rate(t.computed_tokens(), t.prefill),
+            "decode_tokens": t.decode_tokens(),
             "decode_ms": ms(t.decode),
-            "decode_tokens_per_second": rate(t.decode_tokens, t.decode),
+            "decode_tokens_per_second": rate(t.decode_tokens(), t.decode),
         },
     })
 }
 
 /// The closing lines on standard error.
 fn conclude(results: &[Generation], elapsed: Duration, args: &InferArgs) {
-    let cut = |why| results.iter().filter(|r| r.finish == why).count();
-    if cut(Finish::Timeout) > 0 {
+    let cut = |why: &Finish| results.iter().filter(|r| &r.finish == why).count();
+    if cut(&Finish::Timeout) > 0 {
         let limit = args.sampling.timeout.unwrap_or_default().as_secs_f64();
         note(format_args!(
             "Stopped by --timeout after {limit} s, before the end of the text"
         ));
     }
-    if cut(Finish::Cancelled) > 0 {
+    if cut(&Finish::Cancelled) > 0 {
         note("Interrupted before the end of the text");
     }
-    if cut(Finish::Context) > 0 {
+    if cut(&Finish::Context) > 0 {
         note("The context is full; a larger --ctx-size gives room for more, if the model does");
     }
     let tokens: usize = results.iter().map(|r| r.ids.len()).sum();
