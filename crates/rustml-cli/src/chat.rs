@@ -251,8 +251,11 @@ fn tell(answer: &Generation) {
         Finish::Context => "; the context is full: /clear begins a new conversation",
         Finish::Timeout => "; stopped by --timeout",
         Finish::Cancelled => "; stopped",
-        Finish::Failed(why) => &format!("; it failed: {why}"),
+        Finish::Failed(_) => "; it failed: ",
     };
+    if let Finish::Failed(why) = &answer.finish {
+        line += why;
+    }
     match colours(&io::stderr()) {
         true => note(format_args!("\x1b[2m[{line}]\x1b[0m")),
         false => note(format_args!("[{line}]")),

@@ -85,8 +85,7 @@ impl TokenMask {
 
 /// Which tokens may come next, for as long as a text goes on.
 ///
-/// [`crate::grammar`] makes those of JSON schemas, regular expressions and
-/// grammars.
+/// See [`crate::Request::constraint`].
 pub trait Constraint: Send {
     /// Takes tokens that may not come next out of the set. Tokens that end
     /// the text are allowed where it may end.

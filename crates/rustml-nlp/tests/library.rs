@@ -82,7 +82,7 @@ fn whoever_reads_may_stop() {
         pieces < 3
     });
     let g = &all.unwrap()[0];
-    assert_eq!((pieces, g.finish), (3, Finish::Cancelled));
+    assert_eq!((pieces, g.finish.clone()), (3, Finish::Cancelled));
     assert!(!g.text.is_empty() && g.ids.len() < 50);
 
     let cancelled = Options {
