@@ -2,30 +2,31 @@
 
 use crate::config::{EngineConfig, Observer, Refusal};
 use crate::request::{Finish, Request, RequestId, Update, MAX_LOGPROBS};
+use crate::scheduler::Scheduler;
 use crate::sequence::{Scratch, Sequence, Work};
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, Model};
+use crate::stats::Stats;
+use rustml_model::{Batch, Capacity, Exec, KvPool, Model};
 use rustml_tokenizer::Tokenizer;
 use rustml_trace::{Cost, Detail, LayerTimes, Op, Recorder, StepTimes};
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 /// Runs requests on one model.
 ///
-/// Requests wait until the cache has room for all they may need; those that
-/// run share every step. The caller steps until [`Engine::is_idle`].
+/// Requests wait until one more may run and the cache has room for it to
+/// begin; those that run share every step. The caller steps until
+/// [`Engine::is_idle`].
 pub struct Engine {
     model: Arc<Model>,
     tokenizer: Arc<Tokenizer>,
     config: EngineConfig,
-    kv: KvPool,
+    scheduler: Scheduler,
     exec: Exec,
     observer: Option<Observer>,
-    waiting: VecDeque<Sequence>,
-    running: Vec<Sequence>,
-    kept: HashMap<RequestId, (KvSequence, Vec<u32>)>,
     next_id: RequestId,
     scratch: Scratch,
+    /// Bytes of the weights that every step reads.
+    weights: usize,
 }
 
 impl Engine {
@@ -44,18 +45,20 @@ impl Engine {
             logit_rows: config.sequences + extra_logits(model.spec().vocab),
         };
         let exec = Exec::new(&model, capacity, Recorder::new(config.detail));
+        let w = model.weights();
+        let layers = w.layers.iter().flat_map(|l| l.linears());
+        let layers: usize = layers.map(|l| l.weights.bytes()).sum();
+        let weights = layers + w.head().bytes();
         Ok(Engine {
             model,
             tokenizer,
+            scheduler: Scheduler::new(kv, &config),
             config,
-            kv,
             exec,
             observer: None,
-            waiting: VecDeque::new(),
-            running: Vec::new(),
-            kept: HashMap::new(),
             next_id: 0,
             scratch: Scratch::default(),
+            weights,
         })
     }
 
@@ -72,7 +75,7 @@ impl Engine {
 
     /// Whether no request is left.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.scheduler.waiting.is_empty() && self.scheduler.running.is_empty()
     }
 
     /// Accepts a request.
@@ -81,25 +84,13 @@ impl Engine {
     /// If the request cannot be run; see [`Refusal`].
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refusal> {
         self.check(&request)?;
-        let resume = request.resume;
-        let mut s = Sequence::new(self.next_id + 1, request, self.config.context);
-        if s.positions() > self.kv.positions() {
-            return Err(Refusal::CacheTooSmall {
-                needed: s.positions(),
-                cache: self.kv.positions(),
-            });
-        }
-        if let Some((mut cache, tokens)) = resume.and_then(|id| self.kept.remove(&id)) {
-            let alike = tokens.iter().zip(&s.tokens).take_while(|(a, b)| a == b);
-            // The last token is computed again: its logits are wanted.
-            let keep = alike.count().min(s.prompt_len - 1);
-            let keep = if s.prompt_logprobs { 0 } else { keep };
-            self.kv.truncate(&mut cache, keep);
-            s.clock.cached_tokens = keep;
-            s.cache = cache;
+        let s = Sequence::new(self.next_id + 1, request, self.config.context);
+        let (needed, cache) = (s.positions(), self.scheduler.kv.positions());
+        if needed > cache {
+            return Err(Refusal::CacheTooSmall { needed, cache });
         }
         self.next_id += 1;
-        self.waiting.push_back(s);
+        self.scheduler.waiting.push_back(s);
         Ok(self.next_id)
     }
 
@@ -129,119 +120,105 @@ impl Engine {
         if let Some(n) = request.logprobs.filter(|&n| n > MAX_LOGPROBS) {
             return Err(Refusal::Logprobs(n));
         }
-        let waiting = self.waiting.len();
+        let waiting = self.scheduler.waiting.len();
         if waiting >= self.config.queue {
             return Err(Refusal::QueueFull { waiting });
         }
         Ok(())
     }
 
-    /// Gives back the cache that a finished request kept.
-    pub fn forget(&mut self, id: RequestId) {
-        if let Some((cache, _)) = self.kept.remove(&id) {
-            self.kv.release(cache);
-        }
-    }
-
-    /// Ends a request now; its last update, if it was there.
+    /// Ends a request now; its last update, if it was there. Its part of the
+    /// cache is free before the next step.
     pub fn cancel(&mut self, id: RequestId, why: Finish) -> Option<Update> {
-        let waiting = self.waiting.iter().position(|s| s.id == id);
-        let sequence = match waiting {
-            Some(i) => self.waiting.remove(i)?,
-            None => {
-                let i = self.running.iter().position(|s| s.id == id)?;
-                self.running.remove(i)
-            }
-        };
-        Some(self.settle(sequence, Update::of(id), why))
+        let s = self.scheduler.remove(id)?;
+        Some(conclude(s, Update::of(id), why))
     }
 
     /// Ends all requests now.
     pub fn cancel_all(&mut self, why: Finish) -> Vec<Update> {
-        let all = self.running.iter().chain(&self.waiting);
+        let all = self.scheduler.running.iter().chain(&self.scheduler.waiting);
         let ids: Vec<_> = all.map(|s| s.id).collect();
         ids.into_iter()
             .filter_map(|id| self.cancel(id, why.clone()))
             .collect()
     }
 
-    /// Lets waiting requests in while there is room for all they may need.
-    fn admit(&mut self) {
-        while self.running.len() < self.config.sequences {
-            let Some(s) = self.waiting.front_mut() else {
-                return;
-            };
-            let needed = s.positions() - s.cache.len();
-            if !self.kv.reserve(&mut s.cache, needed) {
-                // Caches kept for later stand back before work that waits.
-                match self.kept.keys().min().copied() {
-                    Some(oldest) => self.forget(oldest),
-                    None => return,
-                }
-                continue;
-            }
-            s.clock.started = Some(Instant::now());
-            self.running.extend(self.waiting.pop_front());
-        }
+    /// What was counted, and how it stands.
+    pub fn stats(&self) -> Stats {
+        self.scheduler.stats()
     }
 
     /// Runs one step of all running requests; what it brought for each.
     pub fn step(&mut self) -> Vec<Update> {
         let began = self.exec.recorder.start();
-        self.admit();
-        let mut updates = Vec::new();
-        // Nothing is asked of these.
-        while let Some(i) = self.running.iter().position(Sequence::is_empty) {
-            let s = self.running.remove(i);
-            let update = Update::of(s.id);
-            updates.push(self.settle(s, update, Finish::Length));
-        }
-        let works = plan(&self.running, self.exec.capacity());
+        let mut updates = self.settle_empty();
+        let works = self.scheduler.plan(self.exec.capacity());
         let mut batch = Batch::default();
-        for (s, w) in self.running.iter().zip(&works) {
+        for (s, w) in self.scheduler.running.iter().zip(&works) {
             batch.push(&s.cache, &s.pending()[..w.rows], w.logits);
         }
         if batch.ids.is_empty() {
             return updates;
         }
         let size = (batch.ids.len(), batch.logit_rows.len());
-        let logits = self.model.forward(&batch, &mut self.kv, &mut self.exec);
+        let start = Instant::now();
+        let logits = self
+            .model
+            .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
         let sampling = began.map(|_| Instant::now());
         let mut logits = logits.chunks_exact(self.model.spec().vocab);
         let mut ended = Vec::new();
-        for (i, (s, w)) in self.running.iter_mut().zip(&works).enumerate() {
+        for (s, w) in self.scheduler.running.iter_mut().zip(&works) {
             let mine = logits.by_ref().take(w.logits);
             let (update, finish) = s.settle(w, mine, &self.tokenizer, &mut self.scratch);
             match finish {
-                Some(why) => ended.push((i, update, why)),
+                Some(why) => ended.push((s.id, update, why)),
                 None => updates.extend(update),
             }
         }
         let r = &mut self.exec.recorder;
         r.record(Op::Sample, sampling, Cost::default());
-        // From the last, so that indices of those before stay true.
-        for (i, update, why) in ended.into_iter().rev() {
-            let s = self.running.remove(i);
-            let update = update.unwrap_or(Update::of(s.id));
-            updates.push(self.settle(s, update, why));
+        self.count(&works, start.elapsed().as_secs_f64());
+        self.scheduler.seal();
+        for (id, update, why) in ended {
+            let s = self.scheduler.remove(id).expect("it ran");
+            updates.push(conclude(s, update.unwrap_or(Update::of(id)), why));
         }
         updates.sort_by_key(|u| u.id);
+        let tokens = updates.iter().filter(|u| u.token.is_some()).count();
+        self.scheduler.stats.tokens += tokens as u64;
         self.report_step(began, size);
         updates
     }
 
-    /// The last update of a sequence; its cache goes back or is kept.
-    fn settle(&mut self, mut s: Sequence, mut update: Update, why: Finish) -> Update {
-        s.conclude(&mut update, why);
-        if s.keep {
-            let len = s.cache.len();
-            self.kv.truncate(&mut s.cache, len);
-            s.tokens.truncate(len);
-            self.kept.insert(s.id, (s.cache, s.tokens));
-        } else {
-            self.kv.release(s.cache);
+    /// Ends requests of which nothing is asked.
+    fn settle_empty(&mut self) -> Vec<Update> {
+        let empty = self.scheduler.waiting.iter().filter(|s| s.is_empty());
+        let ids: Vec<_> = empty.map(|s| s.id).collect();
+        let end = |id| self.cancel(id, Finish::Length);
+        ids.into_iter().filter_map(end).collect()
+    }
+
+    /// Counts a step that took so long, and learns from it.
+    fn count(&mut self, works: &[Work], seconds: f64) {
+        let (mut prompt_rows, mut decoding, mut bytes) = (0, 0, self.weights);
+        for (s, w) in self.scheduler.running.iter().zip(works) {
+            match w.decodes {
+                true => decoding += 1,
+                false => prompt_rows += w.rows,
+            }
+            let seen = s.cache.len();
+            bytes += self.scheduler.kv.read_bytes(self.model.spec(), seen);
         }
-        update
+        self.scheduler.pace.learn(decoding, prompt_rows, seconds);
+        let stats = &mut self.scheduler.stats;
+        stats.steps += 1;
+        stats.prefill_tokens += prompt_rows as u64;
+        if prompt_rows == 0 {
+            stats.decode.steps += 1;
+            stats.decode.bytes += bytes as u64;
+            stats.decode.seconds += seconds;
+        }
     }
 
     /// Logs the step that began then, and shows it to whoever observes.
@@ -272,34 +249,8 @@ fn extra_logits(vocab: usize) -> usize {
     (BYTES / (4 * vocab.max(1))).clamp(8, 64)
 }
 
-/// What the next step computes of each running sequence: a row of those that
-/// decode, and as much of the prompts as there is room for.
-fn plan(running: &[Sequence], capacity: Capacity) -> Vec<Work> {
-    let decoding = running.iter().filter(|s| s.pending().len() == 1).count();
-    let mut rows_left = capacity.rows - decoding;
-    // Each may come to its last row.
-    let mut logits_left = capacity.logit_rows - running.len();
-    let work = |s: &Sequence| {
-        let pending = s.pending().len();
-        let mut rows = pending;
-        if pending > 1 {
-            rows = pending.min(rows_left);
-            if s.prompt_logprobs {
-                rows = rows.min(logits_left + 1);
-                logits_left -= rows.saturating_sub(1);
-            }
-            rows_left -= rows;
-        }
-        let complete = rows == pending;
-        let logits = match s.prompt_logprobs && s.generated() == 0 {
-            true => rows,
-            false => usize::from(complete),
-        };
-        Work {
-            rows,
-            logits,
-            complete,
-        }
-    };
-    running.iter().map(work).collect()
+/// The last update of a request that is over.
+fn conclude(mut s: Sequence, mut update: Update, why: Finish) -> Update {
+    s.conclude(&mut update, why);
+    update
 }

@@ -5,9 +5,10 @@
 //! the same for as long as it lives. Every step takes a row of each sequence
 //! that decodes and chunks of the prompts that wait, together.
 //!
-//! Invariants: what a sequence gets does not depend on what runs beside it; a
-//! sequence that runs has room in the cache for all it may need, so none is
-//! ever thrown out.
+//! Invariants: what a sequence gets is the same bits whatever runs beside it,
+//! whether its prompt was found in the cache, and whether it had to make room
+//! and was computed again. Of those that run the first always goes on, so that
+//! all come to an end.
 //!
 //! ```no_run
 //! use rustml_engine::{Engine, EngineConfig, Request, Sampling};
@@ -33,10 +34,14 @@ mod config;
 mod constraint;
 mod engine;
 mod logprobs;
+mod pace;
+mod prefix;
 mod request;
 mod sampler;
 mod scan;
+mod scheduler;
 mod sequence;
+mod stats;
 mod stop;
 
 pub use config::{EngineConfig, Observer, Refusal};
@@ -44,3 +49,4 @@ pub use constraint::{Constraint, TokenMask};
 pub use engine::Engine;
 pub use request::{Finish, Request, RequestId, Timings, TokenLogprobs, Update, MAX_LOGPROBS};
 pub use sampler::{Sampler, Sampling};
+pub use stats::{Misses, Reading, Stats};

@@ -44,11 +44,6 @@ pub struct Request {
     /// Whether the prompt is the beginning of the text that goes on, rather
     /// than a conversation that is answered.
     pub continues: bool,
-    /// Keep the cache when it is done, for a request that begins alike.
-    pub keep: bool,
-    /// The cache that this earlier request kept serves as far as both begin
-    /// alike.
-    pub resume: Option<RequestId>,
     /// Go on when the model would end, for measuring.
     pub ignore_end: bool,
     /// Whether tokens may be guessed ahead, where the engine does. They are
@@ -72,8 +67,6 @@ impl Default for Request {
             prompt_logprobs: false,
             constraint: None,
             continues: false,
-            keep: false,
-            resume: None,
             ignore_end: false,
             speculate: true,
         }

@@ -18,8 +18,11 @@ pub(crate) struct Sequence {
     pub room: usize,
     pub max_tokens: usize,
     pub cache: KvSequence,
-    pub prompt_logprobs: bool,
-    pub keep: bool,
+    /// Blocks of the cache that others can find.
+    pub sealed: usize,
+    prompt_logprobs: bool,
+    /// Tokens of the prompt, after the first, that were reported.
+    reported: usize,
     ignore_end: bool,
     logprobs: Option<usize>,
     sampler: Sampler,
@@ -37,6 +40,8 @@ pub(crate) struct Work {
     pub logits: usize,
     /// Whether nothing is pending then, so that a token follows.
     pub complete: bool,
+    /// Whether a single row was pending.
+    pub decodes: bool,
 }
 
 /// When things happened to a sequence.
@@ -67,8 +72,9 @@ impl Sequence {
             room: context - request.prompt.len(),
             max_tokens: request.max_tokens,
             cache: KvSequence::default(),
+            sealed: 0,
             prompt_logprobs: request.prompt_logprobs,
-            keep: request.keep,
+            reported: 0,
             ignore_end: request.ignore_end,
             logprobs: request.logprobs,
             sampler,
@@ -109,6 +115,21 @@ impl Sequence {
         self.max_tokens == 0 && !self.prompt_logprobs
     }
 
+    /// Whether the logits of all of its rows are wanted, since there are tokens
+    /// of the prompt to report.
+    pub fn reports_prompt(&self) -> bool {
+        self.prompt_logprobs && self.reported + 1 < self.prompt_len
+    }
+
+    /// Positions that need not be computed if they are known: not the last,
+    /// whose logits are wanted, nor those whose logits are reported.
+    pub fn reusable(&self) -> usize {
+        match self.reports_prompt() {
+            true => self.reported,
+            false => self.tokens.len() - 1,
+        }
+    }
+
     /// Takes what a step computed. An update, if there is anything to say, and
     /// the reason if it was the last.
     pub fn settle<'l>(
@@ -124,6 +145,7 @@ impl Sequence {
         self.cache.advance(work.rows);
         for (position, logits) in (first + 1..).zip(logits) {
             if position < self.prompt_len {
+                self.reported = position;
                 let top = self.logprobs.unwrap_or(0);
                 let l = scratch.logprobs.of(logits, self.tokens[position], top);
                 update.prompt_logprobs.push(l);

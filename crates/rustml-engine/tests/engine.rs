@@ -1,79 +1,14 @@
 //! The loop on tiny models: what a request gets does not depend on who else
-//! runs, and caches come back.
+//! runs, whether it had to make room, or what was in the cache.
 
+mod common;
+
+use common::{alone, collect, engine, load, mixed, request, run, Outcome};
 use rustml_engine::{
-    Engine, EngineConfig, Finish, Refusal, Request, RequestId, Sampling, Timings, Update,
+    Engine, EngineConfig, Finish, Refusal, Request, RequestId, Timings, Update, MAX_LOGPROBS,
 };
-use rustml_io::Store;
-use rustml_model::{team, KvType, Model, Quantize, KV_BLOCK};
-use rustml_tokenizer::Tokenizer;
-use std::path::Path;
-use std::sync::Arc;
-
-fn engine(context: usize, positions: usize, sequences: usize, rows: usize) -> Engine {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny/llama");
-    let store = Store::open(&dir).unwrap();
-    let model = Model::load(&store, Quantize::None, team(2).unwrap(), &mut |_, _| {}).unwrap();
-    let tokenizer = Tokenizer::from_dir(&dir).unwrap();
-    let config = EngineConfig {
-        context,
-        cache_positions: positions,
-        sequences,
-        rows,
-        kv_type: KvType::F32,
-        ..EngineConfig::default()
-    };
-    Engine::new(Arc::new(model), Arc::new(tokenizer), config).unwrap()
-}
-
-fn request(seed: u64, prompt: usize, max_tokens: usize) -> Request {
-    Request {
-        prompt: (0..prompt as u32)
-            .map(|i| 3 + (i * 7 + seed as u32 * 13) % 200)
-            .collect(),
-        sampling: Sampling {
-            temperature: if seed.is_multiple_of(2) { 0.0 } else { 1.0 },
-            seed,
-            ..Sampling::default()
-        },
-        max_tokens,
-        continues: true,
-        ..Request::default()
-    }
-}
-
-#[derive(Clone, Debug, PartialEq)]
-struct Outcome {
-    ids: Vec<u32>,
-    text: String,
-    finish: Finish,
-}
-
-fn collect(updates: &[Update], id: RequestId) -> Outcome {
-    let mine = || updates.iter().filter(|u| u.id == id);
-    Outcome {
-        ids: mine().filter_map(|u| u.token).collect(),
-        text: mine().map(|u| u.text.as_str()).collect(),
-        finish: mine()
-            .find_map(|u| u.finish.clone())
-            .expect("it finished")
-            .0,
-    }
-}
-
-fn run(engine: &mut Engine) -> Vec<Update> {
-    let mut updates = Vec::new();
-    while !engine.is_idle() {
-        updates.extend(engine.step());
-    }
-    updates
-}
-
-fn alone(seed: u64, prompt: usize, max_tokens: usize) -> Outcome {
-    let mut e = engine(256, 256, 1, 64);
-    let id = e.submit(request(seed, prompt, max_tokens)).unwrap();
-    collect(&run(&mut e), id)
-}
+use rustml_model::KV_BLOCK;
+use std::time::Duration;
 
 fn timings(updates: &[Update], id: RequestId) -> Timings {
     let mut last = updates
@@ -83,34 +18,50 @@ fn timings(updates: &[Update], id: RequestId) -> Timings {
     last.next().expect("it finished").1
 }
 
+fn engine_of(config: EngineConfig, threads: usize) -> Engine {
+    let (model, tokenizer) = load(threads);
+    Engine::new(model, tokenizer, config).unwrap()
+}
+
+/// Sixteen requests of all kinds, in a cache that cannot hold four of them.
 #[test]
-fn what_runs_beside_a_request_does_not_matter() {
-    // Prompts longer than a step, more requests than run at a time.
-    let shapes = [
-        (1, 5, 12),
-        (2, 90, 7),
-        (3, 33, 20),
-        (4, 1, 9),
-        (5, 64, 3),
-        (6, 17, 1),
-    ];
-    let mut e = engine(256, 3 * 128, 3, 16);
-    let ids = shapes.map(|(seed, prompt, max)| e.submit(request(seed, prompt, max)).unwrap());
-    let updates = run(&mut e);
-    for (id, (seed, prompt, max)) in ids.into_iter().zip(shapes) {
-        assert_eq!(
-            collect(&updates, id),
-            alone(seed, prompt, max),
-            "request {id}"
+fn mixed_requests_get_what_they_get_alone() {
+    let expected: Vec<Outcome> = (0..16).map(|i| alone(mixed(i))).collect();
+    for threads in [1, 2, 3] {
+        let config = EngineConfig {
+            context: 256,
+            cache_positions: 7 * KV_BLOCK,
+            sequences: 8,
+            rows: 48,
+            ..common::config()
+        };
+        let mut e = engine_of(config, threads);
+        // The second time, much of it is in the cache.
+        for round in 0..2 {
+            let ids: Vec<_> = (0..16).map(|i| e.submit(mixed(i)).unwrap()).collect();
+            let updates = run(&mut e);
+            for (i, id) in ids.into_iter().enumerate() {
+                let got = collect(&updates, id);
+                assert_eq!(got, expected[i], "{threads} threads, {round}, request {i}");
+            }
+            let stats = e.stats();
+            assert!(stats.preemptions > 0, "the cache was too large");
+            assert!(stats.prefix_hits > 0, "nothing was shared");
+            assert_eq!((stats.kv_used, stats.running, stats.waiting), (0, 0, 0));
+        }
+        let misses = e.stats().prefix_misses;
+        assert!(
+            misses.new > 0 && misses.evicted > 0 && misses.diverged > 0,
+            "{misses:?}"
         );
     }
 }
 
 #[test]
 fn a_request_ends_for_the_reason_it_says() {
-    let length = alone(2, 10, 4);
+    let length = alone(request(2, 10, 4));
     assert_eq!((length.finish, length.ids.len()), (Finish::Length, 4));
-    let nothing = alone(2, 10, 0);
+    let nothing = alone(request(2, 10, 0));
     assert_eq!((nothing.finish, nothing.ids.len()), (Finish::Length, 0));
 
     let mut e = engine(20, 64, 1, 64);
@@ -132,65 +83,218 @@ fn a_request_ends_for_the_reason_it_says() {
         (waiting[0].id, waiting[0].finish.clone().unwrap().0),
         (second, Finish::Timeout)
     );
-    assert!(e.is_idle() && e.cancel(first, Finish::Cancelled).is_none());
+    assert!(e.is_idle());
+    assert_eq!(e.cancel(first, Finish::Cancelled), None);
+}
+
+#[test]
+fn a_cancelled_request_frees_its_blocks_at_once() {
+    let mut e = engine(256, 512, 4, 64);
+    let ids = [1, 2, 3].map(|seed| e.submit(request(seed, 100, 100)).unwrap());
+    for _ in 0..10 {
+        e.step();
+    }
+    let before = e.stats().kv_used;
+    e.cancel(ids[1], Finish::Cancelled).unwrap();
+    let after = e.stats();
+    assert!(after.kv_used < before && after.running == 2);
+    e.cancel_all(Finish::Cancelled);
+    assert_eq!(e.stats().kv_used, 0);
+}
+
+#[test]
+fn text_ends_before_a_stop_string() {
+    let whole = alone(request(2, 10, 40));
+    // Any three characters of the middle, most likely of several tokens.
+    let chars: Vec<(usize, char)> = whole.text.char_indices().collect();
+    let (from, to) = (chars[chars.len() / 2].0, chars[chars.len() / 2 + 3].0);
+    let stop = &whole.text[from..to];
+    let first = whole.text.find(stop).unwrap();
+    let cut = alone(Request {
+        stop: vec!["never said \u{1F980}".into(), stop.into()],
+        ..request(2, 10, 40)
+    });
+    assert_eq!(cut.text, whole.text[..first]);
+    assert_eq!(cut.finish, Finish::StopString(1));
+    assert!(whole.ids.starts_with(&cut.ids) && cut.ids.len() < whole.ids.len());
+    let spared = alone(Request {
+        stop: vec!["never said \u{1F980}".into()],
+        ..request(2, 10, 40)
+    });
+    assert_eq!(spared, whole);
+}
+
+#[test]
+fn log_probabilities_are_those_of_the_chosen() {
+    let outcome = alone(Request {
+        logprobs: Some(3),
+        prompt_logprobs: true,
+        ..request(2, 40, 12)
+    });
+    assert_eq!(outcome.logprobs.len(), outcome.ids.len());
+    for (id, l) in outcome.ids.iter().zip(&outcome.logprobs) {
+        // Greedy, so the likeliest.
+        assert_eq!((l.token, l.top[0]), (*id, (*id, l.logprob)));
+        assert!(l.logprob < 0.0 && l.top.len() == 3 && l.top.is_sorted_by(|a, b| a.1 >= b.1));
+    }
+    let prompt = request(2, 40, 12).prompt;
+    let reported: Vec<u32> = outcome.prompt_logprobs.iter().map(|l| l.token).collect();
+    assert_eq!(reported, prompt[1..]);
+    // What was generated, read as a prompt, is as likely.
+    let mut both = request(2, 40, 0);
+    both.prompt.extend(&outcome.ids);
+    let again = alone(Request {
+        logprobs: Some(3),
+        prompt_logprobs: true,
+        ..both
+    });
+    let all = [&outcome.prompt_logprobs[..], &outcome.logprobs].concat();
+    assert_eq!(again.prompt_logprobs, all);
+    assert_eq!((again.ids.len(), again.finish), (0, Finish::Length));
 }
 
 #[test]
 fn requests_that_cannot_run_are_refused() {
     let mut e = engine(64, 64, 1, 64);
-    assert_eq!(e.submit(request(1, 0, 5)), Err(Refusal::EmptyPrompt));
-    let long = Refusal::PromptTooLong {
-        prompt: 64,
-        context: 64,
+    let with = |f: &dyn Fn(&mut Request)| {
+        let mut r = request(1, 3, 5);
+        f(&mut r);
+        r
     };
-    assert_eq!(e.submit(request(1, 64, 5)), Err(long));
-    let mut unknown = request(1, 3, 5);
-    unknown.prompt[1] = 1_000_000;
+    let mut refusal = |f: &dyn Fn(&mut Request)| e.submit(with(f)).unwrap_err();
+    assert_eq!(refusal(&|r| r.prompt.clear()), Refusal::EmptyPrompt);
     assert!(matches!(
-        e.submit(unknown),
-        Err(Refusal::UnknownToken { id: 1_000_000, .. })
+        refusal(&|r| r.prompt = vec![1; 64]),
+        Refusal::PromptTooLong { prompt: 64, .. }
     ));
-    let mut hot = request(1, 3, 5);
-    hot.sampling.temperature = -1.0;
-    assert!(matches!(e.submit(hot), Err(Refusal::Sampling(_))));
+    let unknown = |r: Refusal| matches!(r, Refusal::UnknownToken { id: 1_000_000, .. });
+    assert!(unknown(refusal(&|r| r.prompt[1] = 1_000_000)));
+    assert!(unknown(refusal(&|r| r.logit_bias = vec![(1_000_000, 1.0)])));
+    for bias in [f32::NAN, 100.5, f32::NEG_INFINITY] {
+        let r = refusal(&|r| r.logit_bias = vec![(3, 1.0), (4, bias)]);
+        assert!(matches!(r, Refusal::Bias { id: 4, .. }));
+    }
+    let hot = |r: &mut Request| r.sampling.temperature = -1.0;
+    assert!(matches!(refusal(&hot), Refusal::Sampling(_)));
+    assert_eq!(
+        refusal(&|r| r.stop = vec!["a".into(), "".into()]),
+        Refusal::EmptyStop
+    );
+    let many = MAX_LOGPROBS + 1;
+    assert_eq!(
+        refusal(&|r| r.logprobs = Some(many)),
+        Refusal::Logprobs(many)
+    );
+    assert!(e.is_idle(), "a refusal leaves nothing behind");
+
     let mut small = engine(1000, KV_BLOCK, 1, 64);
     assert!(matches!(
         small.submit(request(1, 60, 50)),
         Err(Refusal::CacheTooSmall { .. })
     ));
-    assert!(
-        e.is_idle() && small.is_idle(),
-        "a refusal leaves nothing behind"
-    );
+    let config = EngineConfig {
+        queue: 2,
+        ..common::config()
+    };
+    let mut e = engine_of(config, 1);
+    assert!(e.submit(request(1, 3, 5)).is_ok() && e.submit(request(1, 3, 5)).is_ok());
+    let refusal = e.submit(request(1, 3, 5)).unwrap_err();
+    assert_eq!(refusal, Refusal::QueueFull { waiting: 2 });
+    e.step();
+    assert!(e.submit(request(1, 3, 5)).is_ok(), "one runs now");
 }
 
 #[test]
-fn a_kept_cache_serves_what_begins_alike() {
-    let mut e = engine(256, 256, 1, 64);
-    let keep = |seed, prompt, max, resume| Request {
-        keep: true,
-        resume,
-        ..request(seed, prompt, max)
-    };
-    let first = keep(2, 70, 6, None);
-    let mut prompt = first.prompt.clone();
-    let id = e.submit(first).unwrap();
-    let one = collect(&run(&mut e), id);
+fn what_begins_alike_is_computed_once() {
+    let mut e = engine(256, 512, 1, 64);
+    let first = e.submit(request(2, 70, 6)).unwrap();
+    let one = collect(&run(&mut e), first);
 
     // The conversation goes on: prompt, answer, and something new.
-    prompt.extend(&one.ids);
-    prompt.extend([9, 8, 7]);
-    let next = |resume| Request {
-        prompt: prompt.clone(),
-        ..keep(2, 70, 6, resume)
+    let next = || {
+        let mut next = request(2, 70, 6);
+        next.prompt.extend(&one.ids);
+        next.prompt.extend([9, 8, 7]);
+        next
     };
-    let resumed = e.submit(next(Some(id))).unwrap();
+    let second = e.submit(next()).unwrap();
     let updates = run(&mut e);
-    let warm = collect(&updates, resumed);
     // The last token of the answer was never computed, nor were the new ones.
-    assert_eq!(timings(&updates, resumed).computed_tokens(), 4);
+    assert_eq!(timings(&updates, second).computed_tokens(), 4);
+    assert_eq!(collect(&updates, second), alone(next()));
+    let stats = e.stats();
+    assert_eq!(stats.prefix_misses.too_short, 3);
+    assert_eq!(
+        stats.prefix_hits,
+        timings(&updates, second).cached_tokens as u64
+    );
 
-    let mut cold = engine(256, 256, 1, 64);
-    let id = cold.submit(next(None)).unwrap();
-    assert_eq!(warm, collect(&run(&mut cold), id));
+    // The very same again.
+    let third = e.submit(next()).unwrap();
+    let updates = run(&mut e);
+    assert_eq!(timings(&updates, third).computed_tokens(), 1);
+    assert_eq!(collect(&updates, third), alone(next()));
+
+    // Another that parts within the first block.
+    let other = || {
+        let mut other = request(2, 70, 6);
+        other.prompt[20] += 1;
+        other
+    };
+    let fourth = e.submit(other()).unwrap();
+    let updates = run(&mut e);
+    assert_eq!(timings(&updates, fourth).cached_tokens, 20);
+    assert_eq!(collect(&updates, fourth), alone(other()));
+    assert_eq!(e.stats().prefix_misses.diverged, 49);
+}
+
+/// Beside a request that decodes, a long prompt is taken in small pieces if
+/// steps must be short.
+#[test]
+fn a_long_prompt_does_not_hold_others_up() {
+    let config = EngineConfig {
+        sequences: 2,
+        cache_positions: 1024,
+        rows: 256,
+        step_target: Duration::ZERO,
+        ..common::config()
+    };
+    let mut e = engine_of(config, 1);
+    let first = e
+        .submit(Request {
+            ignore_end: true,
+            ..request(2, 20, 100)
+        })
+        .unwrap();
+    e.step();
+    e.step();
+    let second = e.submit(request(4, 200, 1)).unwrap();
+    let mut between = 0;
+    'all: loop {
+        for u in e.step() {
+            between += usize::from(u.id == first && u.token.is_some());
+            if u.id == second {
+                break 'all;
+            }
+        }
+    }
+    assert!(between >= 200 / 16, "only {between} tokens");
+}
+
+#[test]
+fn steps_are_counted() {
+    let mut e = engine(256, 512, 2, 64);
+    let ids = [
+        e.submit(request(2, 70, 6)).unwrap(),
+        e.submit(request(1, 10, 9)).unwrap(),
+    ];
+    let updates = run(&mut e);
+    let tokens: usize = ids.iter().map(|&id| collect(&updates, id).ids.len()).sum();
+    let stats = e.stats();
+    assert_eq!((stats.tokens, stats.prefill_tokens), (tokens as u64, 80));
+    let d = stats.decode;
+    assert!(d.steps > 0 && d.steps < stats.steps);
+    assert!(d.seconds > 0.0);
+    let (model, _) = load(1);
+    assert!(d.bytes >= d.steps * (model.weights().head().bytes() as u64));
 }

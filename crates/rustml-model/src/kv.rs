@@ -1,4 +1,4 @@
-//! The cache of keys and values: blocks that sequences own.
+//! The cache of keys and values: blocks that sequences own or share.
 
 use crate::error::{Error, Result};
 use crate::spec::{Layer, Spec};
@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Memory for the keys and values of all sequences.
 ///
-/// A block holds [`KV_BLOCK`] positions in every layer. A sequence owns its
-/// blocks; they come from the pool and go back to it. No block is ever in two
-/// sequences, which is what lets threads store rows of all of them at once.
+/// A block holds [`KV_BLOCK`] positions in every layer. Blocks come from the
+/// pool, and go back to it when nobody has a reference to them: no sequence,
+/// and no [`KvBlock`]. A step stores only to blocks that have a single
+/// reference, which is the sequence's whose rows they are; full blocks of
+/// several sequences, or kept for later ones, are only read. That is what lets
+/// threads store rows of all sequences at once, and it is asserted before every
+/// step.
 ///
 /// All layers of a block lie together, so the memory that is really used grows
 /// with the positions that are.
@@ -22,7 +26,8 @@ pub struct KvPool {
     /// Bytes of a block.
     stride: usize,
     free: Vec<u32>,
-    blocks: usize,
+    /// How many have each block; 0 for those that are free.
+    references: Vec<u32>,
     /// Tells the pool from others.
     id: u64,
 }
@@ -37,6 +42,22 @@ pub struct KvSequence {
     len: usize,
     /// Of its pool; 0 before it has one.
     pool: u64,
+}
+
+/// A reference to a block that keeps it when its sequences are gone.
+///
+/// It must go back by [`KvPool::unshare`]: dropped, it takes the block with it.
+#[derive(Debug)]
+pub struct KvBlock {
+    block: u32,
+    pool: u64,
+}
+
+impl KvBlock {
+    /// Its number, below [`KvPool::blocks`].
+    pub fn number(&self) -> u32 {
+        self.block
+    }
 }
 
 impl KvSequence {
@@ -102,12 +123,16 @@ impl KvPool {
         let mut free = Vec::new();
         free.try_reserve_exact(blocks).map_err(|_| too_much())?;
         free.extend((0..last).rev());
+        let mut references = Vec::new();
+        let counted = references.try_reserve_exact(blocks);
+        counted.map_err(|_| too_much())?;
+        references.resize(blocks, 0);
         Ok(KvPool {
             layers,
             memory,
             stride,
             free,
-            blocks,
+            references,
             id: new_id(),
         })
     }
@@ -129,7 +154,10 @@ impl KvPool {
         }
         self.check_owner(sequence);
         let from = self.free.len() - more;
-        sequence.blocks.extend(self.free.drain(from..).rev());
+        for block in self.free.drain(from..).rev() {
+            self.references[block as usize] = 1;
+            sequence.blocks.push(block);
+        }
         true
     }
 
@@ -147,7 +175,9 @@ impl KvPool {
         );
         sequence.len = len;
         let keep = len.div_ceil(KV_BLOCK);
-        self.free.extend(sequence.blocks.drain(keep..).rev());
+        for block in sequence.blocks.drain(keep..).rev() {
+            give_back(&mut self.references, &mut self.free, block);
+        }
     }
 
     /// Takes back all of a sequence's blocks.
@@ -156,7 +186,116 @@ impl KvPool {
     /// If they are of another pool.
     pub fn release(&mut self, sequence: KvSequence) {
         self.check_owner(&sequence);
-        self.free.extend(sequence.blocks.into_iter().rev());
+        for block in sequence.blocks.into_iter().rev() {
+            give_back(&mut self.references, &mut self.free, block);
+        }
+    }
+
+    /// Another reference to a sequence's block of that index. As long as there
+    /// is one, the sequence must store nothing more to the block.
+    ///
+    /// # Panics
+    /// If it has no such block, or blocks of another pool.
+    pub fn share(&mut self, sequence: &KvSequence, index: usize) -> KvBlock {
+        self.check_owner(sequence);
+        let block = sequence.blocks[index];
+        self.references[block as usize] += 1;
+        KvBlock {
+            block,
+            pool: self.id,
+        }
+    }
+
+    /// Takes a reference back.
+    ///
+    /// # Panics
+    /// If it is to a block of another pool.
+    pub fn unshare(&mut self, block: KvBlock) {
+        self.check_block(&block);
+        give_back(&mut self.references, &mut self.free, block.block);
+    }
+
+    /// Whether anybody else has the block.
+    ///
+    /// # Panics
+    /// If it is of another pool.
+    pub fn is_shared(&self, block: &KvBlock) -> bool {
+        self.check_block(block);
+        self.references[block.block as usize] > 1
+    }
+
+    /// Continues a sequence by the positions of a full block, which it shares.
+    ///
+    /// # Panics
+    /// If the sequence does not end with a full block, or one of them is of
+    /// another pool.
+    pub fn append(&mut self, sequence: &mut KvSequence, block: &KvBlock) {
+        self.check_block(block);
+        self.check_owner(sequence);
+        assert_eq!(sequence.room(), 0, "full blocks follow full blocks");
+        assert!(sequence.len.is_multiple_of(KV_BLOCK));
+        self.references[block.block as usize] += 1;
+        sequence.pool = self.id;
+        sequence.blocks.push(block.block);
+        sequence.len += KV_BLOCK;
+    }
+
+    /// Continues a sequence by a copy of a block's first positions; returns
+    /// whether there was a block for it. If not, nothing changes.
+    ///
+    /// # Panics
+    /// As [`KvPool::append`], or if a block has not so many positions.
+    #[must_use]
+    pub fn append_copy(
+        &mut self,
+        sequence: &mut KvSequence,
+        block: &KvBlock,
+        positions: usize,
+    ) -> bool {
+        self.check_block(block);
+        assert_eq!(sequence.room(), 0, "a block follows full blocks");
+        assert!(positions <= KV_BLOCK);
+        if !self.reserve(sequence, 1) {
+            return false;
+        }
+        let to = sequence.blocks[sequence.blocks.len() - 1] as usize * self.stride;
+        let from = block.block as usize * self.stride;
+        let memory = self.memory.as_mut_slice();
+        memory.copy_within(from..from + self.stride, to);
+        sequence.len += positions;
+        true
+    }
+
+    /// Makes a sequence share a block in place of its own full one of that
+    /// index, which holds the same.
+    ///
+    /// # Panics
+    /// If that is no full block of the sequence, or one is of another pool.
+    pub fn replace(&mut self, sequence: &mut KvSequence, index: usize, block: &KvBlock) {
+        self.check_block(block);
+        self.check_owner(sequence);
+        assert!(
+            index < sequence.len / KV_BLOCK,
+            "only full blocks are shared"
+        );
+        self.references[block.block as usize] += 1;
+        let own = std::mem::replace(&mut sequence.blocks[index], block.block);
+        give_back(&mut self.references, &mut self.free, own);
+    }
+
+    /// Asserts that the blocks of a sequence's next positions are its own.
+    pub(crate) fn check_writable(&self, sequence: &KvSequence, rows: usize) {
+        let (first, end) = (sequence.len, sequence.len + rows);
+        let written = first / KV_BLOCK..end.div_ceil(KV_BLOCK);
+        let own = |&b: &u32| self.references[b as usize] == 1;
+        assert!(
+            rows == 0 || sequence.blocks[written].iter().all(own),
+            "positions would be stored to a block that is shared"
+        );
+    }
+
+    fn check_block(&self, block: &KvBlock) {
+        assert_eq!(block.pool, self.id, "the block is of another pool");
     }
 
     /// Asserts that a sequence has no blocks but this pool's.
@@ -167,6 +306,16 @@ impl KvPool {
         );
     }
 
+    /// Blocks that nobody has.
+    pub fn free_blocks(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Blocks in all.
+    pub fn blocks(&self) -> usize {
+        self.references.len()
+    }
+
     /// Positions that are not reserved.
     pub fn free_positions(&self) -> usize {
         self.free.len() * KV_BLOCK
@@ -174,7 +323,18 @@ impl KvPool {
 
     /// Positions in all.
     pub fn positions(&self) -> usize {
-        self.blocks * KV_BLOCK
+        self.references.len() * KV_BLOCK
+    }
+
+    /// Bytes that a row reads which sees `positions`, where no window ends
+    /// before.
+    pub fn read_bytes(&self, spec: &Spec, positions: usize) -> usize {
+        let layers = self.layers.iter().zip(&spec.layers);
+        let bytes = layers.map(|((shape, _), l)| {
+            let seen = positions.min(l.attention.window.unwrap_or(usize::MAX));
+            seen * (2 * shape.block_bytes() / KV_BLOCK)
+        });
+        bytes.sum()
     }
 
     /// Bytes when all blocks are in use.
@@ -186,6 +346,15 @@ impl KvPool {
     pub(crate) fn layer(&mut self, i: usize) -> Cache<'_> {
         let (shape, at) = self.layers[i];
         Cache::new(shape, self.memory.as_mut_slice(), self.stride, at)
+    }
+}
+
+/// One reference less; without any, the block is free.
+fn give_back(references: &mut [u32], free: &mut Vec<u32>, block: u32) {
+    let left = &mut references[block as usize];
+    *left -= 1;
+    if *left == 0 {
+        free.push(block);
     }
 }
 
@@ -204,7 +373,7 @@ mod tests {
             memory: AlignedBytes::zeroed(0).unwrap(),
             stride: 0,
             free: (0..blocks).rev().collect(),
-            blocks: blocks as usize,
+            references: vec![0; blocks as usize],
             id: new_id(),
         }
     }
@@ -233,6 +402,54 @@ mod tests {
         let mut free = pool.free.clone();
         free.sort();
         assert_eq!(free, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_shared_block_stays_until_nobody_has_it() {
+        let mut pool = pool(4);
+        let (mut a, mut b) = (KvSequence::default(), KvSequence::default());
+        assert!(pool.reserve(&mut a, 70));
+        a.advance(70);
+        let kept = pool.share(&a, 0);
+        pool.append(&mut b, &kept);
+        assert_eq!((b.len(), b.blocks()), (64, &a.blocks()[..1]));
+        assert!(pool.append_copy(&mut b, &kept, 5) && b.len() == 69);
+        assert_ne!(b.blocks()[1], a.blocks()[0]);
+        pool.check_writable(&b, 59);
+        pool.release(a);
+        assert!(pool.is_shared(&kept));
+        assert_eq!(pool.free_blocks(), 2);
+        pool.truncate(&mut b, 0);
+        assert!(!pool.is_shared(&kept));
+        pool.unshare(kept);
+        assert_eq!(pool.free_blocks(), 4);
+        pool.release(b);
+    }
+
+    #[test]
+    fn a_block_of_the_same_content_takes_the_place_of_the_own() {
+        let mut pool = pool(3);
+        let (mut a, mut b) = (KvSequence::default(), KvSequence::default());
+        assert!(pool.reserve(&mut a, 64) && pool.reserve(&mut b, 64));
+        (a.advance(64), b.advance(64));
+        let kept = pool.share(&a, 0);
+        pool.replace(&mut b, 0, &kept);
+        assert_eq!((a.blocks(), pool.free_blocks()), (b.blocks(), 2));
+        pool.release(a);
+        pool.release(b);
+        assert_eq!(pool.free_blocks(), 2);
+        pool.unshare(kept);
+    }
+
+    #[test]
+    #[should_panic(expected = "shared")]
+    fn nothing_is_stored_to_a_shared_block() {
+        let mut pool = pool(1);
+        let mut s = KvSequence::default();
+        assert!(pool.reserve(&mut s, 60));
+        s.advance(60);
+        let _kept = pool.share(&s, 0);
+        pool.check_writable(&s, 1);
     }
 
     #[test]

@@ -88,7 +88,7 @@ mod weights;
 pub use batch::{Batch, Span};
 pub use error::{Error, Result};
 pub use exec::{Capacity, Exec};
-pub use kv::{KvPool, KvSequence};
+pub use kv::{KvBlock, KvPool, KvSequence};
 pub use load::{LoadReport, LoadTimes, Progress};
 pub use model::{team, Model};
 pub use quantize::Quantize;

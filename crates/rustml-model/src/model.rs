@@ -98,7 +98,8 @@ impl Model {
     /// # Panics
     /// If the batch exceeds the capacity of `exec`, names a token outside the
     /// vocabulary or a position that the model has no vector for, has no room
-    /// reserved in its caches, or names a cache twice or one of another pool;
+    /// reserved in its caches, would store to a block that is shared, or names a
+    /// cache twice or one of another pool;
     /// or if `kv` or `exec` was made for another model.
     pub fn forward<'e>(&self, batch: &Batch, kv: &mut KvPool, exec: &'e mut Exec) -> &'e [f32] {
         let rows = batch.ids.len();
@@ -162,6 +163,7 @@ impl Model {
                 "{} rows in a cache that has room for {room}",
                 s.rows
             );
+            kv.check_writable(s.cache, s.rows);
             assert!(
                 s.rows == 0 || positions.is_none_or(|n| first + s.rows <= n),
                 "a position beyond the {} that the model has vectors for",

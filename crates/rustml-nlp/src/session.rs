@@ -3,7 +3,8 @@
 use crate::error::{Error, Result};
 use crate::generate::{drain, Generation, Options};
 use crate::model::Model;
-use rustml_engine::{Engine, Refusal, Request, RequestId};
+use rustml_engine::{Engine, Refusal, Request};
+use rustml_model::KV_BLOCK;
 use rustml_tokenizer::Message;
 
 /// A conversation with a model. Keys and values of what was said stay in the
@@ -27,16 +28,17 @@ pub struct Session<'m> {
     model: &'m Model,
     engine: Engine,
     messages: Vec<Message>,
-    last: Option<RequestId>,
 }
 
 impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, system: Option<&str>) -> Result<Session<'m>> {
+        // The turn before stays beside the next, which continues a copy of its
+        // last block.
+        let positions = model.context().saturating_add(2 * KV_BLOCK);
         let mut session = Session {
             model,
-            engine: model.engine(1, model.context())?,
+            engine: model.engine(1, positions)?,
             messages: Vec::new(),
-            last: None,
         };
         session.clear(system);
         Ok(session)
@@ -90,19 +92,17 @@ impl<'m> Session<'m> {
             sampling: options.sampling,
             max_tokens: options.max_tokens,
             continues: false,
-            keep: true,
-            resume: self.last,
             ignore_end: options.ignore_end,
             ..Request::default()
         };
         let id = self.engine.submit(request);
-        self.last = Some(id.map_err(|refusal| match refusal {
+        id.map_err(|refusal| match refusal {
             Refusal::PromptTooLong { prompt, context } => Error::ConversationTooLong {
                 tokens: prompt,
                 context,
             },
             other => Error::Refused(other),
-        })?);
+        })?;
         drain(&mut self.engine, options, &mut |update| {
             generation.take(update);
             update.text.is_empty() || sink(&update.text)
