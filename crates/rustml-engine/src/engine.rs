@@ -40,9 +40,10 @@ impl Engine {
         config: EngineConfig,
     ) -> Result<Engine, rustml_model::Error> {
         let kv = KvPool::new(model.spec(), config.cache_positions, config.kv_type)?;
+        let sequences = config.sequences.max(1);
         let capacity = Capacity {
-            rows: config.rows.max(config.sequences),
-            logit_rows: config.sequences + extra_logits(model.spec().vocab),
+            rows: config.rows.max(sequences),
+            logit_rows: sequences + extra_logits(model.spec().vocab),
         };
         let exec = Exec::new(&model, capacity, Recorder::new(config.detail));
         let w = model.weights();
@@ -84,7 +85,8 @@ impl Engine {
     /// If the request cannot be run; see [`Refusal`].
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refusal> {
         self.check(&request)?;
-        let s = Sequence::new(self.next_id + 1, request, self.config.context);
+        let (id, config) = (self.next_id + 1, &self.config);
+        let s = Sequence::new(id, request, config.context, config.speculate);
         let (needed, cache) = (s.positions(), self.scheduler.kv.positions());
         if needed > cache {
             return Err(Refusal::CacheTooSmall { needed, cache });
@@ -155,7 +157,8 @@ impl Engine {
         let works = self.scheduler.plan(self.exec.capacity());
         let mut batch = Batch::default();
         for (s, w) in self.scheduler.running.iter().zip(&works) {
-            batch.push(&s.cache, &s.pending()[..w.rows], w.logits);
+            let rows = [&s.pending()[..w.rows], &w.drafts].concat();
+            batch.push(&s.cache, &rows, w.logits);
         }
         if batch.ids.is_empty() {
             return updates;
@@ -166,23 +169,25 @@ impl Engine {
             .model
             .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
         let sampling = began.map(|_| Instant::now());
-        let mut logits = logits.chunks_exact(self.model.spec().vocab);
+        let (vocab, mut rest) = (self.model.spec().vocab, logits);
         let mut ended = Vec::new();
         for (s, w) in self.scheduler.running.iter_mut().zip(&works) {
-            let mine = logits.by_ref().take(w.logits);
-            let (update, finish) = s.settle(w, mine, &self.tokenizer, &mut self.scratch);
-            match finish {
-                Some(why) => ended.push((s.id, update, why)),
-                None => updates.extend(update),
-            }
+            // It may leave rows of wrong guesses, so each has its own.
+            let (mine, others) = rest.split_at(w.logits * vocab);
+            rest = others;
+            let mine = mine.chunks_exact(vocab);
+            let before = s.cache.len() + w.rows;
+            let last = s.settle(w, mine, &self.tokenizer, &mut self.scratch, &mut updates);
+            ended.extend(last);
+            self.scheduler.stats.accepted += (s.cache.len() - before) as u64;
         }
         let r = &mut self.exec.recorder;
         r.record(Op::Sample, sampling, Cost::default());
         self.count(&works, start.elapsed().as_secs_f64());
         self.scheduler.seal();
-        for (id, update, why) in ended {
-            let s = self.scheduler.remove(id).expect("it ran");
-            updates.push(conclude(s, update.unwrap_or(Update::of(id)), why));
+        for (update, why) in ended {
+            let s = self.scheduler.remove(update.id).expect("it ran");
+            updates.push(conclude(s, update, why));
         }
         updates.sort_by_key(|u| u.id);
         let tokens = updates.iter().filter(|u| u.token.is_some()).count();
@@ -215,6 +220,8 @@ impl Engine {
         stats.steps += 1;
         stats.prefill_tokens += prompt_rows as u64;
         if prompt_rows == 0 {
+            let drafts: usize = works.iter().map(|w| w.drafts.len()).sum();
+            self.scheduler.costs.learn(decoding + drafts, seconds);
             stats.decode.steps += 1;
             stats.decode.bytes += bytes as u64;
             stats.decode.seconds += seconds;

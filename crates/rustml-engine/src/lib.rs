@@ -33,14 +33,17 @@
 mod config;
 mod constraint;
 mod engine;
+pub mod grammar;
 mod logprobs;
 mod pace;
 mod prefix;
 mod request;
 mod sampler;
+mod sampling;
 mod scan;
 mod scheduler;
 mod sequence;
+mod speculate;
 mod stats;
 mod stop;
 
@@ -48,5 +51,6 @@ pub use config::{EngineConfig, Observer, Refusal};
 pub use constraint::{Constraint, TokenMask};
 pub use engine::Engine;
 pub use request::{Finish, Request, RequestId, Timings, TokenLogprobs, Update, MAX_LOGPROBS};
-pub use sampler::{Sampler, Sampling};
+pub use sampler::Sampler;
+pub use sampling::Sampling;
 pub use stats::{Misses, Reading, Stats};

@@ -1,7 +1,7 @@
 //! What somebody asks for, and what they get.
 
 use crate::constraint::Constraint;
-use crate::sampler::Sampling;
+use crate::sampling::Sampling;
 use std::fmt;
 use std::time::Duration;
 

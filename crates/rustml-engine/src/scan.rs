@@ -36,6 +36,7 @@ pub(crate) fn argmax(x: &[f32]) -> u32 {
 /// `e^x` for `x <= 0`, within two units in the last place: `2^n` in the
 /// exponent's bits times a polynomial of what is left (Cephes' `expf`). 0 below
 /// -87, where single precision ends.
+#[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     // ln 2 in two parts, the first of few bits, so that `n` of them are exact.
@@ -59,20 +60,25 @@ pub(crate) fn exp(x: f32) -> f32 {
     }
     let p = p * r * r + r + 1.0;
     let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
+    // Computed in any case: a choice between values is a vector's, a branch is
+    // not.
+    let value = p * power;
     if in_range {
-        p * power
+        value
     } else {
         0.0
     }
 }
 
 /// How much a logit weighs beside the largest: `e^((x - max) * scale)`.
+#[inline(always)]
 pub(crate) fn weight(x: f32, max: f32, scale: f32) -> f32 {
+    let value = exp((x - max) * scale);
     // The largest may be infinite.
     if x == max {
         1.0
     } else {
-        exp((x - max) * scale)
+        value
     }
 }
 

@@ -12,6 +12,7 @@ use crate::config::EngineConfig;
 use crate::pace::Pace;
 use crate::prefix::Prefixes;
 use crate::sequence::{Sequence, Work};
+use crate::speculate::Costs;
 use crate::stats::Stats;
 use rustml_model::{Capacity, KvPool, KV_BLOCK};
 use std::collections::VecDeque;
@@ -26,6 +27,8 @@ pub(crate) struct Scheduler {
     pub running: Vec<Sequence>,
     sequences: usize,
     pub pace: Pace,
+    /// Of steps that only decode.
+    pub costs: Costs,
     /// Blocks that could be had when the first that waits was last refused.
     refused_at: Option<usize>,
     pub stats: Stats,
@@ -38,8 +41,9 @@ impl Scheduler {
             prefixes: Prefixes::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
-            sequences: config.sequences,
+            sequences: config.sequences.max(1),
             pace: Pace::new(config.step_target),
+            costs: Costs::default(),
             refused_at: None,
             stats: Stats::default(),
         }
@@ -83,9 +87,35 @@ impl Scheduler {
                 logits,
                 complete,
                 decodes: pending == 1,
+                drafts: Vec::new(),
             });
         }
+        if works.iter().all(|w| w.decodes) {
+            self.draft(&mut works, free, extra_logits);
+        }
         works
+    }
+
+    /// Adds guesses to a step that only decodes, as far as there is room for
+    /// them without anybody having to go.
+    fn draft(&mut self, works: &mut [Work], mut rows: usize, mut logits: usize) {
+        let mut taken = works.len();
+        for (s, w) in self.running.iter_mut().zip(works) {
+            let drafts = s.draft(rows.min(logits), &self.costs, taken);
+            let missing = (1 + drafts.len()).saturating_sub(s.cache.room());
+            let blocks = missing.div_ceil(KV_BLOCK);
+            if drafts.is_empty() || !self.prefixes.make_room(&mut self.kv, blocks) {
+                continue;
+            }
+            let fits = self.kv.reserve(&mut s.cache, 1 + drafts.len());
+            assert!(fits, "room was made");
+            taken += drafts.len();
+            rows -= drafts.len();
+            logits -= drafts.len();
+            w.logits += drafts.len();
+            self.stats.proposed += drafts.len() as u64;
+            w.drafts = drafts;
+        }
     }
 
     /// Lets waiting requests in while there is room for their next rows, and

@@ -4,6 +4,7 @@ use crate::constraint::{Constraint, TokenMask};
 use crate::logprobs::Logprobs;
 use crate::request::{Finish, Request, RequestId, Timings, Update};
 use crate::sampler::Sampler;
+use crate::speculate::{Costs, Lookup};
 use crate::stop::StopStrings;
 use rustml_model::KvSequence;
 use rustml_tokenizer::{Decode, Detokenizer, Tokenizer};
@@ -29,6 +30,7 @@ pub(crate) struct Sequence {
     constraint: Option<Box<dyn Constraint>>,
     detokenizer: Option<Detokenizer>,
     stop: StopStrings,
+    lookup: Option<Lookup>,
     pub clock: Clock,
 }
 
@@ -42,6 +44,8 @@ pub(crate) struct Work {
     pub complete: bool,
     /// Whether a single row was pending.
     pub decodes: bool,
+    /// Guesses of what follows, which are computed as well, logits and all.
+    pub drafts: Vec<u32>,
 }
 
 /// When things happened to a sequence.
@@ -63,7 +67,7 @@ pub(crate) struct Scratch {
 
 impl Sequence {
     /// A sequence with nothing computed; `context` is larger than its prompt.
-    pub fn new(id: RequestId, request: Request, context: usize) -> Sequence {
+    pub fn new(id: RequestId, request: Request, context: usize, speculate: bool) -> Sequence {
         let mut sampler = Sampler::new(request.sampling, request.logit_bias);
         sampler.observe_prompt(&request.prompt);
         Sequence {
@@ -84,6 +88,7 @@ impl Sequence {
                 continues: request.continues,
             })),
             stop: StopStrings::new(&request.stop),
+            lookup: (speculate && request.speculate).then(Lookup::new),
             tokens: request.prompt,
             clock: Clock {
                 submitted: Instant::now(),
@@ -130,19 +135,31 @@ impl Sequence {
         }
     }
 
-    /// Takes what a step computed. An update, if there is anything to say, and
-    /// the reason if it was the last.
+    /// Guesses what follows the next token, `most` tokens at most, in a step of
+    /// so many rows.
+    pub fn draft(&mut self, most: usize, costs: &Costs, rows: usize) -> Vec<u32> {
+        // The next token comes without a guess.
+        let left = self.max_tokens.min(self.room) - self.generated();
+        let most = most.min(left.saturating_sub(1));
+        let lookup = self.lookup.as_mut();
+        lookup.map_or(Vec::new(), |l| l.draft(&self.tokens, most, costs, rows))
+    }
+
+    /// Takes what a step computed. If it comes to its end, the last update, to
+    /// be concluded, and the reason.
     pub fn settle<'l>(
         &mut self,
         work: &Work,
         logits: impl Iterator<Item = &'l [f32]>,
         tokenizer: &Tokenizer,
         scratch: &mut Scratch,
-    ) -> (Option<Update>, Option<Finish>) {
+        updates: &mut Vec<Update>,
+    ) -> Option<(Update, Finish)> {
         let mut update = Update::of(self.id);
-        let mut finish = None;
-        let first = self.cache.len() + work.rows - work.logits;
+        let rows = work.rows + work.drafts.len();
+        let first = self.cache.len() + rows - work.logits;
         self.cache.advance(work.rows);
+        let (mut finish, mut right) = (None, 0);
         for (position, logits) in (first + 1..).zip(logits) {
             if position < self.prompt_len {
                 self.reported = position;
@@ -151,10 +168,26 @@ impl Sequence {
                 update.prompt_logprobs.push(l);
             } else if work.complete {
                 finish = self.next(&mut update, logits, tokenizer, scratch);
+                // The next row is computed for the guess, and is right with it.
+                if finish.is_some() || work.drafts.get(right).copied() != update.token {
+                    break;
+                }
+                right += 1;
+                self.cache.advance(1);
+                updates.push(std::mem::replace(&mut update, Update::of(self.id)));
             }
         }
-        let news = update.token.is_some() || !update.prompt_logprobs.is_empty();
-        (news.then_some(update), finish)
+        if let (Some(lookup), guessed @ 1..) = (&mut self.lookup, work.drafts.len()) {
+            lookup.learn(guessed, right);
+        }
+        match finish {
+            Some(why) => Some((update, why)),
+            None => {
+                let news = update.token.is_some() || !update.prompt_logprobs.is_empty();
+                updates.extend(news.then_some(update));
+                None
+            }
+        }
     }
 
     /// Chooses the next token by its logits. If it was the last, why.

@@ -27,8 +27,9 @@ fn engine_of(config: EngineConfig, threads: usize) -> Engine {
 #[test]
 fn mixed_requests_get_what_they_get_alone() {
     let expected: Vec<Outcome> = (0..16).map(|i| alone(mixed(i))).collect();
-    for threads in [1, 2, 3] {
+    for (threads, speculate) in [(1, false), (2, true), (3, false), (1, true)] {
         let config = EngineConfig {
+            speculate,
             context: 256,
             cache_positions: 7 * KV_BLOCK,
             sequences: 8,
@@ -49,7 +50,9 @@ fn mixed_requests_get_what_they_get_alone() {
             assert!(stats.prefix_hits > 0, "nothing was shared");
             assert_eq!((stats.kv_used, stats.running, stats.waiting), (0, 0, 0));
         }
-        let misses = e.stats().prefix_misses;
+        let stats = e.stats();
+        assert_eq!(stats.accepted > 0, speculate, "{stats:?}");
+        let misses = stats.prefix_misses;
         assert!(
             misses.new > 0 && misses.evicted > 0 && misses.diverged > 0,
             "{misses:?}"
@@ -297,4 +300,29 @@ fn steps_are_counted() {
     assert!(d.seconds > 0.0);
     let (model, _) = load(1);
     assert!(d.bytes >= d.steps * (model.weights().head().bytes() as u64));
+}
+
+/// A model that repeats itself is guessed, and the guesses change nothing.
+#[test]
+fn guesses_come_true() {
+    let config = EngineConfig {
+        speculate: true,
+        ..common::config()
+    };
+    let mut e = engine_of(config, 1);
+    let long = |speculate| Request {
+        ignore_end: true,
+        speculate,
+        logprobs: Some(2),
+        logit_bias: vec![(100, 25.0), (101, 25.0), (102, 25.0)],
+        ..request(2, 20, 200)
+    };
+    let id = e.submit(long(true)).unwrap();
+    let guessed = collect(&run(&mut e), id);
+    let stats = e.stats();
+    assert!(stats.accepted > 0 && stats.accepted <= stats.proposed);
+    assert!(stats.steps < 200, "{stats:?}");
+    let id = e.submit(long(false)).unwrap();
+    assert_eq!(guessed, collect(&run(&mut e), id));
+    assert_eq!(e.stats().proposed, stats.proposed);
 }

@@ -431,7 +431,8 @@ mod tests {
         let mut pool = pool(3);
         let (mut a, mut b) = (KvSequence::default(), KvSequence::default());
         assert!(pool.reserve(&mut a, 64) && pool.reserve(&mut b, 64));
-        (a.advance(64), b.advance(64));
+        a.advance(64);
+        b.advance(64);
         let kept = pool.share(&a, 0);
         pool.replace(&mut b, 0, &kept);
         assert_eq!((a.blocks(), pool.free_blocks()), (b.blocks(), 2));

@@ -76,6 +76,8 @@ pub fn mixed(i: usize) -> Request {
         9 => r.stop = vec!["e".into(), "the".into()],
         10 | 13 => (r.prompt_logprobs, r.logprobs) = (true, Some(1)),
         11 => r.ignore_end = true,
+        // Texts that repeat themselves.
+        12 | 14 | 15 => r.logit_bias = vec![(100, 25.0), (101, 24.0), (102, 25.0)],
         _ => {}
     }
     r
