@@ -122,8 +122,14 @@ fn what_would_explode_is_bounded() {
     let deep = ["(".repeat(10_000), ")".repeat(10_000)].concat();
     assert!(matches!(g.regex(&deep), Err(GrammarError::TooDeep { .. })));
     assert!(matches!(g.lark(&deep), Err(GrammarError::TooDeep { .. })));
-    let long = "x".repeat(1 << 20);
+    let long = "(a)".repeat(60_000);
     assert!(matches!(g.regex(&long), Err(GrammarError::TooLong { .. })));
+    assert!(matches!(g.lark(&long), Err(GrammarError::TooLong { .. })));
+    let long = json!({"const": long});
+    assert!(matches!(
+        g.json_schema(&long),
+        Err(GrammarError::TooLong { .. })
+    ));
 
     for regex in [
         "(a{1000}){1000}".to_owned(),
@@ -131,8 +137,8 @@ fn what_would_explode_is_bounded() {
         "(.*a){200}".to_owned(),
         "[ab]*a[ab]{200}".to_owned(),
         "(x?){5000}y".to_owned(),
-        "(a)".repeat(60_000),
-        "(a|b)".repeat(50_000),
+        "(a)".repeat(20_000),
+        "(a|b)".repeat(13_000),
         r"\p{L}{1,5000}\p{N}{1,5000}".to_owned(),
     ] {
         try_some(g.regex(&regex));
@@ -143,18 +149,38 @@ fn what_would_explode_is_bounded() {
         format!("start: {}\n{all}", names.join(" | "))
     };
     for grammar in [
-        rules(8_000),
-        format!("start: {}", "(\"a\")".repeat(50_000)),
+        rules(3_000),
+        format!("start: {}", "(\"a\")".repeat(12_000)),
+        format!(
+            "start: r0\n{}r3000: \"x\"",
+            (0..3000)
+                .map(|i| format!("r{i}: r{}\n", i + 1))
+                .collect::<String>()
+        ),
         "start: start start | \"a\" | ".to_owned(),
         "start: (\"a\"*)*".to_owned(),
         "start: a~100000\na: \"x\"".to_owned(),
     ] {
         try_some(g.lark(&grammar));
     }
-    let properties: serde_json::Map<String, Value> = (0..5_000)
+    let properties: serde_json::Map<String, Value> = (0..2_000)
         .map(|i| (format!("p{i}"), json!({"type": "string"})))
         .collect();
     try_some(g.json_schema(&json!({"type": "object", "properties": properties})));
+    for chain in ["$ref", "allOf"] {
+        let link = |i: usize| json!({"$ref": format!("#/$defs/d{i}")});
+        let mut defs: serde_json::Map<String, Value> = (0..1000)
+            .map(|i| match chain {
+                "$ref" => (format!("d{i}"), link(i + 1)),
+                _ => (
+                    format!("d{i}"),
+                    json!({"allOf": [link(i + 1), {"type": "object"}]}),
+                ),
+            })
+            .collect();
+        defs.insert("d1000".into(), json!({"type": "null"}));
+        try_some(g.json_schema(&json!({"$defs": defs, "$ref": "#/$defs/d0"})));
+    }
     let alternatives: Vec<Value> = (0..2_000).map(|i| json!({"const": i})).collect();
     try_some(g.json_schema(&json!({"anyOf": alternatives})));
     try_some(
