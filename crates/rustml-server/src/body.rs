@@ -137,7 +137,7 @@ impl Fields {
         for path in self.unread.unwrap_or_default() {
             let value = at(&self.value, &path);
             if !value.is_null() && !may_be_left(&path, value) {
-                let path = path.replace(".?", "");
+                let path = readable(&path);
                 return Err(match UNSUPPORTED.contains(&path.as_str()) {
                     true => ApiError::unsupported(&path, " by this server"),
                     false => ApiError::field(&path, format!("{path} is no field of this request"))
@@ -161,6 +161,16 @@ fn may_be_left(path: &str, value: &Value) -> bool {
         "suffix" => value == "",
         _ => false,
     }
+}
+
+/// A path as errors write it: `a[0].b`.
+fn readable(path: &str) -> String {
+    let keys = path.split('.').filter(|key| *key != "?");
+    keys.fold(String::new(), |path, key| match key.parse::<usize>() {
+        Ok(i) => format!("{path}[{i}]"),
+        Err(_) if path.is_empty() => key.into(),
+        Err(_) => format!("{path}.{key}"),
+    })
 }
 
 /// The value at a path as `serde_ignored` writes it: `a.0.b`, with `?` for an

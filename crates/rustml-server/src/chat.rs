@@ -1,7 +1,9 @@
 //! `POST /v1/chat/completions`.
 
 use crate::body::{self, Fields};
+use crate::prepare::{any_number, failure, likeliest, tally, Head};
 use crate::sse::{self, Pieces, Shape};
+use crate::tools::{CallParser, Piece, Tools};
 use crate::types::*;
 use crate::worker::{Event, Running};
 use crate::{blocking, App};
@@ -10,192 +12,161 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::Json;
 use rustml_engine::{Finish, Request, Update};
-use rustml_tokenizer::Message;
 use std::sync::Arc;
 
 /// Answers a conversation.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    request_body = ChatRequest,
+    responses(
+        (status = 200, description = "The answer", content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
+        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
+        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
+    ),
+    security((), ("api_key" = [])),
+)]
 pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     request: axum::http::Request<Body>,
 ) -> Result<Response, ApiError> {
     let bytes = body::read(request, &app.config).await?;
     let shared = app.clone();
-    let job = blocking(move || prepare(&shared, &bytes)).await?;
+    let job = blocking(move || prepare(shared, &bytes)).await?;
     let running = app.worker.submit("chat", job.requests).await?;
     match job.stream {
-        true => Ok(sse::respond(
-            &app,
-            running,
-            Chunks::new(job.answer, job.include_usage),
-        )),
-        false => Ok(Json(whole(running, job.answer).await?).into_response()),
+        Some(include_usage) => {
+            let answers = job.answers;
+            let chunks = Chunks {
+                answers,
+                include_usage,
+            };
+            Ok(sse::respond(&app, running, chunks))
+        }
+        None => Ok(Json(whole(running, job.answers).await?).into_response()),
     }
-}
-
-/// What is the same in all pieces of an answer.
-struct Head {
-    id: String,
-    created: u64,
-    model: String,
-    fingerprint: String,
 }
 
 struct Job {
     requests: Vec<Request>,
-    stream: bool,
-    include_usage: bool,
-    answer: Answers,
+    /// Whether to answer in pieces, and then whether to count tokens.
+    stream: Option<bool>,
+    answers: Answers,
 }
 
-fn prepare(app: &App, bytes: &[u8]) -> Result<Job, ApiError> {
+fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let (own, common): (ChatFields, CommonFields) = (fields.read()?, fields.read()?);
     fields.end()?;
-    let model = app.model(common.model.as_deref())?;
+    let head = app.head("chatcmpl-", common.model.as_deref())?;
     let n = app.choices(common.n, 1)?;
-    let mut request = app.request(&common)?;
     let (name, asked) = match own.max_completion_tokens {
         Some(n) => ("max_completion_tokens", Some(n)),
         None => ("max_tokens", common.max_tokens),
     };
-    request.max_tokens = app.max_tokens(name, asked, app.context)?;
-    for (name, given) in [
-        ("tools", own.tools.is_some()),
-        ("logprobs", own.logprobs == Some(true)),
-    ] {
-        if given {
-            return Err(ApiError::unsupported(name, " yet"));
+    let max_tokens = app.max_tokens(name, asked, app.context)?;
+    let logprobs = logprobs(&own)?;
+    let mut shape = app.shape(&common)?;
+    let parallel = own.parallel_tool_calls != Some(false);
+    let tools = own.tools.unwrap_or_default();
+    let tools = Tools::new(tools, own.tool_choice, parallel, app.template()?)?;
+    if let Some(tools) = tools.as_ref().filter(|t| t.forced) {
+        if !matches!(shape, crate::prepare::Shape::Any) {
+            let says = "an answer that has to be a call cannot have another form as well";
+            return Err(ApiError::field("response_format", says));
         }
+        shape = crate::prepare::Shape::Schema(tools.schema());
     }
-    request.prompt = prompt(app, own.messages)?;
-    let prompt_tokens = request.prompt.len();
-    let seed = request.sampling.seed;
-    let requests = (0..n as u64).map(|i| {
-        let mut request = request.clone();
-        request.sampling.seed = seed.wrapping_add(i);
-        request
-    });
+    let prompt = app.conversation(own.messages, tools.as_ref(), true)?;
+    let seed = common.seed.map_or_else(any_number, |s| s as u64);
+    let request = |i| {
+        Ok(Request {
+            prompt: prompt.clone(),
+            max_tokens,
+            logprobs,
+            constraint: app.constraint(&shape)?,
+            ..app.request(&common, seed, i)?
+        })
+    };
+    let requests = (0..n).map(request).collect::<Result<_, ApiError>>()?;
+    let answer = |_| Growing {
+        parser: tools.as_ref().map(Tools::parser),
+        ..Growing::default()
+    };
     Ok(Job {
-        requests: requests.collect(),
-        stream: common.stream == Some(true),
-        include_usage: common.stream_options.is_some_and(|o| o.include_usage),
-        answer: Answers {
-            head: Head {
-                id: app.answer_id("chatcmpl-"),
-                created: app.now(),
-                model,
-                fingerprint: app.fingerprint.clone(),
-            },
-            answers: (0..n).map(|_| Growing::default()).collect(),
+        requests,
+        stream: (common.stream == Some(true))
+            .then_some(common.stream_options.is_some_and(|o| o.include_usage)),
+        answers: Answers {
+            head,
+            answers: (0..n).map(answer).collect(),
             usage: Usage {
-                prompt_tokens,
+                prompt_tokens: prompt.len(),
                 ..Usage::default()
             },
+            app: app.clone(),
         },
     })
 }
 
-/// The tokens of a conversation, as the model's template writes it.
-fn prompt(app: &App, messages: Vec<ChatMessage>) -> Result<Vec<u32>, ApiError> {
-    if messages.is_empty() {
-        return Err(ApiError::field(
-            "messages",
-            "messages is empty: there is nothing to answer",
-        ));
+fn logprobs(own: &ChatFields) -> Result<Option<usize>, ApiError> {
+    match (own.logprobs, own.top_logprobs) {
+        (Some(true), top) => likeliest("top_logprobs", top.unwrap_or(0)).map(Some),
+        (_, None | Some(0)) => Ok(None),
+        _ => Err(ApiError::field(
+            "top_logprobs",
+            "top_logprobs needs logprobs to be true",
+        )),
     }
-    let template = app.tokenizer.chat_template().ok_or_else(|| {
-        let says = "this model has no chat template; it continues plain text, at /v1/completions";
-        ApiError::field("messages", says).code("no_chat_template")
-    })?;
-    let messages = messages.into_iter().enumerate().map(|(i, m)| message(i, m));
-    let messages: Vec<Message> = messages.collect::<Result<_, _>>()?;
-    let text = template.render(&messages, true, serde_json::Value::Null);
-    let ids = text.and_then(|text| app.tokenizer.encode_chat(&text));
-    ids.map_err(|e| ApiError::field("messages", e.to_string()))
-}
-
-fn message(i: usize, m: ChatMessage) -> Result<Message, ApiError> {
-    let field = |name: &str| format!("messages[{i}].{name}");
-    let role = match m.role.as_str() {
-        "developer" => "system",
-        role @ ("system" | "user" | "assistant" | "tool") => role,
-        other => {
-            let says = format!(
-                "there is no role {other:?}: it is system, developer, user, assistant or tool"
-            );
-            return Err(ApiError::field(field("role"), says));
-        }
-    };
-    let text = match m.content {
-        None if role == "assistant" => String::new(),
-        None => {
-            return Err(ApiError::field(
-                field("content"),
-                format!("a message of the {role} needs content"),
-            ))
-        }
-        Some(Content::Text(text)) => text,
-        Some(Content::Parts(parts)) => join(parts, &field("content"))?,
-    };
-    let mut message = Message::new(role, text);
-    let name = m.name.map(|name| ("name".to_owned(), name.into()));
-    message.extra.extend(name);
-    Ok(message)
-}
-
-fn join(parts: Vec<Part>, field: &str) -> Result<String, ApiError> {
-    let mut all = String::new();
-    for (i, part) in parts.into_iter().enumerate() {
-        match part.text {
-            Some(text) if part.kind == "text" => all += &text,
-            _ if part.kind == "text" => {
-                return Err(ApiError::field(
-                    format!("{field}[{i}].text"),
-                    "a text part needs text",
-                ))
-            }
-            _ => {
-                let says = format!(
-                    "the model reads text alone, no parts of type {:?}",
-                    part.kind
-                );
-                return Err(
-                    ApiError::field(format!("{field}[{i}].type"), says).code("unsupported_content")
-                );
-            }
-        }
-    }
-    Ok(all)
 }
 
 /// An answer as it grows.
 #[derive(Default)]
 struct Growing {
+    parser: Option<CallParser>,
     begun: bool,
     text: String,
+    calls: Vec<ToolCall>,
+    /// Those that were not sent yet.
+    logprobs: Option<ChatLogprobs>,
     finish: Option<FinishReason>,
 }
 
 /// All answers to a request.
 struct Answers {
+    app: Arc<App>,
     head: Head,
     answers: Vec<Growing>,
     usage: Usage,
 }
 
 impl Answers {
-    /// Takes an update; the new text, and why the answer ends if it does.
-    fn take(&mut self, i: usize, update: Update) -> (String, Option<FinishReason>) {
-        if update.token.is_some() {
-            self.usage.completion_tokens += 1;
+    /// Takes an update; what is new. Logprobs and why it ended stay in the
+    /// answer.
+    fn take(&mut self, i: usize, update: Update) -> Vec<Piece> {
+        tally(&mut self.usage, &update, i == 0);
+        let answer = &mut self.answers[i];
+        if let Some(l) = &update.logprobs {
+            let logprob = logprob(&self.app, l);
+            answer
+                .logprobs
+                .get_or_insert_default()
+                .content
+                .push(logprob);
         }
-        let finish = update.finish.map(|(why, _)| match why {
-            Finish::Stop => FinishReason::Stop,
+        let last = update.finish.is_some();
+        let pieces = match &mut answer.parser {
+            Some(parser) => parser.push(&update.text, last),
+            None if update.text.is_empty() => Vec::new(),
+            None => vec![Piece::Text(update.text)],
+        };
+        let called = answer.parser.as_ref().is_some_and(|p| p.calls() > 0);
+        answer.finish = update.finish.map(|(why, _)| match why {
+            Finish::Stop | Finish::StopString(_) if called => FinishReason::ToolCalls,
+            Finish::Stop | Finish::StopString(_) => FinishReason::Stop,
             _ => FinishReason::Length,
         });
-        self.answers[i].finish = finish;
-        self.usage.total_tokens = self.usage.prompt_tokens + self.usage.completion_tokens;
-        (update.text, finish)
+        pieces
     }
 
     fn left(&self) -> usize {
@@ -203,48 +174,85 @@ impl Answers {
     }
 }
 
+fn logprob(app: &App, l: &rustml_engine::TokenLogprobs) -> TokenLogprob {
+    let (token, bytes) = app.token(l.token);
+    let top = l.top.iter().map(|&(id, logprob)| {
+        let (token, bytes) = app.token(id);
+        TopLogprob {
+            token,
+            logprob,
+            bytes,
+        }
+    });
+    TokenLogprob {
+        token,
+        logprob: l.logprob,
+        bytes,
+        top_logprobs: top.collect(),
+    }
+}
+
+fn call_id() -> String {
+    format!("call_{:016x}", any_number())
+}
+
 /// Waits for all answers.
 async fn whole(mut running: Running, mut answers: Answers) -> Result<ChatCompletion, ApiError> {
     while answers.left() > 0 {
         match running.next().await {
             Some(Event::Update(i, update)) => {
-                if let Some(e) = update
-                    .finish
-                    .as_ref()
-                    .and_then(|(why, _)| sse::failure(why))
-                {
+                if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
                     return Err(e);
                 }
-                let (text, _) = answers.take(i, update);
-                answers.answers[i].text += &text;
+                for piece in answers.take(i, update) {
+                    answers.answers[i].keep(piece);
+                }
             }
             other => return Err(sse::broken(other)),
         }
     }
-    let choices = answers
-        .answers
-        .into_iter()
-        .enumerate()
-        .map(|(index, a)| ChatChoice {
-            index,
-            message: Answer {
-                role: "assistant",
-                content: Some(a.text),
-                refusal: None,
-                tool_calls: Vec::new(),
-            },
-            logprobs: None,
-            finish_reason: a.finish.unwrap_or(FinishReason::Length),
-        });
+    let choices = answers.answers.into_iter().enumerate();
     Ok(ChatCompletion {
         id: answers.head.id,
         object: "chat.completion",
         created: answers.head.created,
         model: answers.head.model,
-        choices: choices.collect(),
+        choices: choices.map(|(index, a)| a.choice(index)).collect(),
         usage: answers.usage,
         system_fingerprint: answers.head.fingerprint,
     })
+}
+
+impl Growing {
+    fn keep(&mut self, piece: Piece) {
+        match piece {
+            Piece::Text(text) => self.text += &text,
+            Piece::Call { name, .. } => self.calls.push(ToolCall {
+                id: call_id(),
+                kind: "function".into(),
+                function: FunctionCall {
+                    name,
+                    arguments: String::new(),
+                },
+            }),
+            Piece::Arguments { index, text } => self.calls[index].function.arguments += &text,
+        }
+    }
+
+    fn choice(self, index: usize) -> ChatChoice {
+        let silent = self.text.is_empty() && !self.calls.is_empty();
+        ChatChoice {
+            index,
+            message: Answer {
+                role: "assistant",
+                content: (!silent).then_some(self.text),
+                refusal: None,
+                tool_calls: self.calls,
+            },
+            logprobs: self.logprobs,
+            finish_reason: self.finish.unwrap_or(FinishReason::Length),
+        }
+    }
 }
 
 /// The answers in pieces.
@@ -254,16 +262,9 @@ struct Chunks {
 }
 
 impl Chunks {
-    fn new(answers: Answers, include_usage: bool) -> Chunks {
-        Chunks {
-            answers,
-            include_usage,
-        }
-    }
-
-    fn chunk(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>) -> ChatChunk {
+    fn send(&self, choices: Vec<ChunkChoice>, usage: Option<Usage>, out: &mut Pieces) {
         let head = &self.answers.head;
-        ChatChunk {
+        out.push(&ChatChunk {
             id: head.id.clone(),
             object: "chat.completion.chunk",
             created: head.created,
@@ -271,7 +272,28 @@ impl Chunks {
             system_fingerprint: head.fingerprint.clone(),
             choices,
             usage: self.include_usage.then_some(usage),
-        }
+        });
+    }
+
+    fn delta(
+        &mut self,
+        index: usize,
+        delta: Delta,
+        finish_reason: Option<FinishReason>,
+        out: &mut Pieces,
+    ) {
+        // What is known of tokens goes with the first piece after them.
+        let logprobs = match delta.role {
+            Some(_) => None,
+            None => self.answers.answers[index].logprobs.take(),
+        };
+        let choice = ChunkChoice {
+            index,
+            delta,
+            logprobs,
+            finish_reason,
+        };
+        self.send(vec![choice], None, out);
     }
 }
 
@@ -281,53 +303,61 @@ impl Shape for Chunks {
     }
 
     fn take(&mut self, index: usize, update: Update, out: &mut Pieces) {
-        let mut send = |delta, finish_reason| {
-            let choice = ChunkChoice {
-                index,
-                delta,
-                logprobs: None,
-                finish_reason,
+        if !std::mem::replace(&mut self.answers.answers[index].begun, true) {
+            let first = Delta {
+                role: Some("assistant"),
+                content: Some(String::new()),
+                ..Delta::default()
             };
-            out.push(&self.chunk(vec![choice], None));
-        };
-        if !self.answers.answers[index].begun {
-            send(
-                Delta {
-                    role: Some("assistant"),
-                    content: Some(String::new()),
-                    ..Delta::default()
-                },
-                None,
-            );
+            self.delta(index, first, None, out);
         }
-        self.answers.answers[index].begun = true;
-        let (text, finish) = self.answers.take(index, update);
-        let mut send = |delta, finish_reason| {
-            let choice = ChunkChoice {
-                index,
-                delta,
-                logprobs: None,
-                finish_reason,
-            };
-            out.push(&self.chunk(vec![choice], None));
-        };
-        if !text.is_empty() {
-            send(
-                Delta {
-                    content: Some(text),
-                    ..Delta::default()
-                },
-                None,
-            );
+        for piece in self.answers.take(index, update) {
+            self.delta(index, Delta::from(piece), None, out);
         }
+        let finish = self.answers.answers[index].finish;
         if finish.is_some() {
-            send(Delta::default(), finish);
+            self.delta(index, Delta::default(), finish, out);
         }
     }
 
     fn end(&mut self, out: &mut Pieces) {
         if self.include_usage {
-            out.push(&self.chunk(Vec::new(), Some(self.answers.usage)));
+            self.send(Vec::new(), Some(self.answers.usage), out);
+        }
+    }
+}
+
+impl From<Piece> for Delta {
+    fn from(piece: Piece) -> Delta {
+        let call = match piece {
+            Piece::Text(text) => {
+                return Delta {
+                    content: Some(text),
+                    ..Delta::default()
+                }
+            }
+            Piece::Call { index, name } => ToolCallDelta {
+                index,
+                id: Some(call_id()),
+                kind: Some("function"),
+                function: FunctionDelta {
+                    name: Some(name),
+                    arguments: String::new(),
+                },
+            },
+            Piece::Arguments { index, text } => ToolCallDelta {
+                index,
+                id: None,
+                kind: None,
+                function: FunctionDelta {
+                    name: None,
+                    arguments: text,
+                },
+            },
+        };
+        Delta {
+            tool_calls: vec![call],
+            ..Delta::default()
         }
     }
 }

@@ -30,12 +30,17 @@
 mod auth;
 mod body;
 mod chat;
+mod completions;
+mod conversation;
 mod limits;
 mod metrics;
 mod models;
+mod openapi;
 mod prepare;
 mod serve;
 mod sse;
+mod tokenize;
+mod tools;
 #[allow(dead_code)] // More endpoints use the rest.
 mod types;
 mod worker;
@@ -97,18 +102,9 @@ impl App {
             draining: AtomicBool::new(false),
         })
     }
-
-    /// Seconds since 1970.
-    fn now(&self) -> u64 {
-        now()
-    }
-
-    /// A name for an answer that no other has.
-    fn answer_id(&self, prefix: &str) -> String {
-        format!("{prefix}{:016x}", prepare::any_number())
-    }
 }
 
+/// Seconds since 1970.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |d| d.as_secs())

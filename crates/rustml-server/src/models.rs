@@ -1,8 +1,9 @@
 //! What is served, and how it is: `/v1/models`, `/health`, `/ready`,
 //! `/metrics`.
 
-use crate::types::{ApiError, ModelCard, ModelList};
+use crate::types::{ApiError, ErrorResponse, ModelCard, ModelList};
 use crate::{metrics, App};
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
@@ -24,6 +25,16 @@ impl App {
 }
 
 /// All models.
+#[utoipa::path(
+    get,
+    path = "/v1/models",
+    responses(
+        (status = 200, description = "The answer", body = ModelList),
+        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
+        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
+    ),
+    security((), ("api_key" = [])),
+)]
 pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
     let data = app.names.iter().map(|name| app.card(name)).collect();
     Json(ModelList {
@@ -33,20 +44,50 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
 }
 
 /// One of them. Names may have slashes.
+#[utoipa::path(
+    get,
+    path = "/v1/models/{id}",
+    params(("id" = String, Path, description = "The model's name")),
+    responses(
+        (status = 200, description = "The answer", body = ModelCard),
+        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
+        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
+    ),
+    security((), ("api_key" = [])),
+)]
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelCard>, ApiError> {
+    let Path(id) = id.map_err(|e| ApiError::field("id", e.body_text()))?;
     let name = app.model(Some(&id))?;
     Ok(Json(app.card(&name)))
 }
 
 /// The process is there.
+#[utoipa::path(
+    get,
+    path = "/health",
+    responses(
+        (status = 200, description = "The answer", body = Value),
+        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
+        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
+    ),
+)]
 pub(crate) async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
 }
 
 /// The model is loaded, its engine steps, and new requests are welcome.
+#[utoipa::path(
+    get,
+    path = "/ready",
+    responses(
+        (status = 200, description = "The answer", body = Value),
+        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
+        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
+    ),
+)]
 pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     match () {
         () if app.draining.load(Ordering::SeqCst) => {
@@ -57,7 +98,17 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Ap
     }
 }
 
-/// Counters.
+/// Counters, in Prometheus' form.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    responses(
+        (status = 200, description = "The answer", body = String, content_type = "application/openmetrics-text"),
+        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
+        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
+    ),
+    security((), ("api_key" = [])),
+)]
 pub(crate) async fn counters(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
     let text = app.metrics.text();
     let text = text.map_err(|_| ApiError::internal("cannot write the metrics"))?;

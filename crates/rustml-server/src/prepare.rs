@@ -1,14 +1,37 @@
 //! From what a client asks for to requests for the engine.
 
-use crate::types::{ApiError, CommonFields, ResponseFormat};
+use crate::types::{ApiError, CommonFields, ResponseFormat, Usage};
 use crate::App;
-use rustml_engine::{Request, Sampling};
+use axum::http::StatusCode;
+use rustml_engine::{Constraint, Finish, Request, Sampling, Update, MAX_LOGPROBS};
+use serde_json::Value;
 use std::hash::{BuildHasher, Hasher};
+
+/// Strings at which an answer may end.
+const MAX_STOPS: usize = 16;
 
 /// A number that is another one every time.
 pub(crate) fn any_number() -> u64 {
     let state = std::collections::hash_map::RandomState::new();
     state.build_hasher().finish()
+}
+
+/// What all pieces of an answer say.
+#[derive(Clone)]
+pub(crate) struct Head {
+    pub id: String,
+    pub created: u64,
+    pub model: String,
+    pub fingerprint: String,
+}
+
+/// What an answer has to be like.
+pub(crate) enum Shape {
+    Any,
+    Object,
+    Schema(Value),
+    Grammar(String),
+    Regex(String),
 }
 
 impl App {
@@ -19,19 +42,25 @@ impl App {
         };
         match self.names.iter().find(|n| *n == name) {
             Some(name) => Ok(name.clone()),
-            None => Err(self.no_model(name)),
+            None => {
+                let says = format!(
+                    "there is no model {name:?} here; this server has {:?}",
+                    self.names[0]
+                );
+                let e = ApiError::new(StatusCode::NOT_FOUND, says);
+                Err(e.param("model").code("model_not_found"))
+            }
         }
     }
 
-    pub fn no_model(&self, name: &str) -> ApiError {
-        let says = format!(
-            "there is no model {name:?} here; this server has {:?}",
-            self.names[0]
-        );
-        let status = axum::http::StatusCode::NOT_FOUND;
-        ApiError::new(status, says)
-            .param("model")
-            .code("model_not_found")
+    /// The head of an answer whose name begins so.
+    pub fn head(&self, prefix: &str, model: Option<&str>) -> Result<Head, ApiError> {
+        Ok(Head {
+            id: format!("{prefix}{:016x}", any_number()),
+            created: crate::now(),
+            model: self.model(model)?,
+            fingerprint: self.fingerprint.clone(),
+        })
     }
 
     /// How many answers each prompt gets.
@@ -68,56 +97,147 @@ impl App {
         }
     }
 
-    /// What all answers to a request have in common.
-    pub fn request(&self, c: &CommonFields) -> Result<Request, ApiError> {
-        self.not_yet(c)?;
+    /// What the answer at `index` is asked for, but for its prompt and what it
+    /// has to be like. Answers to one request get different dice.
+    pub fn request(&self, c: &CommonFields, seed: u64, index: usize) -> Result<Request, ApiError> {
         let sampling = Sampling {
             temperature: c.temperature.unwrap_or(1.0),
             top_k: c.top_k.unwrap_or(0),
             top_p: c.top_p.unwrap_or(1.0),
             min_p: c.min_p.unwrap_or(0.0),
             repetition_penalty: c.repetition_penalty.unwrap_or(1.0),
-            seed: c.seed.map_or_else(any_number, |s| s as u64),
+            presence_penalty: c.presence_penalty.unwrap_or(0.0),
+            frequency_penalty: c.frequency_penalty.unwrap_or(0.0),
+            seed: seed.wrapping_add(index as u64),
         };
-        sampling.validate().map_err(ApiError::bad)?;
+        sampling.validate().map_err(out_of_range)?;
+        let stop = c.stop.clone().map_or(Vec::new(), |s| s.strings());
+        match stop.len() {
+            _ if stop.iter().any(String::is_empty) => {
+                return Err(ApiError::field("stop", "a stop string must not be empty"))
+            }
+            n if n > MAX_STOPS => {
+                let says = format!("{n} stop strings are too many; {MAX_STOPS} are the most");
+                return Err(ApiError::field("stop", says));
+            }
+            _ => {}
+        }
         Ok(Request {
-            prompt: Vec::new(),
             sampling,
-            max_tokens: 0,
-            continues: false,
-            keep: false,
-            ignore_end: false,
+            logit_bias: bias(c)?,
+            stop,
+            ..Request::default()
         })
     }
 
-    /// What the engine cannot do yet.
-    fn not_yet(&self, c: &CommonFields) -> Result<(), ApiError> {
-        let format = c.response_format.as_ref();
-        for (name, given) in [
-            ("stop", c.stop.is_some()),
-            (
-                "presence_penalty",
-                c.presence_penalty.is_some_and(|p| p != 0.0),
-            ),
-            (
-                "frequency_penalty",
-                c.frequency_penalty.is_some_and(|p| p != 0.0),
-            ),
-            (
-                "logit_bias",
-                c.logit_bias.as_ref().is_some_and(|b| !b.is_empty()),
-            ),
-            (
-                "response_format",
-                format.is_some_and(|f| !matches!(f, ResponseFormat::Text)),
-            ),
-            ("grammar", c.grammar.is_some()),
-            ("regex", c.regex.is_some()),
-        ] {
-            if given {
-                return Err(ApiError::unsupported(name, " yet"));
-            }
+    /// What answers have to be like.
+    pub fn shape(&self, c: &CommonFields) -> Result<Shape, ApiError> {
+        let (format, grammar, regex) = (&c.response_format, &c.grammar, &c.regex);
+        let formatted = format
+            .as_ref()
+            .is_some_and(|f| !matches!(f, ResponseFormat::Text));
+        if usize::from(formatted) + usize::from(grammar.is_some()) + usize::from(regex.is_some())
+            > 1
+        {
+            let says = "only one of response_format, grammar and regex can say what the answer has to be like";
+            return Err(ApiError::field("response_format", says));
         }
-        Ok(())
+        Ok(match (format, grammar, regex) {
+            (_, Some(grammar), _) => Shape::Grammar(grammar.clone()),
+            (_, _, Some(regex)) => Shape::Regex(regex.clone()),
+            (Some(ResponseFormat::JsonObject), ..) => Shape::Object,
+            (Some(ResponseFormat::JsonSchema { json_schema }), ..) => match &json_schema.schema {
+                Some(schema) => Shape::Schema(schema.clone()),
+                None => Shape::Object,
+            },
+            _ => Shape::Any,
+        })
+    }
+
+    /// What makes one answer be like that.
+    pub fn constraint(&self, shape: &Shape) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+        match shape {
+            Shape::Any => Ok(None),
+            Shape::Object => Err(ApiError::unsupported("response_format", " yet")),
+            Shape::Schema(_) => Err(ApiError::unsupported("response_format", " yet")),
+            Shape::Grammar(_) => Err(ApiError::unsupported("grammar", " yet")),
+            Shape::Regex(_) => Err(ApiError::unsupported("regex", " yet")),
+        }
+    }
+
+    /// A token's text and bytes.
+    pub fn token(&self, id: u32) -> (String, Vec<u8>) {
+        let bytes = self
+            .tokenizer
+            .token_bytes(id)
+            .unwrap_or_default()
+            .into_owned();
+        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
+    }
+}
+
+/// Names the field that a sentence of the engine begins with.
+fn out_of_range(says: String) -> ApiError {
+    let words = says
+        .strip_prefix("the ")
+        .unwrap_or(&says)
+        .split(" is ")
+        .next();
+    let field = words.unwrap_or_default().replace([' ', '-'], "_");
+    ApiError::field(field, says)
+}
+
+fn bias(c: &CommonFields) -> Result<Vec<(u32, f32)>, ApiError> {
+    let given = c.logit_bias.iter().flatten();
+    let mut all = given
+        .map(|(id, &bias)| match id.parse() {
+            _ if !(-100.0..=100.0).contains(&bias) => Err(ApiError::field(
+                "logit_bias",
+                format!("logit_bias of token {id} is {bias}, but must be from -100 to 100"),
+            )),
+            Ok(id) => Ok((id, bias)),
+            Err(_) => {
+                let says = format!(
+                    "logit_bias: {id:?} is no token; tokens are numbers, which /tokenize tells"
+                );
+                Err(ApiError::field("logit_bias", says))
+            }
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    all.sort_unstable_by_key(|b| b.0);
+    Ok(all)
+}
+
+/// How many of the likeliest tokens to tell, if that many can be.
+pub(crate) fn likeliest(field: &str, n: usize) -> Result<usize, ApiError> {
+    match n {
+        0..=MAX_LOGPROBS => Ok(n),
+        _ => Err(ApiError::field(
+            field,
+            format!("{field} is {n}, but must be from 0 to {MAX_LOGPROBS}"),
+        )),
+    }
+}
+
+/// Counts what an update says of tokens. `first` is whether the answer is the
+/// first to its prompt, which counts once.
+pub(crate) fn tally(usage: &mut Usage, update: &Update, first: bool) {
+    usage.completion_tokens += usize::from(update.token.is_some());
+    usage.total_tokens = usage.prompt_tokens + usage.completion_tokens;
+    if let (Some((_, timings)), true) = (&update.finish, first) {
+        usage.prompt_tokens_details.cached_tokens += timings.cached_tokens;
+    }
+}
+
+/// Why an answer is none.
+pub(crate) fn failure(why: &Finish) -> Option<ApiError> {
+    match why {
+        Finish::Stop | Finish::StopString(_) | Finish::Length | Finish::Context => None,
+        Finish::Failed(why) => Some(ApiError::internal(format!(
+            "the answer could not go on: {why}"
+        ))),
+        Finish::Timeout | Finish::Cancelled => Some(ApiError::unavailable(
+            "the server ended the answer before it was complete",
+        )),
     }
 }

@@ -1,7 +1,7 @@
 //! Routes, connections, and the way to an end.
 
 use crate::types::ApiError;
-use crate::{auth, chat, models, App, Config, Served};
+use crate::{auth, chat, completions, models, openapi, tokenize, App, Config, Served};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
@@ -137,12 +137,17 @@ fn guarded(stream: TcpStream, app: &App) -> std::pin::Pin<Box<TimeoutStream<TcpS
 fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
+        .route("/v1/completions", post(completions::complete))
+        .route("/v1/embeddings", post(tokenize::embeddings))
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/metrics", get(models::counters))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
     let open = Router::new()
         .route("/", get(models::page))
+        .route("/openapi.json", get(openapi::document))
         .route("/health", get(models::health))
         .route("/ready", get(models::ready));
     guarded

@@ -1,12 +1,13 @@
 //! Answers in pieces, as server-sent events.
 
+use crate::prepare::failure;
 use crate::types::{ApiError, ErrorResponse};
 use crate::worker::{Event, Running};
 use crate::App;
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
-use rustml_engine::{Finish, Update};
+use rustml_engine::Update;
 use serde::Serialize;
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -31,16 +32,6 @@ impl Pieces {
             Ok(text) => self.0.push_back(text),
             Err(e) => tracing::error!(target: "rustml_server", "cannot write a piece: {e}"),
         }
-    }
-}
-
-/// Why an answer is none.
-pub(crate) fn failure(why: &Finish) -> Option<ApiError> {
-    match why {
-        Finish::Stop | Finish::Length | Finish::Context => None,
-        Finish::Timeout | Finish::Cancelled => Some(ApiError::unavailable(
-            "the server ended the answer before it was complete",
-        )),
     }
 }
 

@@ -164,12 +164,8 @@ impl Worker {
     /// Whether the thread is stepping, or ready to.
     pub fn is_alive(&self) -> bool {
         let thread = self.thread.as_ref().is_some_and(|t| !t.is_finished());
-        let quiet = self.shared.now()
-            - self
-                .shared
-                .alive
-                .load(Ordering::Relaxed)
-                .min(self.shared.now());
+        let alive = self.shared.alive.load(Ordering::Relaxed);
+        let quiet = self.shared.now().saturating_sub(alive);
         thread && (self.shared.idle.load(Ordering::Relaxed) || quiet < STUCK.as_millis() as u64)
     }
 }
@@ -222,6 +218,8 @@ struct Active {
 struct Log {
     prompt: usize,
     generated: usize,
+    cached: usize,
+    queued: Duration,
     prefill: Duration,
     decode: Duration,
     reasons: Vec<&'static str>,
@@ -295,7 +293,8 @@ impl Loop {
         if job.accepted.is_closed() {
             return; // Its client left before it began.
         }
-        match self.admit(&job.requests) {
+        let prompt = job.requests.iter().map(|r| r.prompt.len()).sum();
+        match self.admit(job.requests) {
             Ok(ids) => {
                 for (i, &id) in ids.iter().enumerate() {
                     self.owners.insert(id, (job.key, i));
@@ -304,7 +303,7 @@ impl Loop {
                     kind: job.kind,
                     events: job.events,
                     log: Log {
-                        prompt: job.requests.iter().map(|r| r.prompt.len()).sum(),
+                        prompt,
                         ..Log::default()
                     },
                     ids: ids.into_iter().map(Some).collect(),
@@ -319,7 +318,7 @@ impl Loop {
         self.count();
     }
 
-    fn admit(&mut self, requests: &[Request]) -> Result<Vec<RequestId>, ApiError> {
+    fn admit(&mut self, requests: Vec<Request>) -> Result<Vec<RequestId>, ApiError> {
         if self.owners.len() + requests.len() > self.most {
             let busy = "the server is busy: its queue is full; try again later";
             let mut e = ApiError::new(StatusCode::TOO_MANY_REQUESTS, busy).code("queue_full");
@@ -329,7 +328,7 @@ impl Loop {
         let mut ids = Vec::new();
         for request in requests {
             let engine = &mut self.engine;
-            let submit = AssertUnwindSafe(|| engine.submit(request.clone(), None));
+            let submit = AssertUnwindSafe(|| engine.submit(request));
             let done = match catch_unwind(submit) {
                 Ok(done) => done.map_err(refused),
                 Err(_) => Err(ApiError::internal("the request made the engine fail")),
@@ -356,7 +355,7 @@ impl Loop {
             self.owners.remove(&id);
             let update = self.engine.cancel(id, Finish::Cancelled);
             if let Some((why, timings)) = update.and_then(|u| u.finish) {
-                active.log.add(why, &timings);
+                active.log.add(&why, &timings);
             }
         }
         self.close(&active);
@@ -374,7 +373,7 @@ impl Loop {
             active.log.generated += 1;
         }
         if let Some((why, timings)) = &update.finish {
-            active.log.add(*why, timings);
+            active.log.add(why, timings);
             active.ids[i] = None;
             self.owners.remove(&update.id);
         }
@@ -417,17 +416,17 @@ impl Loop {
         let log = &active.log;
         let total = active.sent.elapsed();
         let to_first = active.first.map(|at| at - active.sent);
-        let queued = to_first.unwrap_or(total).saturating_sub(log.prefill);
         self.metrics.job(log.prompt, log.generated, &log.reasons);
         self.metrics
-            .times(total, queued, to_first, log.decode, log.generated);
+            .times(total, log.queued, to_first, log.decode, log.generated);
         tracing::info!(
             target: "rustml_server::request",
             kind = active.kind,
             answers = active.ids.len(),
             prompt_tokens = log.prompt,
+            cached_tokens = log.cached,
             tokens = log.generated,
-            queue_ms = ms(queued),
+            queue_ms = ms(log.queued),
             prefill_ms = ms(log.prefill),
             decode_ms = ms(log.decode),
             total_ms = ms(total),
@@ -441,8 +440,10 @@ impl Loop {
 }
 
 impl Log {
-    fn add(&mut self, why: Finish, timings: &Timings) {
-        self.prefill = self.prefill.max(timings.prompt);
+    fn add(&mut self, why: &Finish, timings: &Timings) {
+        self.queued = self.queued.max(timings.queued);
+        self.prefill = self.prefill.max(timings.prefill);
+        self.cached += timings.cached_tokens;
         self.decode = self.decode.max(timings.decode);
         self.reasons.push(why.name());
     }

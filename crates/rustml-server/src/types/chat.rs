@@ -269,7 +269,7 @@ pub struct Delta {
     pub tool_calls: Vec<ToolCallDelta>,
 }
 
-/// A call that begins or goes on.
+/// A call of a function that begins or goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct ToolCallDelta {
     /// Which call of the answer, from 0.

@@ -35,10 +35,8 @@ pub struct CommonFields {
     /// Where the answer ends, if it gets there; not part of the answer.
     pub stop: Option<Stop>,
     /// Taken off the logits of tokens that the answer has already.
-    #[schema(minimum = -2, maximum = 2)]
     pub presence_penalty: Option<f32>,
     /// The same, for each time the answer has the token.
-    #[schema(minimum = -2, maximum = 2)]
     pub frequency_penalty: Option<f32>,
     /// Divisor of the logits of tokens that occurred, prompt included. Extension.
     pub repetition_penalty: Option<f32>,

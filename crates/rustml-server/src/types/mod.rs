@@ -2,10 +2,14 @@
 
 mod chat;
 mod common;
+mod completions;
 mod error;
 mod models;
+mod tokenize;
 
 pub(crate) use chat::*;
 pub(crate) use common::*;
+pub(crate) use completions::*;
 pub(crate) use error::{ApiError, ErrorResponse};
 pub(crate) use models::*;
+pub(crate) use tokenize::*;

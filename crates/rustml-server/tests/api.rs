@@ -1,0 +1,624 @@
+//! Endpoints and fields, on a tiny model.
+
+mod common;
+
+use common::{Server, CONTEXT};
+use rustml_server::Config;
+use serde_json::{json, Value};
+
+const CHAT: &str = "/v1/chat/completions";
+const TEXT: &str = "/v1/completions";
+
+fn chat(more: Value) -> Value {
+    let mut body = json!({"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 12});
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn text(more: Value) -> Value {
+    let mut body = json!({"prompt": "Hello there", "temperature": 0, "max_tokens": 12});
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// Events with what differs from run to run taken out.
+fn masked(answer: &common::Answer) -> String {
+    let mut all = String::new();
+    for mut event in answer.events() {
+        assert!(
+            event["id"].as_str().unwrap().len() > 10
+                && event["created"].as_u64() > Some(1_700_000_000)
+        );
+        event["id"] = "ID".into();
+        event["created"] = 0.into();
+        all += &format!("data: {event}\n\n");
+    }
+    all + "data: [DONE]\n\n"
+}
+
+/// Compares with a file; `RUSTML_BLESS=1` writes it anew.
+fn golden(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name);
+    if std::env::var_os("RUSTML_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap(), "{name}");
+}
+
+#[test]
+fn streams_are_what_they_were() {
+    let s = Server::start(Config::default());
+    let usage = json!({"stream": true, "stream_options": {"include_usage": true}});
+    golden("chat.sse", &masked(&s.post(CHAT, &chat(usage.clone()))));
+    let mut with = usage;
+    with["logprobs"] = 2.into();
+    with["echo"] = true.into();
+    with["max_tokens"] = 3.into();
+    let stream = masked(&s.post(TEXT, &text(with)));
+    // Rounded, since instruction sets differ in the last digits.
+    let round = |part: &str| match part.trim_end_matches(['}', ']']).parse::<f64>() {
+        Ok(n) if part.contains('.') => {
+            format!("{n:.3}{}", &part[part.trim_end_matches(['}', ']']).len()..])
+        }
+        _ => part.to_owned(),
+    };
+    let parts: Vec<_> = stream
+        .split_inclusive([':', ',', '['])
+        .map(|p| match p.strip_suffix(',') {
+            Some(p) => round(p) + ",",
+            None => round(p),
+        })
+        .collect();
+    golden("text.sse", &parts.concat());
+}
+
+#[test]
+fn pieces_are_the_whole() {
+    let s = Server::start(Config::default());
+    for (path, body) in [
+        (
+            CHAT,
+            chat(json!({"n": 2, "temperature": 1, "seed": 5, "logprobs": true, "top_logprobs": 2})),
+        ),
+        (
+            TEXT,
+            text(json!({"n": 2, "temperature": 1, "seed": 5, "logprobs": 2, "echo": true})),
+        ),
+        (
+            TEXT,
+            text(json!({"prompt": ["One", "Two"], "stop": ["e", "zz"]})),
+        ),
+    ] {
+        let whole = s.post(path, &body).ok();
+        let mut streamed = body.clone();
+        streamed["stream"] = true.into();
+        let events = s.post(path, &streamed).events();
+        for choice in whole["choices"].as_array().unwrap() {
+            let mine: Vec<&Value> = events
+                .iter()
+                .flat_map(|e| e["choices"].as_array().unwrap())
+                .filter(|c| c["index"] == choice["index"])
+                .collect();
+            let words = |c: &Value| {
+                c["delta"]["content"]
+                    .as_str()
+                    .or(c["text"].as_str())
+                    .unwrap_or_default()
+                    .to_owned()
+            };
+            let said = choice["message"]["content"]
+                .as_str()
+                .or(choice["text"].as_str())
+                .unwrap();
+            assert_eq!(mine.iter().map(|c| words(c)).collect::<String>(), said);
+            assert_eq!(
+                mine.last().unwrap()["finish_reason"],
+                choice["finish_reason"]
+            );
+            for list in [
+                "content",
+                "tokens",
+                "token_logprobs",
+                "top_logprobs",
+                "text_offset",
+            ] {
+                let parts = mine
+                    .iter()
+                    .filter_map(|c| c["logprobs"][list].as_array())
+                    .flatten();
+                let all = choice["logprobs"][list].as_array().into_iter().flatten();
+                assert!(parts.eq(all), "{list}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_and_answers_differ() {
+    let s = Server::start(Config::default());
+    let ask = |seed| {
+        let whole = s
+            .post(
+                CHAT,
+                &chat(json!({"n": 3, "seed": seed, "temperature": 1.5})),
+            )
+            .ok();
+        let choices = whole["choices"].as_array().unwrap().iter();
+        choices
+            .map(|c| c["message"]["content"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let first = ask(-7);
+    assert_eq!(first, ask(-7));
+    assert_ne!(first[0], first[1]);
+    assert_ne!(first, ask(8));
+}
+
+#[test]
+fn sixteen_together_get_what_each_gets_alone() {
+    let s = Server::start(Config::default());
+    let body = |i: usize| {
+        let prompt = "The quick brown fox jumps. ".repeat(1 + i * 3 % 7);
+        json!({"prompt": prompt, "seed": i, "temperature": (i % 3) as f64 / 2.0, "max_tokens": 5 + i, "logprobs": 1,
+               "top_k": i % 2 * 20, "frequency_penalty": i % 4, "stop": if i % 5 == 0 { json!("a") } else { Value::Null }})
+    };
+    let choice = |i| s.post(TEXT, &body(i)).ok()["choices"][0].clone();
+    let alone: Vec<Value> = (0..16).map(choice).collect();
+    let together: Vec<Value> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..16).map(|i| scope.spawn(move || choice(i))).collect();
+        threads.into_iter().map(|t| t.join().unwrap()).collect()
+    });
+    assert_eq!(alone, together);
+}
+
+#[test]
+fn tokens_are_counted_and_scored() {
+    let s = Server::start(Config::default());
+    let whole = s
+        .post(
+            TEXT,
+            &text(json!({"echo": true, "logprobs": 3, "max_tokens": 4})),
+        )
+        .ok();
+    let (usage, l) = (&whole["usage"], &whole["choices"][0]["logprobs"]);
+    assert_eq!(usage["completion_tokens"], 4);
+    let all = usage["total_tokens"].as_u64().unwrap() as usize;
+    for list in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        assert_eq!(l[list].as_array().unwrap().len(), all, "{list}");
+    }
+    assert!(
+        l["token_logprobs"][0].is_null() && l["top_logprobs"][1].as_object().unwrap().len() >= 3
+    );
+    assert!(whole["choices"][0]["text"]
+        .as_str()
+        .unwrap()
+        .contains("Hello there"));
+    // Only scored: nothing is added.
+    let scored = s
+        .post(
+            TEXT,
+            &text(json!({"echo": true, "logprobs": 0, "max_tokens": 0})),
+        )
+        .ok();
+    let prompt = usage["prompt_tokens"].as_u64().unwrap() as usize;
+    let known = &scored["choices"][0]["logprobs"]["token_logprobs"];
+    assert_eq!(
+        known.as_array().unwrap()[..],
+        l["token_logprobs"].as_array().unwrap()[..prompt]
+    );
+
+    let whole = s
+        .post(
+            CHAT,
+            &chat(json!({"logprobs": true, "top_logprobs": 4, "max_tokens": 3})),
+        )
+        .ok();
+    let content = whole["choices"][0]["logprobs"]["content"]
+        .as_array()
+        .unwrap();
+    assert_eq!(
+        (
+            content.len(),
+            content[0]["top_logprobs"].as_array().unwrap().len()
+        ),
+        (3, 4)
+    );
+    assert_eq!(
+        content[0]["logprob"], content[0]["top_logprobs"][0]["logprob"],
+        "the likeliest was taken"
+    );
+}
+
+#[test]
+fn bias_stops_and_penalties_act() {
+    let s = Server::start(Config::default());
+    let said = |more: Value| {
+        let whole = s.post(TEXT, &text(more)).ok();
+        let c = &whole["choices"][0];
+        (
+            c["text"].as_str().unwrap().to_owned(),
+            c["finish_reason"].as_str().unwrap().to_owned(),
+        )
+    };
+    let (plain, finish) = said(json!({}));
+    assert_eq!(finish, "length");
+    let stop: String = plain.chars().skip(3).take(2).collect();
+    let (stopped, finish) = said(json!({"stop": [stop]}));
+    assert_eq!(
+        (stopped.as_str(), finish.as_str()),
+        (plain.split(&stop).next().unwrap(), "stop")
+    );
+    let first = s
+        .post(TEXT, &text(json!({"max_tokens": 1, "logprobs": 0})))
+        .ok();
+    let token = first["choices"][0]["logprobs"]["tokens"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let ids = s
+        .post(
+            "/tokenize",
+            &json!({"prompt": token, "add_special_tokens": false}),
+        )
+        .ok();
+    if let [id] = &ids["tokens"].as_array().unwrap()[..] {
+        assert!(!said(json!({"logit_bias": {id.to_string(): -100}}))
+            .0
+            .starts_with(&token));
+    }
+    let many = |penalty: f64| {
+        let l = s
+            .post(
+                TEXT,
+                &text(json!({"frequency_penalty": penalty, "max_tokens": 40, "logprobs": 0})),
+            )
+            .ok();
+        let tokens = l["choices"][0]["logprobs"]["tokens"]
+            .as_array()
+            .unwrap()
+            .clone();
+        tokens
+            .iter()
+            .map(Value::to_string)
+            .collect::<std::collections::HashSet<_>>()
+            .len()
+    };
+    assert!(many(2.0) >= many(0.0));
+}
+
+#[test]
+fn tokens_and_back() {
+    let s = Server::start(Config::default());
+    let all = s
+        .post(
+            "/tokenize",
+            &json!({"prompt": "Hello there", "return_token_strs": true}),
+        )
+        .ok();
+    assert_eq!(all["count"], all["tokens"].as_array().unwrap().len());
+    assert_eq!(all["count"], all["token_strs"].as_array().unwrap().len());
+    assert_eq!(all["max_model_len"], CONTEXT);
+    let back = s
+        .post("/detokenize", &json!({"tokens": all["tokens"]}))
+        .ok();
+    assert!(back["prompt"].as_str().unwrap().ends_with("Hello there"));
+    let chat = s
+        .post(
+            "/tokenize",
+            &json!({"messages": [{"role": "user", "content": "Hello"}]}),
+        )
+        .ok();
+    assert!(chat["count"].as_u64() > all["count"].as_u64());
+    let usage = s.post(CHAT, &self::chat(json!({}))).ok()["usage"].clone();
+    assert_eq!(usage["prompt_tokens"], chat["count"]);
+    // Tokens are prompts as well.
+    let same = s.post(TEXT, &text(json!({"prompt": all["tokens"]}))).ok();
+    assert_eq!(
+        same["choices"],
+        s.post(TEXT, &text(json!({}))).ok()["choices"]
+    );
+}
+
+#[test]
+fn models_are_listed_by_all_their_names() {
+    let s = Server::start(Config::default());
+    let all = s.get("/v1/models").ok();
+    assert_eq!(
+        (&all["object"], all["data"][0]["id"].as_str()),
+        (&json!("list"), Some("tiny"))
+    );
+    assert_eq!(
+        s.get("/v1/models/org/other-name").ok()["max_model_len"],
+        CONTEXT
+    );
+    assert_eq!(
+        s.get("/v1/models/nobody").error(),
+        (404, "model".into(), "model_not_found".into())
+    );
+    assert_eq!(
+        s.post(CHAT, &chat(json!({"model": "org/other-name"}))).ok()["model"],
+        "org/other-name"
+    );
+    assert!(
+        s.get("/").body.contains("<!doctype html>") || s.get("/").body.contains("<!DOCTYPE html>")
+    );
+}
+
+#[test]
+fn fields_without_effect_are_accepted() {
+    let s = Server::start(Config::default());
+    let plain = s.post(CHAT, &chat(json!({}))).ok()["choices"].clone();
+    let more = json!({"user": "me", "metadata": {"a": "b"}, "service_tier": "auto", "store": false, "modalities": ["text"],
+        "audio": null, "tools": [], "parallel_tool_calls": true, "safety_identifier": "x", "prompt_cache_key": "y",
+        "stream_options": null, "n": 1, "response_format": {"type": "text"}, "logit_bias": {}, "stop": null, "tool_choice": "none"});
+    assert_eq!(s.post(CHAT, &chat(more)).ok()["choices"], plain);
+    let parts = json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]});
+    assert_eq!(s.post(CHAT, &chat(parts)).ok()["choices"], plain);
+    let cors = s.get("/v1/models").head;
+    assert!(!cors.contains("access-control-allow-origin"), "{cors}");
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let s = Server::start(Config::default());
+    let user = |content: Value| json!([{"role": "user", "content": content}]);
+    let tool = |name: &str| json!([{"type": "function", "function": {"name": name}}]);
+    let deep = "[".repeat(10_000);
+    for (body, param, code) in [
+        (json!({"messages": null}), "messages", "invalid_type"),
+        (json!({"messages": []}), "messages", ""),
+        (
+            json!({"messages": [{"content": "x"}]}),
+            "messages[0]",
+            "invalid_type",
+        ),
+        (
+            json!({"messages": [{"role": "king", "content": "x"}]}),
+            "messages[0].role",
+            "",
+        ),
+        (
+            json!({"messages": [{"role": "user"}]}),
+            "messages[0].content",
+            "",
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": "x", "colour": 1}]}),
+            "messages[0].colour",
+            "unknown_parameter",
+        ),
+        (
+            json!({"messages": user(json!(5))}),
+            "messages[0].content",
+            "invalid_type",
+        ),
+        (
+            json!({"messages": user(json!([{"type": "image_url", "image_url": {"url": "x"}}]))}),
+            "messages[0].content[0].type",
+            "unsupported_content",
+        ),
+        (
+            json!({"messages": user("x ".repeat(2000).into())}),
+            "",
+            "context_length_exceeded",
+        ),
+        (json!({"model": "gpt-4"}), "model", "model_not_found"),
+        (json!({"model": 5}), "model", "invalid_type"),
+        (json!({"n": 0}), "n", ""),
+        (json!({"n": 17}), "n", ""),
+        (json!({"n": -1}), "n", "invalid_type"),
+        (json!({"n": 1.5}), "n", "invalid_type"),
+        (json!({"max_tokens": -1}), "max_tokens", "invalid_type"),
+        (json!({"max_tokens": 1e30}), "max_tokens", "invalid_type"),
+        (json!({"temperature": -1}), "temperature", ""),
+        (json!({"temperature": 1e39}), "temperature", ""),
+        (json!({"temperature": "hot"}), "temperature", "invalid_type"),
+        (json!({"top_p": 0}), "top_p", ""),
+        (json!({"min_p": 2}), "min_p", ""),
+        (json!({"repetition_penalty": 0}), "repetition_penalty", ""),
+        (json!({"presence_penalty": 1000}), "presence_penalty", ""),
+        (json!({"frequency_penalty": -1000}), "frequency_penalty", ""),
+        (json!({"seed": "x"}), "seed", "invalid_type"),
+        (json!({"stop": ""}), "stop", ""),
+        (json!({"stop": 5}), "stop", "invalid_type"),
+        (json!({"stop": vec!["x"; 17]}), "stop", ""),
+        (json!({"logit_bias": {"x": 1}}), "logit_bias", ""),
+        (json!({"logit_bias": {"1": 101}}), "logit_bias", ""),
+        (json!({"logit_bias": {"4000000000": 1}}), "", ""),
+        (
+            json!({"logprobs": true, "top_logprobs": 21}),
+            "top_logprobs",
+            "",
+        ),
+        (json!({"top_logprobs": 2}), "top_logprobs", ""),
+        (
+            json!({"tools": tool("no name")}),
+            "tools[0].function.name",
+            "",
+        ),
+        (
+            json!({"tools": [{"type": "web_search", "function": {"name": "x"}}]}),
+            "tools[0].type",
+            "",
+        ),
+        (
+            json!({"tools": tool("x"), "tool_choice": {"type": "function", "function": {"name": "y"}}}),
+            "tool_choice.function.name",
+            "",
+        ),
+        (json!({"tool_choice": "required"}), "tool_choice", ""),
+        (
+            json!({"tool_choice": "maybe"}),
+            "tool_choice",
+            "invalid_type",
+        ),
+        (
+            json!({"response_format": {"type": "yaml"}}),
+            "response_format.type",
+            "invalid_type",
+        ),
+        (json!({"regex": "a", "grammar": "b"}), "response_format", ""),
+        (
+            json!({"stream_options": {"x": 1}}),
+            "stream_options.x",
+            "unknown_parameter",
+        ),
+        (json!({"foo": 1}), "foo", "unknown_parameter"),
+        (json!({"audio": {}}), "audio", "unsupported_parameter"),
+        (
+            json!({"modalities": ["text", "audio"]}),
+            "modalities",
+            "unsupported_parameter",
+        ),
+        (
+            json!({"prediction": {}}),
+            "prediction",
+            "unsupported_parameter",
+        ),
+        (json!({"store": true}), "store", "unsupported_parameter"),
+        (
+            json!({"web_search_options": {}}),
+            "web_search_options",
+            "unsupported_parameter",
+        ),
+        (
+            json!({"functions": []}),
+            "functions",
+            "unsupported_parameter",
+        ),
+        (
+            json!({"reasoning_effort": "high"}),
+            "reasoning_effort",
+            "unsupported_parameter",
+        ),
+    ] {
+        let answer = s.post(CHAT, &chat(body.clone()));
+        let status = if code == "model_not_found" { 404 } else { 400 };
+        assert_eq!(
+            answer.error(),
+            (status, param.into(), code.into()),
+            "{body}: {}",
+            answer.body
+        );
+    }
+    for (body, param, code) in [
+        (json!({"prompt": ""}), "prompt", ""),
+        (json!({"prompt": []}), "prompt", ""),
+        (json!({"prompt": [[1], []]}), "prompt", ""),
+        (json!({"prompt": [4_000_000]}), "", ""),
+        (json!({"prompt": [-1]}), "prompt", "invalid_type"),
+        (json!({"prompt": vec!["x"; 17]}), "n", ""),
+        (json!({"best_of": 2}), "best_of", "unsupported_parameter"),
+        (json!({"suffix": "x"}), "suffix", "unsupported_parameter"),
+        (json!({"logprobs": 21}), "logprobs", ""),
+        (json!({"messages": []}), "messages", "unknown_parameter"),
+    ] {
+        let answer = s.post(TEXT, &text(body.clone()));
+        // An empty text still has the token that texts begin with.
+        if body != json!({"prompt": ""}) || answer.status != 200 {
+            assert_eq!(
+                answer.error(),
+                (400, param.into(), code.into()),
+                "{body}: {}",
+                answer.body
+            );
+        }
+    }
+    let typed = |kind: &str, body: &[u8]| {
+        s.raw(&common::request(
+            CHAT,
+            &format!("Content-Type: {kind}\r\n"),
+            body,
+        ))
+        .error()
+    };
+    let json_type = "application/json; charset=utf-8";
+    for body in [
+        &b"{"[..],
+        b"",
+        b"[]",
+        b"{\"messages\": \"\xff\"}",
+        deep.as_bytes(),
+        b"null",
+        b"{\"a\": 1e999}",
+    ] {
+        assert_eq!(
+            typed(json_type, body),
+            (400, String::new(), "invalid_json".into())
+        );
+    }
+    assert_eq!(typed("text/plain", b"{}").0, 415);
+    assert_eq!(
+        typed(json_type, b"{}"),
+        (400, "messages".into(), "missing_field".into())
+    );
+    assert_eq!(s.get("/v1/models/%ff").error().0, 400);
+    assert_eq!(s.get("/v1/nothing").error().0, 404);
+    let wrong = s.get(CHAT);
+    assert_eq!(wrong.error().0, 405);
+    assert!(wrong.head.contains("allow: post"), "{}", wrong.head);
+    let embed = s.post("/v1/embeddings", &json!({"model": "tiny", "input": "x"}));
+    assert_eq!(
+        embed.error(),
+        (400, "model".into(), "model_does_not_embed".into())
+    );
+    assert!(embed.body.contains("tiny"));
+    assert_eq!(
+        s.post("/detokenize", &json!({"tokens": [4_000_000]}))
+            .error()
+            .0,
+        400
+    );
+    assert_eq!(s.post("/tokenize", &json!({})).error().0, 400);
+}
+
+#[test]
+fn the_document_is_of_what_there_is() {
+    let s = Server::start(Config::default());
+    let document = s.get("/openapi.json").ok();
+    assert_eq!(
+        document["openapi"].as_str().unwrap().split('.').next(),
+        Some("3")
+    );
+    let paths = document["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 10);
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            let path = path.replace("{id}", "tiny");
+            let status = match method.as_str() {
+                "get" => s.get(&path).status,
+                _ => s.post(&path, &json!({})).status,
+            };
+            assert!(!matches!(status, 404 | 405), "{method} {path}: {status}");
+        }
+    }
+    // References lead somewhere.
+    let text = document.to_string();
+    for name in text
+        .split("\"#/components/schemas/")
+        .skip(1)
+        .map(|t| t.split('"').next().unwrap())
+    {
+        assert!(
+            document["components"]["schemas"][name].is_object(),
+            "{name}"
+        );
+    }
+    for field in [
+        "top_k",
+        "messages",
+        "tool_choice",
+        "logit_bias",
+        "include_usage",
+        "cached_tokens",
+        "text_offset",
+    ] {
+        assert!(text.contains(&format!("\"{field}\"")), "{field}");
+    }
+}
