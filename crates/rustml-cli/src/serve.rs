@@ -2,6 +2,7 @@
 
 use crate::memory;
 use rustml_kernels::attention::KvShape;
+use rustml_kernels::roof;
 use rustml_model::spec::Spec;
 use rustml_model::KV_BLOCK;
 use rustml_nlp::cli::{examples, note, open, Failure, ModelArgs, Profile, ProfileArgs, Signals};
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 /// The part of the free memory that the cache takes unless told otherwise.
 const SHARE: f64 = 0.5;
+
+/// For measuring how fast memory is.
+const ROOF_TIME: Duration = Duration::from_millis(50);
 
 /// Serve a model to many users at a time, by OpenAI's API
 ///
@@ -135,11 +139,16 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
     let mut names = vec![own_name(name)];
     names.extend(args.alias.iter().cloned());
     tell(args, &names[0], &listener, &model, positions);
+    // As large as what decoding reads, up to what no cache holds.
+    let weights = model.model().report().bytes as usize;
+    let roof = roof::read_bandwidth(model.model().team(), weights, ROOF_TIME);
     let (model, slots) = (Arc::new(model), args.slots);
     let served = Served {
         names,
         tokenizer: model.tokenizer().clone(),
-        context: model.context(),
+        // A request cannot have more than there is.
+        context: model.context().min(positions),
+        roof,
         fingerprint: fingerprint(&model),
         engine: Box::new(move || model.engine(slots, positions).map_err(|e| e.to_string())),
     };
@@ -275,7 +284,7 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
     ));
     note(format_args!(
         "{} tokens of context, {} slots, {} more may wait; {} MiB of weights, {} MiB of cache for {positions} tokens, {} threads",
-        model.context(),
+        model.context().min(positions),
         args.slots,
         args.queue,
         model.model().report().bytes >> 20,

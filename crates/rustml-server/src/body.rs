@@ -154,6 +154,8 @@ fn may_be_left(path: &str, value: &Value) -> bool {
     match path {
         _ if HARMLESS.contains(&path) => true,
         _ if path.starts_with("messages.") => OF_ANSWERS.contains(&last),
+        // Only forced calls always fit the schema.
+        _ if path.starts_with("tools.") => last == "strict" && value.is_boolean(),
         "store" | "use_beam_search" | "stream_options.?.include_obfuscation" => {
             value == &Value::Bool(false)
         }

@@ -82,7 +82,7 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     let request = |i| {
         Ok(Request {
             prompt: prompt.clone(),
-            max_tokens,
+            max_tokens: app.room(max_tokens, prompt.len()),
             logprobs,
             constraint: app.constraint(&shape)?,
             ..app.request(&common, seed, i)?
@@ -204,7 +204,7 @@ async fn whole(mut running: Running, mut answers: Answers) -> Result<ChatComplet
                 if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
                     return Err(e);
                 }
-                for piece in answers.take(i, update) {
+                for piece in answers.take(i, *update) {
                     answers.answers[i].keep(piece);
                 }
             }

@@ -80,7 +80,7 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
         for i in 0..n {
             requests.push(Request {
                 prompt: prompt.clone(),
-                max_tokens,
+                max_tokens: app.room(max_tokens, prompt.len()),
                 logprobs,
                 prompt_logprobs: echo && logprobs.is_some(),
                 constraint: app.constraint(&shape)?,
@@ -266,7 +266,7 @@ async fn whole(mut running: Running, mut answers: Answers) -> Result<Completion,
                 if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
                     return Err(e);
                 }
-                answers.take(i, update);
+                answers.take(i, *update);
             }
             other => return Err(sse::broken(other)),
         }

@@ -41,7 +41,6 @@ mod serve;
 mod sse;
 mod tokenize;
 mod tools;
-#[allow(dead_code)] // More endpoints use the rest.
 mod types;
 mod worker;
 
@@ -67,6 +66,9 @@ pub struct Served {
     pub context: usize,
     /// Changes whenever the same request may get other tokens.
     pub fingerprint: String,
+    /// Bytes a second that this machine can read, which decoding can come
+    /// close to; for `/metrics`.
+    pub roof: Option<f64>,
     /// Makes its engine.
     pub engine: MakeEngine,
 }
@@ -87,7 +89,7 @@ pub(crate) struct App {
 
 impl App {
     fn new(served: Served, config: Config) -> Result<App, String> {
-        let metrics = Arc::new(Metrics::new(config.slots));
+        let metrics = Arc::new(Metrics::new(config.slots, served.roof));
         let worker = Worker::start(served.engine, &config, metrics.clone())?;
         Ok(App {
             keys: auth::Keys::new(&config.api_keys),

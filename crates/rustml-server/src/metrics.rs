@@ -1,12 +1,15 @@
 //! Counters for `/metrics`, in Prometheus' form, by the names of vLLM.
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
 use prometheus_client::registry::Registry;
+use rustml_engine::Stats;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The type of what [`Metrics::text`] returns.
@@ -38,10 +41,11 @@ pub(crate) struct Metrics {
     decode: Histogram,
     total: Histogram,
     slots: usize,
+    engine: Arc<Mutex<Stats>>,
 }
 
 impl Metrics {
-    pub fn new(slots: usize) -> Metrics {
+    pub fn new(slots: usize, roof: Option<f64>) -> Metrics {
         // 1 ms to 131 s, and 0.25 ms to 8 s.
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 18));
         let per_token = Histogram::new(exponential_buckets(0.00025, 2.0, 16));
@@ -59,8 +63,12 @@ impl Metrics {
             decode: seconds(),
             total: seconds(),
             slots,
+            engine: Arc::default(),
         };
         m.register();
+        let stats = m.engine.clone();
+        m.registry
+            .register_collector(Box::new(OfEngine { stats, roof }));
         m
     }
 
@@ -172,10 +180,111 @@ impl Metrics {
         self.waiting.set((all - running) as i64);
     }
 
+    /// What the engine counts.
+    pub fn engine(&self, stats: Stats) {
+        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = stats;
+    }
+
     /// All of it as text.
     pub fn text(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
+    }
+}
+
+/// What the engine counts, in Prometheus' form.
+#[derive(Debug)]
+struct OfEngine {
+    stats: Arc<Mutex<Stats>>,
+    roof: Option<f64>,
+}
+
+impl Collector for OfEngine {
+    fn encode(&self, mut to: DescriptorEncoder) -> std::fmt::Result {
+        let s = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
+        let missed = s.prefix_misses;
+        let misses = missed.new + missed.evicted + missed.diverged + missed.too_short;
+        let mut gauge = |name, help, value: f64| {
+            let gauge = ConstGauge::new(value);
+            gauge.encode(to.encode_descriptor(name, help, None, gauge.metric_type())?)
+        };
+        let used = s.kv_used as f64 / (s.kv_blocks as f64).max(1.0);
+        gauge(
+            "kv_cache_usage_perc",
+            "Share of the cache that requests have; 1 is all",
+            used,
+        )?;
+        if let Some(roof) = self.roof {
+            gauge(
+                "memory_read_roof_bytes_per_second",
+                "What this machine reads at most, measured at the start",
+                roof,
+            )?;
+        }
+        for (name, help, value) in [
+            (
+                "num_preemptions",
+                "How often a request had to make room for others",
+                s.preemptions,
+            ),
+            (
+                "prefix_cache_queries",
+                "Tokens of prompts that were looked for in the cache",
+                s.prefix_hits + misses,
+            ),
+            (
+                "prefix_cache_hits",
+                "Those of them that were found",
+                s.prefix_hits,
+            ),
+            (
+                "prefix_cache_misses_new",
+                "Not found: nothing known begins so",
+                missed.new,
+            ),
+            (
+                "prefix_cache_misses_evicted",
+                "Not found: it had to make room",
+                missed.evicted,
+            ),
+            (
+                "prefix_cache_misses_diverged",
+                "Not found: what is known goes on differently",
+                missed.diverged,
+            ),
+            (
+                "prefix_cache_misses_too_short",
+                "Not found: what is known ends before",
+                missed.too_short,
+            ),
+            (
+                "spec_decode_num_draft_tokens",
+                "Tokens guessed ahead",
+                s.proposed,
+            ),
+            (
+                "spec_decode_num_accepted_tokens",
+                "Guesses that were right",
+                s.accepted,
+            ),
+            (
+                "decode_read_bytes",
+                "Bytes that steps read that only decoded",
+                s.decode.bytes,
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(to.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let seconds = ConstCounter::new(s.decode.seconds);
+        let help =
+            "How long those steps took; bytes a second of both is to be held against the roof";
+        seconds.encode(to.encode_descriptor(
+            "decode_read_seconds",
+            help,
+            None,
+            seconds.metric_type(),
+        )?)
     }
 }

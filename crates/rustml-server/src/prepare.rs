@@ -26,6 +26,7 @@ pub(crate) struct Head {
 }
 
 /// What an answer has to be like.
+#[allow(dead_code)] // Until the engine has constraints to make of it.
 pub(crate) enum Shape {
     Any,
     Object,
@@ -95,6 +96,12 @@ impl App {
             Some(asked) => Ok(asked),
             None => Ok(default.min(most)),
         }
+    }
+
+    /// As many of these tokens as there is room for behind a prompt. One
+    /// remains, so that a prompt without room for an answer is refused.
+    pub fn room(&self, max_tokens: usize, prompt: usize) -> usize {
+        max_tokens.min(self.context.saturating_sub(prompt).max(1))
     }
 
     /// What the answer at `index` is asked for, but for its prompt and what it

@@ -62,7 +62,7 @@ impl<S: Shape> Stream<S> {
                 return None;
             }
             match self.running.next().await {
-                Some(Event::Update(i, update)) => self.take(i, update),
+                Some(Event::Update(i, update)) => self.take(i, *update),
                 other => self.fail(broken(other)),
             }
         }

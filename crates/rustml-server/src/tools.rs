@@ -174,6 +174,7 @@ impl Tools {
             calls: 0,
             said: false,
             call: None,
+            done: false,
         }
     }
 }
@@ -229,6 +230,8 @@ pub(crate) struct CallParser {
     said: bool,
     /// The call that `held` begins with.
     call: Option<Open>,
+    /// Whether there was the one call that may be.
+    done: bool,
 }
 
 /// A call that has begun.
@@ -247,6 +250,9 @@ impl CallParser {
 
     /// Takes text; with `last`, nothing follows.
     pub fn push(&mut self, text: &str, last: bool) -> Vec<Piece> {
+        if self.done {
+            return Vec::new();
+        }
         self.held.push_str(text);
         let mut out = Vec::new();
         while match self.call {
@@ -354,16 +360,10 @@ impl CallParser {
         if rest.is_none() && CLOSE.starts_with(after) && !last {
             return false; // The closing tag may be on its way.
         }
-        self.held = match self.parallel {
-            true => rest.unwrap_or(after).to_owned(),
-            false => String::new(),
-        };
+        self.held = rest.unwrap_or(after).to_owned();
         self.call = None;
-        if !self.parallel {
-            // Whatever follows is one call too many.
-            self.names.clear();
-        }
-        true
+        self.done = !self.parallel;
+        self.parallel
     }
 
     /// What looked like a call was none, or is cut off.
@@ -371,7 +371,7 @@ impl CallParser {
         let Some(open) = self.call.take() else {
             return false;
         };
-        if open.sent.is_none() && (self.parallel || self.calls == 0) {
+        if open.sent.is_none() {
             let text = open.before + &std::mem::take(&mut self.held);
             self.said = true;
             out.push(Piece::Text(text));

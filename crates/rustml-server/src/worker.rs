@@ -27,7 +27,7 @@ const STUCK: Duration = Duration::from_secs(30);
 /// What a step brought for one of a job's answers, or why that job is over.
 pub(crate) enum Event {
     /// For the answer of that index.
-    Update(usize, Update),
+    Update(usize, Box<Update>),
     /// The engine is broken, and with it all that it was at.
     Failed,
 }
@@ -243,7 +243,10 @@ impl Loop {
         while self.take_messages() {
             let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step()));
             match stepped {
-                Ok(updates) => updates.into_iter().for_each(|u| self.deliver(u)),
+                Ok(updates) => {
+                    self.metrics.engine(self.engine.stats());
+                    updates.into_iter().for_each(|u| self.deliver(u));
+                }
                 Err(_) => {
                     if !self.replace() {
                         return;
@@ -377,7 +380,7 @@ impl Loop {
             active.ids[i] = None;
             self.owners.remove(&update.id);
         }
-        let sent = active.events.try_send(Event::Update(i, update));
+        let sent = active.events.try_send(Event::Update(i, Box::new(update)));
         let over = active.ids.iter().all(Option::is_none);
         if over {
             if let Some(active) = self.jobs.remove(&key) {

@@ -355,7 +355,7 @@ fn fields_without_effect_are_accepted() {
     let s = Server::start(Config::default());
     let plain = s.post(CHAT, &chat(json!({}))).ok()["choices"].clone();
     let more = json!({"user": "me", "metadata": {"a": "b"}, "service_tier": "auto", "store": false, "modalities": ["text"],
-        "audio": null, "tools": [], "parallel_tool_calls": true, "safety_identifier": "x", "prompt_cache_key": "y",
+        "audio": null, "tools": [{"type": "function", "function": {"name": "f", "strict": true}}], "parallel_tool_calls": true, "safety_identifier": "x", "prompt_cache_key": "y",
         "stream_options": null, "n": 1, "response_format": {"type": "text"}, "logit_bias": {}, "stop": null, "tool_choice": "none"});
     assert_eq!(s.post(CHAT, &chat(more)).ok()["choices"], plain);
     let parts = json!({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]}]});

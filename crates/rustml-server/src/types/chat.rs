@@ -102,9 +102,6 @@ pub struct Function {
     /// A JSON schema of its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<serde_json::Value>,
-    /// Accepted; only forced calls always fit the schema.
-    #[serde(default, skip_serializing)]
-    pub strict: Option<bool>,
 }
 
 /// Whether functions may be called.

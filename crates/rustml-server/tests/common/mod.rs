@@ -82,6 +82,7 @@ impl Server {
             tokenizer,
             context: CONTEXT,
             fingerprint: "fp_test".into(),
+            roof: None,
             engine: Box::new(make),
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
