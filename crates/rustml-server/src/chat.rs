@@ -1,9 +1,10 @@
 //! `POST /v1/chat/completions`.
 
 use crate::body::{self, Fields};
+use crate::calls::{CallParser, Piece};
 use crate::prepare::{any_number, failure, likeliest, tally, Head};
 use crate::sse::{self, Pieces, Shape};
-use crate::tools::{CallParser, Piece, Tools};
+use crate::tools::Tools;
 use crate::types::*;
 use crate::worker::{Event, Running};
 use crate::{blocking, App};

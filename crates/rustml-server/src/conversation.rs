@@ -1,6 +1,7 @@
 //! Messages as a model's template takes them.
 
-use crate::tools::{Tools, CLOSE, OPEN};
+use crate::calls::{CLOSE, OPEN};
+use crate::tools::Tools;
 use crate::types::{ApiError, ChatMessage, Content, Part, ToolCall};
 use crate::App;
 use rustml_tokenizer::{ChatTemplate, Message};

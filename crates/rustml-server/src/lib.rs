@@ -29,6 +29,7 @@
 
 mod auth;
 mod body;
+mod calls;
 mod chat;
 mod completions;
 mod conversation;
