@@ -105,6 +105,11 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type, help_heading = "Limits")]
     kv_type: KvType,
 
+    /// Guess tokens ahead from what a text already said, and check several at a
+    /// time: answers that repeat their prompt come faster, all stay the same
+    #[arg(long, help_heading = "Limits")]
+    speculate: bool,
+
     /// Tokens of an answer at most [default: what the context has room for]
     #[arg(long, value_name = "N", help_heading = "Limits")]
     max_tokens: Option<usize>,
@@ -142,7 +147,7 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
     // As large as what decoding reads, up to what no cache holds.
     let weights = model.model().report().bytes as usize;
     let roof = roof::read_bandwidth(model.model().team(), weights, ROOF_TIME);
-    let (model, slots) = (Arc::new(model), args.slots);
+    let (model, slots, speculate) = (Arc::new(model), args.slots, args.speculate);
     let served = Served {
         names,
         tokenizer: model.tokenizer().clone(),
@@ -150,7 +155,10 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
         context: model.context().min(positions),
         roof,
         fingerprint: fingerprint(&model),
-        engine: Box::new(move || model.engine(slots, positions).map_err(|e| e.to_string())),
+        engine: Box::new(move || {
+            let engine = model.engine(slots, positions, speculate);
+            engine.map_err(|e| e.to_string())
+        }),
     };
     serve(listener, served, config, &signals.begin())?;
     note("Ended: nothing is left to answer");

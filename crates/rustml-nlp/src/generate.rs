@@ -135,7 +135,7 @@ pub(crate) fn generate(
         .collect();
     needed.sort_unstable_by(|a, b| b.cmp(a));
     let positions = needed.iter().take(sequences).sum::<usize>().max(block);
-    let mut engine = model.engine(sequences, positions)?;
+    let mut engine = model.engine(sequences, positions, false)?;
     let many = prompts.len() > 1;
     let mut results = Vec::with_capacity(prompts.len());
     // Of the prompts, in their order, which is ascending.

@@ -283,11 +283,12 @@ impl Model {
         self.kv_type
     }
 
-    /// An engine for `sequences` at a time that together take `positions`.
+    /// An engine for `sequences` at a time that together take `positions`;
+    /// `speculate` lets it guess tokens ahead, which are the same tokens.
     ///
     /// # Errors
     /// If the memory cannot be had.
-    pub fn engine(&self, sequences: usize, positions: usize) -> Result<Engine> {
+    pub fn engine(&self, sequences: usize, positions: usize, speculate: bool) -> Result<Engine> {
         let detail = if tracing::enabled!(target: "rustml::step", tracing::Level::TRACE) {
             Detail::Parts
         } else if tracing::enabled!(target: "rustml::step", tracing::Level::DEBUG) {
@@ -303,6 +304,7 @@ impl Model {
             rows: STEP_ROWS.min(positions.max(1)),
             kv_type: self.kv_type,
             detail: detail.max(wanted),
+            speculate,
             ..EngineConfig::default()
         };
         let mut engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;

@@ -37,7 +37,7 @@ impl<'m> Session<'m> {
         let positions = model.context().saturating_add(2 * KV_BLOCK);
         let mut session = Session {
             model,
-            engine: model.engine(1, positions)?,
+            engine: model.engine(1, positions, false)?,
             messages: Vec::new(),
         };
         session.clear(system);

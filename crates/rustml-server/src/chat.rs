@@ -2,7 +2,7 @@
 
 use crate::body::{self, Fields};
 use crate::calls::{CallParser, Piece};
-use crate::prepare::{any_number, failure, likeliest, tally, Head};
+use crate::prepare::{self, any_number, failure, likeliest, tally, Head};
 use crate::sse::{self, Pieces, Shape};
 use crate::tools::Tools;
 use crate::types::*;
@@ -33,7 +33,8 @@ pub(crate) async fn complete(
 ) -> Result<Response, ApiError> {
     let bytes = body::read(request, &app.config).await?;
     let shared = app.clone();
-    let job = blocking(move || prepare(shared, &bytes)).await?;
+    let mut job = blocking(move || read(shared, &bytes)).await?;
+    app.constrain(&mut job.requests, job.shape).await?;
     let running = app.worker.submit("chat", job.requests).await?;
     match job.stream {
         Some(include_usage) => {
@@ -50,12 +51,14 @@ pub(crate) async fn complete(
 
 struct Job {
     requests: Vec<Request>,
+    /// What answers have to be like.
+    shape: prepare::Shape,
     /// Whether to answer in pieces, and then whether to count tokens.
     stream: Option<bool>,
     answers: Answers,
 }
 
-fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
+fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let (own, common): (ChatFields, CommonFields) = (fields.read()?, fields.read()?);
     fields.end()?;
@@ -72,11 +75,11 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     let tools = own.tools.unwrap_or_default();
     let tools = Tools::new(tools, own.tool_choice, parallel, app.template()?)?;
     if let Some(tools) = tools.as_ref().filter(|t| t.forced) {
-        if !matches!(shape, crate::prepare::Shape::Any) {
+        if !matches!(shape, prepare::Shape::Any) {
             let says = "an answer that has to be a call cannot have another form as well";
             return Err(ApiError::field("response_format", says));
         }
-        shape = crate::prepare::Shape::Schema(tools.schema());
+        shape = prepare::Shape::Call(tools.schema());
     }
     let prompt = app.conversation(own.messages, tools.as_ref(), true)?;
     let seed = common.seed.map_or_else(any_number, |s| s as u64);
@@ -85,7 +88,6 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
             prompt: prompt.clone(),
             max_tokens: app.room(max_tokens, prompt.len()),
             logprobs,
-            constraint: app.constraint(&shape)?,
             ..app.request(&common, seed, i)?
         })
     };
@@ -96,6 +98,7 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     };
     Ok(Job {
         requests,
+        shape,
         stream: (common.stream == Some(true))
             .then_some(common.stream_options.is_some_and(|o| o.include_usage)),
         answers: Answers {

@@ -1,7 +1,7 @@
 //! `POST /v1/completions`.
 
 use crate::body::{self, Fields};
-use crate::prepare::{any_number, failure, likeliest, tally, Head};
+use crate::prepare::{self, any_number, failure, likeliest, tally, Head};
 use crate::sse::{self, Pieces, Shape};
 use crate::types::*;
 use crate::worker::{Event, Running};
@@ -36,7 +36,8 @@ pub(crate) async fn complete(
 ) -> Result<Response, ApiError> {
     let bytes = body::read(request, &app.config).await?;
     let shared = app.clone();
-    let job = blocking(move || prepare(shared, &bytes)).await?;
+    let mut job = blocking(move || read(shared, &bytes)).await?;
+    app.constrain(&mut job.requests, job.shape).await?;
     let running = app.worker.submit("completions", job.requests).await?;
     match job.stream {
         Some(include_usage) => {
@@ -53,12 +54,14 @@ pub(crate) async fn complete(
 
 struct Job {
     requests: Vec<Request>,
+    /// What answers have to be like.
+    shape: prepare::Shape,
     /// Whether to answer in pieces, and then whether to count tokens.
     stream: Option<bool>,
     answers: Answers,
 }
 
-fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
+fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let (own, common): (CompletionFields, CommonFields) = (fields.read()?, fields.read()?);
     fields.end()?;
@@ -83,7 +86,6 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
                 max_tokens: app.room(max_tokens, prompt.len()),
                 logprobs,
                 prompt_logprobs: echo && logprobs.is_some(),
-                constraint: app.constraint(&shape)?,
                 continues: true,
                 ..app.request(&common, seed, p * n + i)?
             });
@@ -99,6 +101,7 @@ fn prepare(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     }
     Ok(Job {
         requests,
+        shape,
         stream: (common.stream == Some(true))
             .then_some(common.stream_options.is_some_and(|o| o.include_usage)),
         answers: Answers {

@@ -50,10 +50,12 @@ pub use serve::serve;
 pub use worker::MakeEngine;
 
 use metrics::Metrics;
+use rustml_engine::grammar::{GrammarError, Grammars};
 use rustml_tokenizer::Tokenizer;
 use std::sync::atomic::AtomicBool;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 use types::ApiError;
 use worker::Worker;
 
@@ -80,6 +82,12 @@ pub(crate) struct App {
     keys: auth::Keys,
     names: Vec<String>,
     tokenizer: Arc<Tokenizer>,
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
+    /// One schema or grammar is compiled at a time, so that those that take
+    /// long hold up nobody who has none.
+    compiling: Arc<Semaphore>,
+    /// Of those that wait for that, and the one that does not.
+    to_compile: Arc<Semaphore>,
     context: usize,
     fingerprint: String,
     created: u64,
@@ -94,15 +102,18 @@ impl App {
         let worker = Worker::start(served.engine, &config, metrics.clone())?;
         Ok(App {
             keys: auth::Keys::new(&config.api_keys),
-            config,
             names: served.names,
             tokenizer: served.tokenizer,
+            grammars: OnceLock::new(),
+            compiling: Arc::new(Semaphore::new(1)),
+            to_compile: Arc::new(Semaphore::new(config.queue.clamp(1, 1 << 20))),
             context: served.context,
             fingerprint: served.fingerprint,
             created: now(),
             metrics,
             worker,
             draining: AtomicBool::new(false),
+            config,
         })
     }
 }

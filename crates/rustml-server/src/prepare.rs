@@ -1,11 +1,13 @@
 //! From what a client asks for to requests for the engine.
 
 use crate::types::{ApiError, CommonFields, ResponseFormat, Usage};
-use crate::App;
+use crate::{blocking, App};
 use axum::http::StatusCode;
+use rustml_engine::grammar::{GrammarError, Grammars};
 use rustml_engine::{Constraint, Finish, Request, Sampling, Update, MAX_LOGPROBS};
 use serde_json::Value;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
 
 /// Strings at which an answer may end.
 const MAX_STOPS: usize = 16;
@@ -26,11 +28,12 @@ pub(crate) struct Head {
 }
 
 /// What an answer has to be like.
-#[allow(dead_code)] // Until the engine has constraints to make of it.
 pub(crate) enum Shape {
     Any,
     Object,
     Schema(Value),
+    /// A call of a tool, by its schema.
+    Call(Value),
     Grammar(String),
     Regex(String),
 }
@@ -161,15 +164,52 @@ impl App {
         })
     }
 
-    /// What makes one answer be like that.
-    pub fn constraint(&self, shape: &Shape) -> Result<Option<Box<dyn Constraint>>, ApiError> {
-        match shape {
-            Shape::Any => Ok(None),
-            Shape::Object => Err(ApiError::unsupported("response_format", " yet")),
-            Shape::Schema(_) => Err(ApiError::unsupported("response_format", " yet")),
-            Shape::Grammar(_) => Err(ApiError::unsupported("grammar", " yet")),
-            Shape::Regex(_) => Err(ApiError::unsupported("regex", " yet")),
+    /// Makes answers be like that.
+    pub async fn constrain(
+        self: &Arc<App>,
+        requests: &mut [Request],
+        shape: Shape,
+    ) -> Result<(), ApiError> {
+        if matches!(shape, Shape::Any) {
+            return Ok(());
         }
+        let place = self.to_compile.clone().try_acquire_owned();
+        let place = place.map_err(|_| ApiError::busy())?;
+        let turn = self.compiling.clone().acquire_owned().await;
+        let (app, n) = (self.clone(), requests.len());
+        let made = blocking(move || {
+            // It goes on when its client is gone, and so does its turn.
+            let _held = (place, turn);
+            (0..n)
+                .map(|_| app.constraint(&shape))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        for (request, constraint) in requests.iter_mut().zip(made.await?) {
+            request.constraint = constraint;
+        }
+        Ok(())
+    }
+
+    /// What makes one answer be like that.
+    fn constraint(&self, shape: &Shape) -> Result<Option<Box<dyn Constraint>>, ApiError> {
+        let grammars = || self.grammars();
+        let (field, made) = match shape {
+            Shape::Any => return Ok(None),
+            Shape::Object => ("response_format", grammars()?.json_object()),
+            Shape::Schema(schema) => ("response_format", grammars()?.json_schema(schema)),
+            Shape::Call(schema) => ("tools", grammars()?.json_schema(schema)),
+            Shape::Grammar(text) => ("grammar", grammars()?.lark(text)),
+            Shape::Regex(text) => ("regex", grammars()?.regex(text)),
+        };
+        let refused =
+            |e: GrammarError| ApiError::field(field, e.to_string()).code("invalid_grammar");
+        made.map(Some).map_err(refused)
+    }
+
+    /// What makes constraints; made when it is first asked for.
+    fn grammars(&self) -> Result<&Grammars, ApiError> {
+        let made = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer));
+        made.as_ref().map_err(|e| ApiError::bad(e.to_string()))
     }
 
     /// A token's text and bytes.

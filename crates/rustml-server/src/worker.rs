@@ -7,7 +7,6 @@
 use crate::limits::Config;
 use crate::metrics::Metrics;
 use crate::types::ApiError;
-use axum::http::StatusCode;
 use rustml_engine::{Engine, Finish, Refusal, Request, RequestId, Timings, Update};
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -323,10 +322,7 @@ impl Loop {
 
     fn admit(&mut self, requests: Vec<Request>) -> Result<Vec<RequestId>, ApiError> {
         if self.owners.len() + requests.len() > self.most {
-            let busy = "the server is busy: its queue is full; try again later";
-            let mut e = ApiError::new(StatusCode::TOO_MANY_REQUESTS, busy).code("queue_full");
-            e.retry_after = Some(1);
-            return Err(e);
+            return Err(ApiError::busy());
         }
         let mut ids = Vec::new();
         for request in requests {

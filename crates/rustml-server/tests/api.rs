@@ -365,6 +365,100 @@ fn fields_without_effect_are_accepted() {
 }
 
 #[test]
+fn answers_are_as_they_have_to_be() {
+    let s = Server::start(Config::default());
+    let said = |more: Value| {
+        let mut body = chat(json!({"temperature": 1, "seed": 3, "max_tokens": 300}));
+        body.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let choice = s.post(CHAT, &body).ok()["choices"][0].clone();
+        assert_ne!(choice["finish_reason"], "length", "{choice}");
+        choice["message"].clone()
+    };
+    let schema = json!({"type": "object", "properties": {"a": {"enum": ["x", "y"]}, "b": {"type": "boolean"}},
+        "required": ["a", "b"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": true}});
+    let text = said(json!({"response_format": format}))["content"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert!(
+        ["x", "y"].contains(&found["a"].as_str().unwrap()) && found["b"].is_boolean(),
+        "{text}"
+    );
+    assert_eq!(said(json!({"regex": "ab{3}c"}))["content"], "abbbc");
+    assert_eq!(said(json!({"grammar": "start: \"yes\""}))["content"], "yes");
+
+    let tool =
+        |name: &str| json!({"type": "function", "function": {"name": name, "parameters": schema}});
+    let named = json!({"type": "function", "function": {"name": "second"}});
+    for choice in [json!("required"), named] {
+        let message =
+            said(json!({"tools": [tool("first"), tool("second")], "tool_choice": choice}));
+        assert!(message["content"].is_null());
+        let call = &message["tool_calls"][0];
+        assert!(call["id"].as_str().unwrap().starts_with("call_") && call["type"] == "function");
+        assert!(choice == "required" || call["function"]["name"] == "second");
+        let arguments: Value =
+            serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap();
+        assert!(arguments["b"].is_boolean());
+    }
+    let body = chat(
+        json!({"tools": [tool("first")], "tool_choice": "required", "stream": true, "max_tokens": 300}),
+    );
+    let events = s.post(CHAT, &body).events();
+    let calls: Vec<&Value> = events
+        .iter()
+        .filter_map(|e| {
+            e["choices"][0]["delta"]["tool_calls"][0]
+                .as_object()
+                .map(|_| &e["choices"][0]["delta"]["tool_calls"][0])
+        })
+        .collect();
+    assert_eq!(calls[0]["function"]["name"], "first");
+    assert!(
+        calls[0]["id"].is_string()
+            && calls[1..]
+                .iter()
+                .all(|c| c["id"].is_null() && c["index"] == 0)
+    );
+    let arguments: String = calls
+        .iter()
+        .map(|c| c["function"]["arguments"].as_str().unwrap())
+        .collect();
+    assert!(serde_json::from_str::<Value>(&arguments).unwrap()["a"].is_string());
+    assert_eq!(
+        events.last().unwrap()["choices"][0]["finish_reason"],
+        "tool_calls"
+    );
+
+    for (more, field) in [
+        (
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "nonsense"}}}}),
+            "response_format",
+        ),
+        (json!({"regex": "("}), "regex"),
+        (json!({"regex": "(".repeat(60_000)}), "regex"),
+        (json!({"regex": "((a{1,900}){1,900}){1,900}"}), "regex"),
+        (json!({"grammar": "nothing"}), "grammar"),
+        (
+            json!({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "nonsense"}}}], "tool_choice": "required"}),
+            "tools",
+        ),
+    ] {
+        let answer = s.post(CHAT, &chat(more));
+        assert_eq!(
+            answer.error(),
+            (400, field.into(), "invalid_grammar".into()),
+            "{}",
+            answer.body
+        );
+    }
+}
+
+#[test]
 fn the_document_is_of_what_there_is() {
     let s = Server::start(Config::default());
     let document = s.get("/openapi.json").ok();

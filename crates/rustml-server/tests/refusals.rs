@@ -65,7 +65,7 @@ fn what_is_wrong_is_named() {
             "unsupported_content",
         ),
         (
-            json!({"messages": user("x ".repeat(2000).into())}),
+            json!({"messages": user("x ".repeat(5000).into())}),
             "",
             "context_length_exceeded",
         ),

@@ -83,6 +83,14 @@ impl ApiError {
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, message).code("internal_error")
     }
 
+    /// The queue is full: 429.
+    pub fn busy() -> ApiError {
+        let says = "the server is busy: its queue is full; try again later";
+        let mut e = ApiError::new(StatusCode::TOO_MANY_REQUESTS, says).code("queue_full");
+        e.retry_after = Some(1);
+        e
+    }
+
     /// The server cannot serve this now: 503.
     pub fn unavailable(message: impl Into<String>) -> ApiError {
         let mut e = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, message).code("unavailable");

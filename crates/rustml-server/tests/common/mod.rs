@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// Positions of a sequence.
-pub const CONTEXT: usize = 512;
+pub const CONTEXT: usize = 2048;
 
 /// A server; dropped, it ends.
 pub struct Server {
