@@ -15,13 +15,14 @@ import sys
 import threading
 import time
 import unittest
+from typing import Literal
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the network
 
 import httpx
 import litellm
 import openai
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 BINARY, MODEL = sys.argv[1:3]
 KEY = "secret-of-the-test"
@@ -52,6 +53,7 @@ class Server:
             self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(60)
         self.reader.join()
+        self.process.stderr.close()
         return status
 
 
@@ -126,7 +128,7 @@ class Chat(Case):
         self.assertEqual(len({c.id for c in chunks}), 1)
 
     def test_stream_helper(self):
-        with self.client.chat.completions.stream(model=NAME, messages=HELLO, temperature=0, max_tokens=8) as stream:
+        with self.client.chat.completions.stream(model=NAME, messages=HELLO, temperature=0, max_tokens=200, stop=["."]) as stream:
             kinds = {event.type for event in stream}
             final = stream.get_final_completion()
         self.assertLessEqual({"chunk", "content.delta", "content.done"}, kinds)
@@ -245,9 +247,9 @@ class Tools(Case):
 
 
 class River(BaseModel):
-    name: str
-    length_km: int
-    countries: list[str]
+    name: str = Field(max_length=20)
+    length_km: int = Field(ge=1, le=9999)
+    countries: list[Literal["France", "Germany", "Spain"]] = Field(max_length=3)
 
 
 class Structured(Case):

@@ -280,9 +280,10 @@ pub(crate) fn tally(usage: &mut Usage, update: &Update, first: bool) {
 pub(crate) fn failure(why: &Finish) -> Option<ApiError> {
     match why {
         Finish::Stop | Finish::StopString(_) | Finish::Length | Finish::Context => None,
-        Finish::Failed(why) => Some(ApiError::internal(format!(
-            "the answer could not go on: {why}"
-        ))),
+        // What it had to be like became too much, or impossible.
+        Finish::Failed(why) => {
+            Some(ApiError::bad(format!("the answer could not go on: {why}")).code("grammar_failed"))
+        }
         Finish::Timeout | Finish::Cancelled => Some(ApiError::unavailable(
             "the server ended the answer before it was complete",
         )),
