@@ -20,6 +20,10 @@ const MAX_BYTES: usize = 64 << 10;
 /// Brackets within brackets.
 const MAX_DEPTH: usize = 100;
 
+/// Stack for compiling: rules may follow from each other as many times as fit
+/// into a grammar, and the compiler goes after each. Only what is used is taken.
+const STACK: usize = 512 << 20;
+
 /// White space between the parts of a JSON text: enough for the indentation of
 /// some levels, and short, since small models like to go on with it for ever.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,24}";
@@ -160,15 +164,23 @@ impl Grammars {
             let why = first_line(&why);
             GrammarError::Refused { what, why }
         };
-        let parser = self.factory.create_parser(grammar);
-        let mut matcher = Matcher::new(parser);
-        if let Some(why) = matcher.get_error() {
-            return Err(refused(why));
-        }
-        // What is found only when the text begins.
-        matcher
-            .compute_mask_or_eos()
-            .map_err(|e| refused(e.to_string()))?;
+        let compile = || {
+            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            if let Some(why) = matcher.get_error() {
+                return Err(why);
+            }
+            // What is found only when the text begins.
+            let first = matcher.compute_mask_or_eos();
+            first.map_err(|e| e.to_string()).map(|_| matcher)
+        };
+        let compiled = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, compile);
+            let thread = thread.map_err(|e| format!("no thread can be had for it: {e}"))?;
+            let done = thread.join();
+            done.unwrap_or_else(|_| Err("the compiler failed on it".to_owned()))
+        });
+        let matcher = compiled.map_err(refused)?;
         Ok(Box::new(Guided(matcher)))
     }
 }

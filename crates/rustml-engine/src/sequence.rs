@@ -162,6 +162,10 @@ impl Sequence {
         let (mut finish, mut right) = (None, 0);
         for (position, logits) in (first + 1..).zip(logits) {
             if position < self.prompt_len {
+                // It may have been computed and reported before it had to go.
+                if position <= self.reported {
+                    continue;
+                }
                 self.reported = position;
                 let top = self.logprobs.unwrap_or(0);
                 let l = scratch.logprobs.of(logits, self.tokens[position], top);

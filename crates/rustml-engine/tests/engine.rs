@@ -60,6 +60,25 @@ fn mixed_requests_get_what_they_get_alone() {
     }
 }
 
+/// The second one goes while its prompt is read and reported, and what it had
+/// reported was reported again.
+#[test]
+fn a_prompt_is_reported_once() {
+    let config = EngineConfig {
+        cache_positions: 4 * KV_BLOCK,
+        sequences: 2,
+        rows: 8,
+        ..common::config()
+    };
+    let mut e = engine_of(config, 1);
+    let ids = [5, 13].map(|i| (i, e.submit(mixed(i)).unwrap()));
+    let updates = run(&mut e);
+    assert!(e.stats().preemptions > 0);
+    for (i, id) in ids {
+        assert_eq!(collect(&updates, id), alone(mixed(i)), "request {i}");
+    }
+}
+
 #[test]
 fn a_request_ends_for_the_reason_it_says() {
     let length = alone(request(2, 10, 4));

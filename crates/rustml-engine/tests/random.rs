@@ -37,7 +37,7 @@ fn expected(i: usize) -> &'static Outcome {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
     #[test]
     fn any_order_of_events_is_harmless(
         acts in acts(),
