@@ -244,7 +244,8 @@ impl Engine {
 
     /// Runs one step of all running requests; what it brought for each.
     pub fn step(&mut self) -> Vec<Update> {
-        let began = self.exec.recorder.start();
+        let looks = self.exec.recorder.detail() > Detail::Off;
+        let began = looks.then(Instant::now);
         self.admit();
         let mut updates = Vec::new();
         // Nothing is asked of these.
@@ -258,9 +259,10 @@ impl Engine {
         }
         let rows: Vec<usize> = batch.spans.iter().map(|s| s.rows).collect();
         let size = (batch.ids.len(), batch.logit_rows.len());
+        let clock = self.exec.recorder.clock();
         let logits = self.model.forward(&batch, &mut self.kv, &mut self.exec);
         let vocab = self.model.spec().vocab;
-        let sampling = began.map(|_| Instant::now());
+        let sampling = began.map(|_| clock());
         let mut picks = Vec::new();
         for (&i, logits) in samplers.iter().zip(logits.chunks_exact(vocab)) {
             picks.push((i, self.running[i].sampler.pick(logits)));
