@@ -166,6 +166,7 @@ fn environment() -> Vec<(&'static str, String)> {
         ("HOME", home("")),
         ("HF_HOME", home("hf")),
         ("HF_HUB_CACHE", home("hf/hub")),
+        ("XDG_CACHE_HOME", home("cache")),
         ("XDG_STATE_HOME", home("state")),
         ("HF_HUB_OFFLINE", "1".into()),
         ("RUST_LOG", String::new()),
