@@ -3,7 +3,7 @@
 #[path = "../../rustml-nlp/tests/common/mod.rs"]
 mod common;
 
-use common::{real, tiny, Done, Line, SMOLLM2};
+use common::{real, tiny, trace, Done, Line, SMOLLM2};
 use rustml_nlp::{KvType, LoadOptions, Message, Model, Options, Quantize, Sampling};
 
 fn chat(args: &[&str]) -> Line {
@@ -51,6 +51,39 @@ fn printed(answers: &[String]) -> String {
 }
 
 const EIGHT: [&str; 2] = ["--max-tokens", "8"];
+
+#[test]
+fn a_profile_shows_the_steps_of_all_turns() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("profile.json");
+    let path = file.display().to_string();
+    let turns = "Who are you?\nAnd who am I?\n";
+    let plain = tiny_chat("llama", &EIGHT).stdin(turns).run().ok();
+    let args = [&EIGHT[..], &["--profile", &path]].concat();
+    assert_eq!(tiny_chat("llama", &args).stdin(turns).run().ok(), plain);
+    let slices = trace(&file);
+    let caller = slices.iter().filter(|e| e["tid"] == 0);
+    let named = |start: &str| {
+        let named = caller.clone().map(|e| e["name"].as_str().unwrap());
+        named.filter(|n| n.starts_with(start)).collect::<Vec<_>>()
+    };
+    // Steps are numbered through; each gives a token, and two read prompts.
+    let expected: Vec<String> = (1..=named("step ").len())
+        .map(|n| format!("step {n}"))
+        .collect();
+    assert_eq!(named("step "), expected);
+    assert_eq!(named("sampling").len(), expected.len());
+    let prompts = caller
+        .clone()
+        .filter(|e| e["args"]["rows"].as_u64() > Some(1));
+    assert_eq!(prompts.count(), 2);
+    // What cannot be written is said before the model is looked for.
+    let nowhere = dir.path().join("no/such").display().to_string();
+    let err = chat(&["no-such-model.gguf", "--profile", &nowhere])
+        .run()
+        .failed(1);
+    assert!(err.contains("there is no directory"), "{err}");
+}
 
 #[test]
 fn each_line_is_a_turn_of_one_conversation() {

@@ -77,6 +77,56 @@ fn a_report_says_where_the_time_goes() {
 }
 
 #[test]
+fn formats_found_by_measuring_are_listed_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let (cache, data, text) = (at("cache"), at("r.json"), at("r.md"));
+    let kept = dir.path().join("cache/rustml/formats.json");
+    let run = || {
+        let args = ["--quantize", "auto", "--json", &data, "--output", &text];
+        let done = report(&args).env("XDG_CACHE_HOME", &cache).run();
+        assert_eq!(done.status, Some(0), "{}", done.err);
+        let choices = json(Path::new(&data))["round"]["model"]["choices"].take();
+        (choices.as_array().unwrap().clone(), done.err)
+    };
+    let (first, err) = run();
+    assert!(!err.contains("formats"), "{err}");
+    // The projections of two layers, and the head.
+    let layers = first.iter().map(|c| c["layers"].as_u64().unwrap());
+    assert_eq!(layers.sum::<u64>(), 2 * 6 + 1);
+    for c in &first {
+        let mut all = vec![(c["stored"].clone(), c["stored_us"].clone())];
+        all.extend(
+            c["tried_us"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|t| (t[0].clone(), t[1].clone())),
+        );
+        let (_, us) = all.iter().find(|t| t.0 == c["chosen"]).unwrap();
+        assert!(
+            us.as_f64().unwrap() <= c["stored_us"].as_f64().unwrap(),
+            "{c}"
+        );
+    }
+    let table = fs::read_to_string(&text).unwrap();
+    assert!(table.contains(&format!(
+        "| {} x {} |",
+        first[0]["outputs"], first[0]["inputs"]
+    )));
+    assert_eq!(run().0, first, "nothing is measured twice");
+    fs::write(&kept, "{").unwrap();
+    let (again, err) = run();
+    assert!(
+        err.contains("formats.json") && err.contains("measured anew"),
+        "{err}"
+    );
+    assert_eq!(again.len(), first.len());
+    let (last, err) = run();
+    assert!(last == again && !err.contains("formats"), "{err}");
+}
+
+#[test]
 fn rounds_are_compared() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name).display().to_string();

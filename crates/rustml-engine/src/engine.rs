@@ -152,7 +152,8 @@ impl Engine {
 
     /// Runs one step of all running requests; what it brought for each.
     pub fn step(&mut self) -> Vec<Update> {
-        let began = self.exec.recorder.start();
+        let looks = self.exec.recorder.detail() > Detail::Off;
+        let began = looks.then(Instant::now);
         let mut updates = self.settle_empty();
         let works = self.scheduler.plan(self.exec.capacity());
         let mut batch = Batch::default();
@@ -164,11 +165,11 @@ impl Engine {
             return updates;
         }
         let size = (batch.ids.len(), batch.logit_rows.len());
-        let start = Instant::now();
+        let (start, clock) = (Instant::now(), self.exec.recorder.clock());
         let logits = self
             .model
             .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
-        let sampling = began.map(|_| Instant::now());
+        let sampling = began.map(|_| clock());
         let (vocab, mut rest) = (self.model.spec().vocab, logits);
         let mut ended = Vec::new();
         for (s, w) in self.scheduler.running.iter_mut().zip(&works) {

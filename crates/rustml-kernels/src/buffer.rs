@@ -101,6 +101,12 @@ impl AlignedBytes {
         })
     }
 
+    /// What is made from now on lies in other slabs than what was made before:
+    /// so it is given back as a whole, when it is for a short time only.
+    pub fn begin_slab() {
+        *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `len` bytes that are ours (or none, at a dangling pointer).

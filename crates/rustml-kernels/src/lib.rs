@@ -13,9 +13,11 @@ pub mod panel;
 pub mod par;
 pub mod pool;
 pub mod roof;
+mod ticks;
 
 pub use acts::{Acts, Forms};
 pub use buffer::AlignedBytes;
 pub use gemm::Product;
 pub use panel::Matrix;
 pub use pool::Pool;
+pub use ticks::ticks;

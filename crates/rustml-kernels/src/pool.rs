@@ -24,6 +24,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+use crate::ticks::ticks;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -79,21 +80,27 @@ impl Share {
     }
 }
 
-/// A thread's work in one region.
-#[derive(Clone, Copy, Debug)]
-pub struct Turn {
-    /// 0 is the caller.
-    pub thread: usize,
-    /// When it took its first chunk.
-    pub start: Instant,
-    /// When none was left for it.
-    pub end: Instant,
-    /// For the caller, when the workers were done too; else as `end`.
-    pub left: Instant,
+/// From when to when one thread worked, region by region, if somebody looks; of
+/// the caller, from when to when it waited. No other thread comes near while
+/// regions run: a cache line that went to and fro in each of them would cost
+/// more than the clock.
+#[repr(align(64))] // a cache line of its own
+#[derive(Default)]
+struct Log(UnsafeCell<Vec<(u64, u64)>>);
+
+impl Log {
+    /// # Safety
+    /// No other thread uses this log.
+    unsafe fn put(&self, start: u64, end: u64) {
+        let log = &mut *self.0.get();
+        if log.len() < MAX_TURNS {
+            log.push((start, end));
+        }
+    }
 }
 
-/// More turns than lie between two visits of anybody who looks.
-const MAX_TURNS: usize = 1 << 12;
+/// More turns of a thread than lie between two visits of anybody who looks.
+const MAX_TURNS: usize = 1 << 14;
 
 struct Shared {
     /// `number << 17 | open << 16 | workers inside`
@@ -108,7 +115,10 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whether somebody looks at the turns.
     watched: AtomicBool,
-    turns: Mutex<Vec<Turn>>,
+    /// Ticks that callers have waited since somebody asked.
+    waited: AtomicU64,
+    /// Of each thread.
+    logs: Vec<Log>,
     quit: AtomicBool,
     sleepers: AtomicUsize,
     lock: Mutex<()>,
@@ -116,7 +126,9 @@ struct Shared {
 }
 
 // SAFETY: `body` is written only by the thread that holds `busy` while no worker
-// is inside a region, and read only inside one.
+// is inside a region, and read only inside one. A worker's log is used by it inside
+// a region, and by the thread that holds `busy` while nobody is; the caller's, by
+// the thread that holds `busy`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
@@ -140,7 +152,8 @@ impl Pool {
             shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
             panic: Mutex::new(None),
             watched: AtomicBool::new(false),
-            turns: Mutex::new(Vec::new()),
+            waited: AtomicU64::new(0),
+            logs: (0..threads.max(1)).map(|_| Log::default()).collect(),
             quit: AtomicBool::new(false),
             sleepers: AtomicUsize::new(0),
             lock: Mutex::new(()),
@@ -165,16 +178,30 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// From now on, notes who works when in regions that are shared, for
-    /// [`Pool::drain_turns`]. Until then it costs a branch.
-    pub fn watch(&self) {
-        self.shared.watched.store(true, Relaxed);
+    /// From now on notes, or not, who works when in regions that are shared,
+    /// for [`Pool::drain_turns`]. Not to do so, as at first, costs a branch.
+    pub fn watch(&self, on: bool) {
+        self.shared.watched.store(on, Relaxed);
     }
 
-    /// Hands over the turns of regions that have ended. What nobody comes for
-    /// is forgotten.
-    pub fn drain_turns(&self, take: &mut dyn FnMut(Turn)) {
-        lock(&self.shared.turns).drain(..).for_each(take);
+    /// How many [`ticks`] callers have waited, since this was last asked, for
+    /// workers when nothing was left to take.
+    pub fn take_waited(&self) -> u64 {
+        self.shared.waited.swap(0, Relaxed)
+    }
+
+    /// Hands over thread, start and end, in [`ticks`], of each turn in regions
+    /// that have ended: when a worker worked; when the caller, thread 0, waited
+    /// for it. What nobody comes for is forgotten.
+    pub fn drain_turns(&self, take: &mut dyn FnMut(usize, u64, u64)) {
+        let _busy = lock(&self.shared.busy);
+        for (thread, log) in self.shared.logs.iter().enumerate() {
+            // SAFETY: we hold `busy`, so no region is open, and the last one
+            // was left when nobody was inside.
+            let log = unsafe { &mut *log.0.get() };
+            log.drain(..)
+                .for_each(|(start, end)| take(thread, start, end));
+        }
     }
 
     /// Calls `body(chunk, thread)` for every chunk below `chunks`, each once,
@@ -214,10 +241,15 @@ impl Pool {
             s.wake.notify_all();
         }
         let close = Close(s);
-        let turn = s.take_turn(body, 0);
+        s.take_chunks(body, 0);
+        let through = s.is_watched().then(ticks);
         drop(close);
-        if let Some((start, end)) = turn {
-            s.put_turn(0, start, end, Instant::now());
+        if let Some(through) = through {
+            let left = ticks();
+            let waited = left.saturating_sub(through);
+            s.waited.fetch_add(waited, Relaxed);
+            // SAFETY: we hold `busy`, and are the caller.
+            unsafe { s.logs[0].put(through, left) };
         }
         if let Some(panic) = lock(&s.panic).take() {
             resume_unwind(panic);
@@ -266,23 +298,8 @@ impl Shared {
         }
     }
 
-    /// Takes chunks; from when to when, if somebody looks.
-    fn take_turn(&self, body: &Body<'_>, thread: usize) -> Option<(Instant, Instant)> {
-        let start = self.watched.load(Relaxed).then(Instant::now);
-        self.take_chunks(body, thread);
-        start.map(|start| (start, Instant::now()))
-    }
-
-    fn put_turn(&self, thread: usize, start: Instant, end: Instant, left: Instant) {
-        let mut turns = lock(&self.turns);
-        if turns.len() < MAX_TURNS {
-            turns.push(Turn {
-                thread,
-                start,
-                end,
-                left,
-            });
-        }
+    fn is_watched(&self) -> bool {
+        !cfg!(no_probe) && self.watched.load(Relaxed)
     }
 
     fn work(&self, thread: usize) {
@@ -302,8 +319,11 @@ impl Shared {
                 let body = unsafe { *self.body.get() };
                 if let Some(body) = body {
                     let run = AssertUnwindSafe(|| {
-                        if let Some((start, end)) = self.take_turn(body, thread) {
-                            self.put_turn(thread, start, end, end);
+                        let start = self.is_watched().then(ticks);
+                        self.take_chunks(body, thread);
+                        if let Some(start) = start {
+                            // SAFETY: it is ours, and we are inside.
+                            unsafe { self.logs[thread].put(start, ticks()) };
                         }
                     });
                     if let Err(panic) = catch_unwind(run) {

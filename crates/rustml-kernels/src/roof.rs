@@ -62,6 +62,14 @@ pub fn read_bandwidth(team: &Team, bytes: usize, budget: Duration) -> Option<f64
     Some((bytes * passes) as f64 / pass.as_secs_f64())
 }
 
+/// Reads a set once with all threads, so that it is what caches hold.
+pub fn read(team: &Team, set: &[u8]) {
+    team.pool.run(set.len().div_ceil(CHUNK_BYTES), &|chunk, _| {
+        let at = chunk * CHUNK_BYTES;
+        with_isa(team.isa, Read(&set[at..(at + CHUNK_BYTES).min(set.len())]));
+    });
+}
+
 /// Operations per second of all threads together in the byte dot product that
 /// the kernels of the team's instruction set use ([`Simd::dot_u7`]): a
 /// multiplication and an addition for each pair of bytes.

@@ -73,6 +73,7 @@
 
 pub mod arch;
 mod batch;
+mod calibrate;
 mod error;
 mod exec;
 mod kv;
@@ -86,10 +87,11 @@ pub mod synth;
 mod weights;
 
 pub use batch::{Batch, Span};
+pub use calibrate::{Calibration, Timings};
 pub use error::{Error, Result};
 pub use exec::{Capacity, Exec};
 pub use kv::{KvBlock, KvPool, KvSequence};
-pub use load::{LoadReport, LoadTimes, Progress};
+pub use load::{Choice, LoadReport, LoadTimes, Progress};
 pub use model::{team, Model};
 pub use quantize::Quantize;
 pub use rustml_kernels::attention::{KvType, KV_BLOCK};

@@ -2,6 +2,7 @@
 
 use crate::arch::Arch;
 use crate::batch::Batch;
+use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
 use crate::exec::Exec;
 use crate::kv::KvPool;
@@ -49,9 +50,24 @@ impl Model {
         team: Arc<Team>,
         progress: Progress,
     ) -> Result<Model> {
+        Model::load_with(store, quantize, &mut Calibration::default(), team, progress)
+    }
+
+    /// Loads an open model's weights; for [`Quantize::Auto`] with what was
+    /// measured before.
+    ///
+    /// # Errors
+    /// As for [`Model::load`].
+    pub fn load_with(
+        store: &Store,
+        quantize: Quantize,
+        calibration: &mut Calibration,
+        team: Arc<Team>,
+        progress: Progress,
+    ) -> Result<Model> {
         let arch = Arch::of(store)?;
         let spec = arch.spec(store)?;
-        let (weights, report) = load(store, arch, &spec, quantize, &team, progress)?;
+        let (weights, report) = load(store, arch, &spec, (quantize, calibration), &team, progress)?;
         let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
         Ok(Model {
             arch,

@@ -7,7 +7,9 @@ use rustml_engine::{Engine, EngineConfig, Observer};
 use rustml_hub::Hub;
 use rustml_io::{DType, FileFormat, Store};
 use rustml_model::spec::Spec;
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Quantize};
+use rustml_model::{
+    Batch, Calibration, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Quantize,
+};
 use rustml_tokenizer::{Encode, Message, Tokenizer};
 use rustml_trace::{Detail, Recorder};
 use std::path::{Path, PathBuf};
@@ -124,7 +126,21 @@ impl Model {
         phases.end("tokenizer");
         let quantize = options.quantize.unwrap_or(default_quantize(store.format()));
         let team = rustml_model::team(options.threads.unwrap_or_else(available_threads))?;
-        let model = rustml_model::Model::load(&store, quantize, team, progress)?;
+        let mut formats = match (quantize, formats_file()) {
+            (Quantize::Auto, Some(file)) => Calibration::open(&file, &team),
+            _ => Calibration::default(),
+        };
+        if let Some(problem) = formats.problem() {
+            tracing::warn!(
+                target: "rustml::load",
+                "formats are measured anew, since those kept cannot be read: {problem}"
+            );
+        }
+        let model = rustml_model::Model::load_with(&store, quantize, &mut formats, team, progress)?;
+        if let Err(e) = formats.save() {
+            tracing::warn!(target: "rustml::load", "the formats measured cannot be kept: {e}");
+        }
+        drop(formats);
         phases.end_load(&model.report().times);
         let context = context(path, options.context, model.spec())?;
         let kv_type = options.kv_type.unwrap_or(KvType::F16);
@@ -330,10 +346,11 @@ impl Phases {
 
     /// Ends the loading of weights, which is several phases.
     fn end_load(&mut self, t: &LoadTimes) {
-        let other = self
-            .start
-            .elapsed()
-            .saturating_sub(t.read + t.quantise + t.pack);
+        let known = t.read + t.quantise + t.pack + t.calibrate;
+        let other = self.start.elapsed().saturating_sub(known);
+        if !t.calibrate.is_zero() {
+            self.all.push(("calibrate", t.calibrate));
+        }
         self.all.extend([
             ("read", t.read),
             ("quantise", t.quantise),
@@ -360,6 +377,17 @@ fn warm_up(model: &rustml_model::Model, kv_type: KvType) -> Result<()> {
     model.forward(&batch, &mut kv, &mut exec);
     kv.release(sequence);
     Ok(())
+}
+
+/// Where formats that were found by measuring are kept.
+fn formats_file() -> Option<PathBuf> {
+    let folder = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|p| p.is_absolute())
+    };
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    Some(cache?.join("rustml/formats.json"))
 }
 
 /// The positions of a sequence, if the model can have that many.

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ids, real, tiny, Done, Line, Reference, GEMMA3, SMOLLM2};
+use common::{ids, real, tiny, trace, Done, Line, Reference, GEMMA3, SMOLLM2};
 use serde_json::Value;
 
 fn infer(args: &[&str]) -> Line {
@@ -260,8 +260,7 @@ fn a_profile_is_a_trace_of_every_step() {
     let args = ["--prompt", "fox", "--max-tokens", "3", "--profile", &path];
     let text = greedy(&tiny("llama"), &args[..4]).run().ok();
     assert_eq!(greedy(&tiny("llama"), &args).run().ok(), text);
-    let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    let events = json["traceEvents"].as_array().unwrap();
+    let events = trace(&file);
     // The row of the calling thread; others show operations too.
     let named = |name: &str| {
         let caller = events.iter().filter(|e| e["tid"] == 0);
@@ -275,19 +274,6 @@ fn a_profile_is_a_trace_of_every_step() {
         (named("layer 0"), named("lm_head"), named("sampling")),
         (3, 3, 3)
     );
-    // Slices of the calling thread contain each other or lie apart.
-    let row = events.iter().filter(|e| e["ph"] == "X" && e["tid"] == 0);
-    let mut spans: Vec<(f64, f64)> = row
-        .map(|e| (e["ts"].as_f64().unwrap(), e["dur"].as_f64().unwrap()))
-        .collect();
-    spans.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
-    let mut open: Vec<f64> = Vec::new();
-    for (start, length) in spans {
-        // Parts of a microsecond are rounded.
-        open.retain(|&end| end > start + 0.002);
-        assert!(open.iter().all(|&end| start + length <= end + 0.002));
-        open.push(start + length);
-    }
     // What cannot be written is said before the model is loaded, and a file
     // that is there stays as it is when the command fails.
     let nowhere = dir.path().join("no/such").display().to_string();

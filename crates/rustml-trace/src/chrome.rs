@@ -86,13 +86,12 @@ impl<W: Write> Trace<W> {
             self.put(slice(e.op.name(), 0, e.start, e.time, args))?;
         }
         for t in step.turns {
-            let op = step.events.get(t.event).map_or("", |e| Op::name(e.op));
-            if t.thread > 0 {
-                self.name(t.thread)?;
-                self.put(slice(op, t.thread, t.start, t.end - t.start, json!({})))?;
-            } else if t.left > t.end {
-                self.put(slice("waiting", 0, t.end, t.left - t.end, json!({})))?;
-            }
+            self.name(t.thread)?;
+            let name = match (t.thread, step.events.get(t.event)) {
+                (0, _) => "waiting",
+                (_, event) => event.map_or("", |e| Op::name(e.op)),
+            };
+            self.put(slice(name, t.thread, t.start, t.end - t.start, json!({})))?;
         }
         Ok(())
     }
@@ -137,14 +136,13 @@ mod tests {
         ];
         events[1].start = at(2);
         events[2].start = at(12);
-        let turn = |thread, event, from, to, left| Turn {
+        let turn = |thread, event, from, to| Turn {
             thread,
             event,
             start: at(from),
             end: at(to),
-            left: at(left),
         };
-        let turns = [turn(0, 1, 2, 9, 12), turn(1, 1, 3, 12, 12)];
+        let turns = [turn(0, 1, 9, 12), turn(1, 1, 3, 12)];
         let mut s = step(&events, 40, 1, 1);
         s.turns = &turns;
         let mut trace = Trace::new(Vec::new()).unwrap();

@@ -42,4 +42,4 @@ pub mod tables;
 
 pub use fold::{LayerTimes, StepTimes};
 pub use op::{Cost, Event, Op, Part, Step, Turn};
-pub use recorder::{Detail, Recorder, Turns};
+pub use recorder::{Detail, Recorder, Threads};

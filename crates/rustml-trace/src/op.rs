@@ -181,7 +181,8 @@ pub struct Event {
     pub cost: Cost,
 }
 
-/// One thread's work in one parallel region.
+/// What one thread did in one parallel region: a worker worked, the caller
+/// waited for the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Turn {
     /// 0 is the caller.
@@ -190,10 +191,8 @@ pub struct Turn {
     pub event: usize,
     /// Since the recorder was made.
     pub start: Duration,
-    /// When the thread had nothing left to do.
+    /// Likewise.
     pub end: Duration,
-    /// For the caller, when the last other thread was done; else as `end`.
-    pub left: Duration,
 }
 
 /// One step, as it was.

@@ -94,6 +94,11 @@ fn push(run: &mut Run, rows: u64, slow: f64) {
 
 /// A round of `runs` repetitions of a model that is `slow`.
 fn round(runs: usize, slow: f64) -> Round {
+    round_of(runs, 40, slow)
+}
+
+/// The same with so many decode steps after the first.
+fn round_of(runs: usize, steps: usize, slow: f64) -> Round {
     let run = |r: usize| {
         let mut run = Run {
             load: vec![("open".into(), 0.001), ("pack".into(), 0.25)],
@@ -107,7 +112,7 @@ fn round(runs: usize, slow: f64) -> Round {
         push(&mut run, 8, 4.0 * slow);
         // The first one is cold; every tenth is disturbed.
         push(&mut run, 1, 2.0 * slow);
-        for i in 0..40 {
+        for i in 0..steps {
             let noise = 1.0 + 0.002 * ((i * 7 + r * 3) % 5) as f64;
             push(&mut run, 1, if i % 10 == 9 { 3.0 } else { noise } * slow);
         }
@@ -308,7 +313,7 @@ fn golden(name: &str, text: &str) {
 
 /// The document that the golden files show.
 fn document() -> Document {
-    Document::report(round(2, 1.1), Some(&round(2, 1.0)))
+    Document::report(round_of(2, 11, 1.1), Some(&round_of(2, 11, 1.0)))
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub fn machine(isa: Isa, threads: usize) -> Machine {
             allowed.len()
         },
         allowed_cores: cores(&allowed),
-        quota: quota(),
+        quota: quota(&own_cgroups()),
         threads,
         huge_pages: huge_pages(),
         memory: memory().unwrap_or(0),
@@ -73,35 +73,66 @@ fn cores(cpus: &[usize]) -> Option<usize> {
     (!sets.is_empty()).then_some(sets.len())
 }
 
-/// The process's folders in the hierarchy of control groups, from its own up.
-fn cgroups() -> Vec<PathBuf> {
-    let text = read("/proc/self/cgroup").unwrap_or_default();
-    let own = text.lines().find_map(|l| l.strip_prefix("0::/"));
-    let own = Path::new("/sys/fs/cgroup").join(own.unwrap_or_default());
-    let all = own.ancestors().map(Path::to_owned);
-    all.take_while(|p| p.starts_with("/sys/fs/cgroup"))
-        .collect()
+/// Where control groups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// The process's folders in the hierarchies of control groups that limit CPUs,
+/// from its own up: that of version 2, and that of version 1's controller.
+/// `own` is what `/proc/self/cgroup` says.
+fn cgroups(root: &Path, own: &str) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for line in own.lines() {
+        // Number, controllers of version 1, path.
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (fields.next(), fields.next()) else {
+            continue;
+        };
+        let top = match controllers {
+            "" => root.to_owned(),
+            v1 if v1.split(',').any(|c| c == "cpu") => root.join(v1),
+            _ => continue,
+        };
+        let folder = top.join(path.trim_start_matches('/'));
+        let up = folder.ancestors().take_while(|p| p.starts_with(&top));
+        all.extend(up.map(Path::to_owned));
+    }
+    all
+}
+
+fn own_cgroups() -> Vec<PathBuf> {
+    let own = read("/proc/self/cgroup").unwrap_or_default();
+    cgroups(Path::new(CGROUPS), &own)
 }
 
 /// CPUs that the tightest of the groups grants.
-fn quota() -> Option<f64> {
-    let quota = |folder: PathBuf| -> Option<f64> {
+fn quota(groups: &[PathBuf]) -> Option<f64> {
+    let number = |text: String| text.trim().parse::<f64>().ok();
+    let v2 = |folder: &PathBuf| {
         let text = read(folder.join("cpu.max"))?;
         let (quota, period) = text.trim().split_once(' ')?;
-        Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
+        Some((number(quota.into())?, number(period.into())?))
     };
-    let all = cgroups().into_iter().filter_map(quota);
-    all.min_by(f64::total_cmp)
+    let v1 = |folder: &PathBuf| {
+        let quota = number(read(folder.join("cpu.cfs_quota_us"))?)?;
+        Some((quota, number(read(folder.join("cpu.cfs_period_us"))?)?))
+    };
+    let all = groups.iter().filter_map(|folder| v2(folder).or(v1(folder)));
+    // Version 1 says -1 where there is no limit, version 2 "max".
+    let limits = all.filter(|&(quota, period)| quota > 0.0 && period > 0.0);
+    limits.map(|(a, b)| a / b).min_by(f64::total_cmp)
 }
 
 /// How often the quota has stopped the process so far.
 pub fn throttled() -> Option<u64> {
-    let count = |folder: PathBuf| -> Option<u64> {
+    throttles(&own_cgroups())
+}
+
+fn throttles(groups: &[PathBuf]) -> Option<u64> {
+    let count = |folder: &PathBuf| -> Option<u64> {
         let text = read(folder.join("cpu.stat"))?;
         field(&text, "nr_throttled ")?.parse().ok()
     };
-    let all = cgroups().into_iter().filter_map(count);
-    all.reduce(|a, b| a + b)
+    groups.iter().filter_map(count).reduce(|a, b| a + b)
 }
 
 /// `always [madvise] never` as `madvise`.
@@ -133,6 +164,46 @@ mod tests {
         assert_eq!(list("0-2,5\n"), [0, 1, 2, 5]);
         assert_eq!(list(" 7 "), [7]);
         assert!(list("").is_empty() && list("x-y").is_empty());
+    }
+
+    #[test]
+    fn the_tightest_quota_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |path: &str, text: &str| {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let of = |own: &str| {
+            let groups = cgroups(dir.path(), own);
+            (quota(&groups), throttles(&groups))
+        };
+        // Version 2: the folder itself is not limited, the one above it is.
+        put("a/cpu.max", "150000 100000\n");
+        put("a/b/cpu.max", "max 100000\n");
+        put(
+            "a/b/cpu.stat",
+            "usage_usec 9\nnr_periods 5\nnr_throttled 3\n",
+        );
+        assert_eq!(of("0::/a/b\n"), (Some(1.5), Some(3)));
+        assert_eq!(of("0::/\n"), (None, None));
+        // Version 1: of the controller that limits CPUs.
+        let v1 = "cpu,cpuacct/c";
+        put(&format!("{v1}/d/cpu.cfs_quota_us"), "50000\n");
+        put(&format!("{v1}/d/cpu.cfs_period_us"), "100000\n");
+        put(
+            &format!("{v1}/d/cpu.stat"),
+            "nr_periods 7\nnr_throttled 2\n",
+        );
+        put(&format!("{v1}/cpu.cfs_quota_us"), "-1\n");
+        put(&format!("{v1}/cpu.cfs_period_us"), "100000\n");
+        put("cpuset/c/d/cpu.cfs_quota_us", "1\n");
+        let own = "12:cpuset:/c/d\n4:cpu,cpuacct:/c/d\n0::/none\n";
+        assert_eq!(of(own), (Some(0.5), Some(2)));
+        assert_eq!(of("4:cpu,cpuacct:/c\n"), (None, None));
+        // Both: whichever is tighter.
+        assert_eq!(of("4:cpu,cpuacct:/c/d\n0::/a\n").0, Some(0.5));
+        assert_eq!(of("nonsense\n"), (None, None));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rustml_kernels::par::Team;
 use rustml_kernels::{roof, Matrix, Pool};
 use rustml_nlp::cli::{Failure, Signals};
 use rustml_nlp::{LoadOptions, Model, Options, Prompt, Sampling};
-use rustml_trace::round::{Converted, ModelInfo, Roofs, Run, TypeCount};
+use rustml_trace::round::{Choice, Converted, ModelInfo, Roofs, Run, TypeCount};
 use rustml_trace::round::{Machine, Setup};
 use rustml_trace::{Detail, Op, Step};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -91,6 +91,20 @@ fn info(model: &Model, name: &str, format: &str) -> ModelInfo {
         to: kept.to_string(),
         layers: *layers,
     });
+    let us = |time: &Duration| time.as_secs_f64() * 1e6;
+    let choices = report.choices.iter().map(|c| {
+        let tried = c.timings.iter().filter(|t| t.0 != c.stored);
+        let stored = c.timings.iter().find(|t| t.0 == c.stored);
+        Choice {
+            outputs: c.outputs,
+            inputs: c.inputs,
+            layers: c.layers,
+            stored: c.stored.to_string(),
+            chosen: c.chosen.to_string(),
+            stored_us: stored.map_or(0.0, |t| us(&t.1)),
+            tried_us: tried.map(|(to, time)| (to.to_string(), us(time))).collect(),
+        }
+    });
     let first = spec.layers.first();
     let attention =
         |f: fn(&rustml_model::spec::Attention) -> usize| first.map_or(0, |l| f(&l.attention));
@@ -110,7 +124,7 @@ fn info(model: &Model, name: &str, format: &str) -> ModelInfo {
         weight_bytes: report.bytes as u64,
         types,
         quantised: converted.chain(kept).collect(),
-        choices: Vec::new(),
+        choices: choices.collect(),
         fused: fused(model),
     }
 }

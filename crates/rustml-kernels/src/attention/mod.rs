@@ -13,7 +13,6 @@ mod tile;
 
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::ops::Range;
-use std::time::Duration;
 
 /// Positions of a cache block.
 pub const KV_BLOCK: usize = 64;
@@ -205,15 +204,15 @@ unsafe impl Sync for Queries<'_> {}
 // SAFETY: as above.
 unsafe impl Send for Queries<'_> {}
 
-/// Time spent in the phases of attention.
+/// Ticks spent in the phases of attention.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Phases {
     /// Queries times keys.
-    pub scores: Duration,
+    pub scores: u64,
     /// Maximum, exponential, sum.
-    pub softmax: Duration,
+    pub softmax: u64,
     /// Weights times values.
-    pub values: Duration,
+    pub values: u64,
 }
 
 /// Positions after which online softmax begins anew; the stretches are put

@@ -2,10 +2,10 @@
 
 use super::{Job, Phases, KV_BLOCK, PAD, ROW, SPLIT};
 use crate::ops::cap_row;
+use crate::ticks::{ticks, ticks_since};
 use rustml_simd::{exp, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::time::Instant;
 
 /// How cached values are read.
 pub trait Stored {
@@ -137,7 +137,7 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             let block = job.q.blocks[b] as usize;
             let (keys, values) = job.cache.head(block, job.kv_head);
             let cols = stretch.start.max(start) - start..stretch.end.min(start + KV_BLOCK) - start;
-            let clock = phases.is_some().then(Instant::now);
+            let clock = phases.is_some().then(ticks);
             // The block's values are fetched while its keys are read, and the
             // next block's keys with its values.
             let next = job.q.blocks.get(b + 1).map_or(block, |&n| n as usize);
@@ -145,7 +145,7 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
             let (read, into) = ((keys, values, KV_BLOCK), (scores, KV_BLOCK));
             product::<S, T, N>(s, (queries, ROW), 0..hd, read, wide, into, None);
-            let scored = clock.map(|_| Instant::now());
+            let scored = clock.map(|_| ticks());
             let mut keep = [1f32; N];
             for n in 0..N {
                 let row = scores.add(n * KV_BLOCK);
@@ -161,7 +161,7 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
                 }
                 state.total[n] = total * keep[n] + weights;
             }
-            let weighed = clock.map(|_| Instant::now());
+            let weighed = clock.map(|_| ticks());
             let (read, into) = ((values, next_keys, padded), (to, ROW));
             let (weights, keep) = ((scores, KV_BLOCK), (!fresh).then_some(&keep));
             product::<S, T, N>(s, weights, cols, read, 0..padded, into, keep);
@@ -169,9 +169,9 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             if let (Some(p), Some(c), Some(a), Some(b)) =
                 (phases.as_deref_mut(), clock, scored, weighed)
             {
-                p.scores += a - c;
-                p.softmax += b - a;
-                p.values += b.elapsed();
+                p.scores += a.saturating_sub(c);
+                p.softmax += b.saturating_sub(a);
+                p.values += ticks_since(b);
             }
         }
         if fresh {

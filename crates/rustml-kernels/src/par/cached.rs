@@ -1,16 +1,15 @@
 //! Operations that write and read the cache of keys and values.
 
-use super::{for_rows, lock, settle, Norm, Shared, Team, Timing};
+use super::{for_rows, Norm, Shared, Team, Timing};
 use crate::attention::{AttentionShape, Job, KvLayer, KvShape, Phases, Queries};
 use crate::attention::{KV_BLOCK, MAX_HEAD_DIM};
 use crate::ops;
+use crate::ticks::ticks;
 use rustml_simd::Isa;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering::AcqRel};
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicUsize, Ordering::*};
 
 /// One sequence's rows in a step, as attention sees them.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +140,7 @@ pub fn position_rows(
         cos.len() / rows.max(1)
     });
     let (q, k) = (Shared(q.as_mut_ptr()), Shared(k.as_mut_ptr()));
-    let times = timing.as_ref().map(|_| Mutex::new(vec![Duration::ZERO; 3]));
+    assert!(timing.is_none_or(|t| t.len() >= 3));
     for_rows(team, rows, 4 * (q_cols + 2 * kv_cols), &|row| {
         // SAFETY: row by row, within the lengths checked above.
         let (q, k) = unsafe {
@@ -151,7 +150,7 @@ pub fn position_rows(
             )
         };
         let v = &v[row * kv_cols..][..kv_cols];
-        let start = times.as_ref().map(|_| Instant::now());
+        let start = timing.map(|_| ticks());
         if let Some((q_norm, k_norm)) = pos.qk_norm {
             let mut head = [0f32; MAX_HEAD_DIM];
             for (norm, x) in [(q_norm, &mut *q), (k_norm, &mut *k)] {
@@ -161,32 +160,31 @@ pub fn position_rows(
                 }
             }
         }
-        let normed = start.map(|_| Instant::now());
+        let normed = start.map(|_| ticks());
         if let Some((cos, sin)) = pos.rope {
             let (cos, sin) = (&cos[row * pairs..][..pairs], &sin[row * pairs..][..pairs]);
             ops::rope(team.isa, q, hd, cos, sin);
             ops::rope(team.isa, k, hd, cos, sin);
         }
-        let rotated = start.map(|_| Instant::now());
+        let rotated = start.map(|_| ticks());
         let span = spans.iter().rfind(|s| s.row <= row).expect("checked");
         let position = span.first + row - span.row;
         let block = span.blocks[position / KV_BLOCK];
         // SAFETY: the block exists and only this row stores at this slot, both
         // checked above; nobody else has the cache while it is borrowed.
         unsafe { layer.put(team.isa, block, position % KV_BLOCK, k, v) };
-        if let (Some(times), Some(a), Some(b), Some(c)) = (&times, start, normed, rotated) {
-            let mut t = lock(times);
-            t[0] += b - a;
-            t[1] += c - b;
-            t[2] += c.elapsed();
+        if let (Some(t), Some(a), Some(b), Some(c)) = (timing, start, normed, rotated) {
+            for (t, time) in t.iter().zip([(a, b), (b, c), (c, ticks())]) {
+                t.fetch_add(time.1.saturating_sub(time.0), Relaxed);
+            }
         }
     });
-    settle(timing, times);
 }
 
 /// Attention of all rows: `out[row] = softmax(q k^T) v` head by head, over the
 /// positions of the row's span that it sees. `q` and `out` are
-/// `[rows, heads * head_dim]`.
+/// `[rows, heads * head_dim]`. `timing` receives the thread time of scores,
+/// softmax and values: three parts.
 ///
 /// # Panics
 /// If the lengths do not fit, or a span's cache blocks do not exist.
@@ -197,7 +195,7 @@ pub fn attend_rows(
     spans: &[SpanView],
     q: &[f32],
     out: &mut [f32],
-    phases: Option<&mut Phases>,
+    timing: Timing,
 ) {
     let (layer, kv) = (&cache.layer, cache.layer.shape);
     let cols = shape.heads.checked_mul(kv.head_dim);
@@ -219,22 +217,18 @@ pub fn attend_rows(
         })
         .collect();
     let pieces = Pieces::new(shape, layer, &queries, team.pool.threads());
-    let times = phases.as_ref().map(|_| Mutex::new(Phases::default()));
+    assert!(timing.is_none_or(|t| t.len() >= 3));
     team.pool.run(pieces.chunks.len(), &|c, _| {
         let mut mine = Phases::default();
-        let timed = times.is_some().then_some(&mut mine);
+        let timed = timing.is_some().then_some(&mut mine);
         // SAFETY: the piece's rows and head are its own; blocks were checked.
         unsafe { pieces.run(team.isa, c, timed) };
-        if let Some(times) = &times {
-            let mut t = lock(times);
-            t.scores += mine.scores;
-            t.softmax += mine.softmax;
-            t.values += mine.values;
+        if let Some(t) = timing {
+            for (t, time) in t.iter().zip([mine.scores, mine.softmax, mine.values]) {
+                t.fetch_add(time, Relaxed);
+            }
         }
     });
-    if let (Some(to), Some(times)) = (phases, times) {
-        *to = *lock(&times);
-    }
 }
 
 /// Attention cut into pieces for the threads: one KV head of some rows of one

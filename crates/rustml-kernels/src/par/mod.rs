@@ -9,9 +9,10 @@ use crate::gemm::Product;
 use crate::ops::{self, Activation, NormKind};
 use crate::panel::Matrix;
 use crate::pool::Pool;
+use crate::ticks::{ticks, ticks_since};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 mod cached;
 
@@ -25,8 +26,9 @@ pub struct Team {
     pub pool: Pool,
 }
 
-/// Thread time by part of a region: filled when asked for.
-pub type Timing<'a> = Option<&'a mut [Duration]>;
+/// Where all threads add the time they spend in each part of a region, if it is
+/// asked for. The unit is the same for all parts, and unknown.
+pub type Timing<'a> = Option<&'a [AtomicU64]>;
 
 /// A pointer that chunks share; each chunk writes its own part.
 #[derive(Clone, Copy)]
@@ -94,7 +96,7 @@ pub struct Output<'a> {
 /// If an output has not `acts.rows()` rows, or the activations lack a form or
 /// have another width than the weights; if there are fewer times than products.
 pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) {
-    assert!(timing.as_ref().is_none_or(|t| t.len() >= outputs.len()));
+    assert!(timing.is_none_or(|t| t.len() >= outputs.len()));
     let rows = acts.rows();
     let mut products = Vec::with_capacity(outputs.len());
     let mut bytes = 0;
@@ -122,30 +124,20 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
             chunks.push((i, at, (at + step).min(p.weights.panels())));
         }
     }
-    let times = timing
-        .as_ref()
-        .map(|t| Mutex::new(vec![Duration::ZERO; t.len()]));
     team.pool.run(chunks.len(), &|c, _| {
         let (i, from, to) = chunks[c];
-        let start = times.as_ref().map(|_| Instant::now());
+        let start = timing.map(|_| ticks());
         // SAFETY: the outputs were checked above to hold all rows, and each
         // chunk computes its own panels.
         unsafe { products[i].run(acts, from..to) };
-        if let (Some(times), Some(start)) = (&times, start) {
-            lock(times)[i] += start.elapsed();
+        if let (Some(times), Some(start)) = (timing, start) {
+            times[i].fetch_add(ticks_since(start), Relaxed);
         }
     });
-    settle(timing, times);
 }
 
 fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn settle(timing: Timing, times: Option<Mutex<Vec<Duration>>>) {
-    if let (Some(to), Some(times)) = (timing, times) {
-        to.copy_from_slice(&lock(&times));
-    }
 }
 
 /// Weights of a norm.

@@ -10,13 +10,13 @@ use crate::model::Model;
 use crate::spec::{Activation, Attention, Norm};
 use crate::weights::{LayerWeights, Linear, NormWeights};
 use buffers::Buffers;
-use rustml_kernels::attention::{AttentionShape, Phases};
+use rustml_kernels::attention::AttentionShape;
 use rustml_kernels::ops;
 use rustml_kernels::par::{self, Cache, Output, Positioning, SpanView, Team};
 use rustml_kernels::{Acts, Forms, Matrix};
-use rustml_trace::{Cost, Detail, Op, Recorder};
+use rustml_trace::{Cost, Detail, Op, Recorder, Threads};
+use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How large steps may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,17 +45,31 @@ fn norm<'a>(n: &Norm, w: &'a NormWeights) -> par::Norm<'a> {
     }
 }
 
+/// A team that is asked what its threads did.
+struct Watched(Arc<Team>);
+
+impl Threads for Watched {
+    fn clock(&self) -> fn() -> u64 {
+        rustml_kernels::ticks
+    }
+
+    fn waited(&mut self) -> u64 {
+        self.0.pool.take_waited()
+    }
+
+    fn turns(&mut self, take: &mut dyn FnMut(usize, u64, u64)) {
+        self.0.pool.drain_turns(take);
+    }
+}
+
 impl Exec {
     /// Buffers for steps of `model` of up to `capacity`.
     pub fn new(model: &Model, capacity: Capacity, mut recorder: Recorder) -> Exec {
         let team = model.team().clone();
-        if recorder.detail() > Detail::Off {
-            let watched = team.clone();
-            watched.pool.watch();
-            recorder.set_turns(Box::new(move |take| {
-                let pool = &watched.pool;
-                pool.drain_turns(&mut |t| take(t.thread, [t.start, t.end, t.left]));
-            }));
+        let looks = recorder.detail() > Detail::Off;
+        team.pool.watch(looks);
+        if looks {
+            recorder.set_threads(Box::new(Watched(team.clone())));
         }
         Exec {
             team,
@@ -184,8 +198,8 @@ impl Exec {
             let pairs = b.cos[r].len() / self.capacity.rows;
             (&b.cos[r][..rows * pairs], &b.sin[r][..rows * pairs])
         });
-        let mut times = [Duration::ZERO; 3];
-        let timing = self.recorder.wants_parts().then_some(&mut times[..]);
+        let times = <[AtomicU64; 3]>::default();
+        let timing = self.recorder.wants_parts().then_some(&times[..]);
         let how = Positioning { qk_norm, rope };
         let (q, k, v) = (&mut b.q[..q], &mut b.k[..kv], &b.v[..kv]);
         par::position_rows(&self.team, cache, spans, &how, a.heads, q, k, v, timing);
@@ -193,10 +207,11 @@ impl Exec {
         let norms = cost::total(norms.map(cost::norm));
         let stored = cost::store(rows, cache);
         if self.recorder.wants_parts() {
+            let [norm, rope, store] = times.map(AtomicU64::into_inner);
             let parts = [
-                (Op::QkNorm, times[0], norms),
-                (Op::Rope, times[1], Cost::default()),
-                (Op::KvStore, times[2], stored),
+                (Op::QkNorm, norm, norms),
+                (Op::Rope, rope, Cost::default()),
+                (Op::KvStore, store, stored),
             ];
             self.recorder.record_parts(&parts, start);
         } else {
@@ -217,8 +232,8 @@ impl Exec {
             causal: true,
         };
         let len = rows * a.heads * a.head_dim;
-        let mut phases = Phases::default();
-        let timed = self.recorder.wants_parts().then_some(&mut phases);
+        let times = <[AtomicU64; 3]>::default();
+        let timed = self.recorder.wants_parts().then_some(&times[..]);
         let (q, out) = (&b.q[..len], &mut b.mixed[..len]);
         par::attend_rows(&self.team, &shape, cache, spans, q, out, timed);
         if start.is_none() {
@@ -226,10 +241,11 @@ impl Exec {
         }
         let half = cost::half_of_attention(a, cache, spans);
         if self.recorder.wants_parts() {
+            let [scores, softmax, values] = times.map(AtomicU64::into_inner);
             let parts = [
-                (Op::Scores, phases.scores, half),
-                (Op::Softmax, phases.softmax, Cost::default()),
-                (Op::Values, phases.values, half),
+                (Op::Scores, scores, half),
+                (Op::Softmax, softmax, Cost::default()),
+                (Op::Values, values, half),
             ];
             self.recorder.record_parts(&parts, start);
         } else {
@@ -256,14 +272,7 @@ impl Exec {
     }
 
     /// `x += product`, or `y = product` where a norm follows.
-    fn add_product(
-        &mut self,
-        op: Op,
-        l: &Linear,
-        rows: usize,
-        post: bool,
-        start: Option<std::time::Instant>,
-    ) {
+    fn add_product(&mut self, op: Op, l: &Linear, rows: usize, post: bool, start: Option<u64>) {
         let (b, len) = (&mut self.buffers, rows * l.weights.rows());
         let out = if post {
             &mut b.y[..len]
@@ -398,19 +407,19 @@ fn products(
     parts: &[Op],
     acts: &Acts,
     outputs: &mut [Output],
-    start: Option<std::time::Instant>,
+    start: Option<u64>,
 ) {
-    let mut times = [Duration::ZERO; 4];
-    let times = &mut times[..parts.len()];
+    let times = <[AtomicU64; 4]>::default();
     let wants_parts = recorder.wants_parts() && parts.len() > 1;
-    par::matmul(team, acts, outputs, wants_parts.then_some(&mut *times));
+    par::matmul(team, acts, outputs, wants_parts.then_some(&times[..]));
     if start.is_none() {
         return;
     }
     let cost = |o: &Output| cost::product(acts.rows(), o.weights, o.bias);
     if wants_parts {
-        let zipped = parts.iter().zip(times.iter()).zip(outputs.iter());
-        let parts: Vec<_> = zipped.map(|((&op, &t), o)| (op, t, cost(o))).collect();
+        let times = times.into_iter().map(AtomicU64::into_inner);
+        let zipped = parts.iter().zip(times).zip(outputs.iter());
+        let parts: Vec<_> = zipped.map(|((&op, t), o)| (op, t, cost(o))).collect();
         recorder.record_parts(&parts, start);
     } else {
         recorder.record(whole, start, cost::total(outputs.iter().map(cost)));

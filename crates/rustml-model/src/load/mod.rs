@@ -12,8 +12,9 @@ mod names;
 mod view;
 
 use crate::arch::{Arch, Repair, Role};
+use crate::calibrate::{Calibration, Timings};
 use crate::error::{show, Error, Result};
-use crate::quantize::{choose, Quantize};
+use crate::quantize::{wanted, Quantize};
 use crate::spec::{Layer, Spec, Wiring};
 use crate::weights::{LayerWeights, Linear, NormWeights, Weights};
 use rustml_io::{DType, Store, Tensor};
@@ -36,8 +37,28 @@ pub struct LoadReport {
     pub bytes: usize,
     /// Parameters of the model.
     pub parameters: usize,
+    /// Formats of linear layers that were chosen by measurement.
+    pub choices: Vec<Choice>,
     /// What the packed matrices took.
     pub times: LoadTimes,
+}
+
+/// A format that was chosen for linear layers of one shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Outputs of a layer.
+    pub outputs: usize,
+    /// Inputs.
+    pub inputs: usize,
+    /// Layers of that shape.
+    pub layers: usize,
+    /// Type in the file.
+    pub stored: DType,
+    /// Type in memory.
+    pub chosen: DType,
+    /// Time of a product of one row, in the type of the file and in those that
+    /// were tried.
+    pub timings: Timings,
 }
 
 /// Wall time of loading matrices. Threads read and pack side by side; the time
@@ -50,6 +71,8 @@ pub struct LoadTimes {
     pub quantise: Duration,
     /// Packing.
     pub pack: Duration,
+    /// Measuring formats.
+    pub calibrate: Duration,
 }
 
 /// Called with the bytes of the file read so far, and all there are; in the
@@ -61,7 +84,7 @@ pub(crate) fn load(
     store: &Store,
     arch: &Arch,
     spec: &Spec,
-    quantize: Quantize,
+    (quantize, calibration): (Quantize, &mut Calibration),
     team: &Team,
     progress: Progress,
 ) -> Result<(Weights, LoadReport)> {
@@ -70,6 +93,7 @@ pub(crate) fn load(
         arch,
         spec,
         quantize,
+        calibration,
         team,
         prefix: "",
         used: HashSet::new(),
@@ -112,6 +136,7 @@ struct Loader<'a> {
     arch: &'a Arch,
     spec: &'a Spec,
     quantize: Quantize,
+    calibration: &'a mut Calibration,
     team: &'a Team,
     /// What stands before all names, in safetensors.
     prefix: &'static str,
@@ -135,7 +160,7 @@ impl Loader<'_> {
         let view = self.view(role, layer)?;
         let (rows, cols, stored) = (view.rows, view.cols, view.tensor.dtype);
         let dtype = match linear {
-            true => choose(self.quantize, stored, rows, cols),
+            true => self.choose(stored, rows, cols),
             false => stored,
         };
         if linear {
@@ -173,6 +198,35 @@ impl Loader<'_> {
         self.done += view.bytes();
         (self.progress)(self.done, self.total);
         Ok(matrix)
+    }
+
+    /// The format of a linear layer.
+    fn choose(&mut self, stored: DType, outputs: usize, inputs: usize) -> DType {
+        if self.quantize != Quantize::Auto {
+            return wanted(self.quantize, stored, inputs);
+        }
+        let (start, shape) = (Instant::now(), (outputs, inputs));
+        let chosen = self
+            .calibration
+            .choose(self.team, stored, shape, self.total);
+        self.report.times.calibrate += start.elapsed();
+        let (chosen, Some(timings)) = chosen else {
+            return stored;
+        };
+        let all = &mut self.report.choices;
+        let same = |c: &&mut Choice| (c.stored, c.outputs, c.inputs) == (stored, outputs, inputs);
+        match all.iter_mut().find(same) {
+            Some(choice) => choice.layers += 1,
+            None => all.push(Choice {
+                outputs,
+                inputs,
+                layers: 1,
+                stored,
+                chosen,
+                timings,
+            }),
+        }
+        chosen
     }
 
     /// Notes what became of a linear layer.

@@ -52,7 +52,9 @@ pub struct LoadArgs {
     /// Convert linear layers that the file holds as floats: auto, none, q8_0,
     /// q4_0, f16 or bf16 [default: q8_0 for safetensors, none for GGUF]
     ///
-    /// auto chooses by shape, none keeps the file's types. Layers that the file
+    /// auto measures which of q8_0, bf16 and the file's type is fastest here for
+    /// each shape of layers, and keeps what it found for this CPU and build in
+    /// rustml/formats.json of $XDG_CACHE_HOME or ~/.cache; none keeps the file's types. Layers that the file
     /// holds quantised stay as they are.
     #[arg(long, value_name = "FORMAT", value_parser = parse_quantize, help_heading = "Model")]
     pub quantize: Option<Quantize>,

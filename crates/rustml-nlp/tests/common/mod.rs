@@ -38,6 +38,51 @@ pub fn real(name: &str) -> Option<String> {
 pub const SMOLLM2: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 pub const GEMMA3: &str = "gemma-3-270m-Q4_K_M.gguf";
 
+/// The slices of a trace, if it follows the rules that viewers rely on, those of
+/// the "Trace Event Format": a slice has a name, a process, a thread, and times
+/// that are no less than nothing; each thread has a name; and slices of one
+/// thread contain each other or lie apart.
+pub fn trace(path: &Path) -> Vec<Value> {
+    let json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let (slices, names): (Vec<Value>, Vec<Value>) = json["traceEvents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .cloned()
+        .partition(|e| e["ph"] == "X");
+    let number = |e: &Value, key: &str| e[key].as_f64().unwrap_or_else(|| panic!("{key}: {e}"));
+    for e in slices.iter().chain(&names) {
+        assert!(e["pid"].is_u64() && e["tid"].is_u64(), "{e}");
+        assert!(e["name"].as_str().is_some_and(|n| !n.is_empty()), "{e}");
+    }
+    let mut threads: Vec<u64> = Vec::new();
+    for e in &names {
+        assert_eq!((&e["ph"], &e["name"]), (&"M".into(), &"thread_name".into()));
+        assert!(e["args"]["name"].is_string(), "{e}");
+        threads.push(e["tid"].as_u64().unwrap());
+    }
+    let count = threads.len();
+    threads.sort();
+    threads.dedup();
+    assert_eq!(threads.len(), count, "a thread has one name");
+    for thread in &threads {
+        let row = slices.iter().filter(|e| e["tid"] == *thread);
+        let mut spans: Vec<(f64, f64)> = row.map(|e| (number(e, "ts"), number(e, "dur"))).collect();
+        assert!(spans.iter().all(|s| s.0 >= 0.0 && s.1 >= 0.0));
+        spans.sort_by(|a, b| a.0.total_cmp(&b.0).then(b.1.total_cmp(&a.1)));
+        let mut open: Vec<f64> = Vec::new();
+        for (start, length) in spans {
+            // Parts of a microsecond are rounded.
+            open.retain(|&end| end > start + 0.002);
+            assert!(open.iter().all(|&end| start + length <= end + 0.002));
+            open.push(start + length);
+        }
+    }
+    let named = |e: &Value| threads.contains(&e["tid"].as_u64().unwrap());
+    assert!(slices.iter().all(named), "every thread has a name");
+    slices
+}
+
 /// What a tiny model should say; `testdata/tiny/*/reference.json`.
 pub struct Reference {
     pub prompt: String,
@@ -121,6 +166,7 @@ fn environment() -> Vec<(&'static str, String)> {
         ("HOME", home("")),
         ("HF_HOME", home("hf")),
         ("HF_HUB_CACHE", home("hf/hub")),
+        ("XDG_CACHE_HOME", home("cache")),
         ("XDG_STATE_HOME", home("state")),
         ("HF_HUB_OFFLINE", "1".into()),
         ("RUST_LOG", String::new()),
