@@ -1,6 +1,6 @@
 //! The kernel of attention: some queries at once against what they see.
 
-use super::{Job, Phases, KV_BLOCK, PAD, ROW, SPLIT};
+use super::{Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, SPLIT};
 use crate::ops::cap_row;
 use rustml_simd::{exp, Simd};
 use std::mem::MaybeUninit;
@@ -10,10 +10,13 @@ use std::time::Instant;
 /// How cached values are read.
 pub trait Stored {
     type T;
+    /// Whether what is read is codes, to be multiplied by their group's scale.
+    const SCALED: bool = false;
     unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::F;
 }
 pub struct F32;
 pub struct F16;
+pub struct Q8;
 impl Stored for F32 {
     type T = f32;
     #[inline(always)]
@@ -26,6 +29,14 @@ impl Stored for F16 {
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::F {
         s.load_f16(p)
+    }
+}
+impl Stored for Q8 {
+    type T = u8;
+    const SCALED: bool = true;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
+        s.to_f32(s.load_i8(p))
     }
 }
 
@@ -68,6 +79,8 @@ struct Work<const N: usize> {
     queries: MaybeUninit<[[f32; ROW]; N]>,
     /// Of a block; then the weights.
     scores: MaybeUninit<[[f32; KV_BLOCK]; N]>,
+    /// The weights times the scales of each group of values.
+    scaled: MaybeUninit<[[[f32; KV_BLOCK]; N]; MAX_HEAD_DIM / KV_GROUP]>,
     /// Weighted sums of values, of a stretch and of those before it.
     sums: [MaybeUninit<[[f32; ROW]; N]>; 2],
 }
@@ -104,10 +117,13 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     let mut work = Work::<N> {
         queries: MaybeUninit::uninit(),
         scores: MaybeUninit::uninit(),
+        scaled: MaybeUninit::uninit(),
         sums: [const { MaybeUninit::uninit() }; 2],
     };
     let queries = work.queries.as_mut_ptr().cast::<f32>();
     let scores = work.scores.as_mut_ptr().cast::<f32>();
+    let scaled = work.scaled.as_mut_ptr().cast::<f32>();
+    let scales = |part: *mut u8| part.add(kv.scales_at()).cast::<u16>().cast_const();
     let [sums, whole] = work.sums.each_mut().map(|w| w.as_mut_ptr().cast::<f32>());
     let mut sees = [(0usize, 0usize); N];
     for n in 0..N {
@@ -144,7 +160,16 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             let (next_keys, _) = job.cache.head(next, job.kv_head);
             let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
             let (read, into) = ((keys, values, KV_BLOCK), (scores, KV_BLOCK));
-            product::<S, T, N>(s, (queries, ROW), 0..hd, read, wide, into, None);
+            let of = (queries, ROW, 0);
+            if T::SCALED {
+                for (g, d) in (0..hd).step_by(KV_GROUP).enumerate() {
+                    let k = d..hd.min(d + KV_GROUP);
+                    let to = To::Scaled(scales(keys).add(g * KV_BLOCK), g > 0);
+                    product::<S, T, N>(s, of, k, read, wide.clone(), into, to);
+                }
+            } else {
+                product::<S, T, N>(s, of, 0..hd, read, wide, into, To::New);
+            }
             let scored = clock.map(|_| Instant::now());
             let mut keep = [1f32; N];
             for n in 0..N {
@@ -163,8 +188,14 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             }
             let weighed = clock.map(|_| Instant::now());
             let (read, into) = ((values, next_keys, padded), (to, ROW));
-            let (weights, keep) = ((scores, KV_BLOCK), (!fresh).then_some(&keep));
-            product::<S, T, N>(s, weights, cols, read, 0..padded, into, keep);
+            let weights = if T::SCALED {
+                weigh::<S, N>(s, scores, scales(values), kv.groups(), scaled);
+                (scaled, KV_BLOCK, N * KV_BLOCK)
+            } else {
+                (scores, KV_BLOCK, 0)
+            };
+            let onto = if fresh { To::New } else { To::Kept(&keep) };
+            product::<S, T, N>(s, weights, cols, read, 0..padded, into, onto);
             fresh = false;
             if let (Some(p), Some(c), Some(a), Some(b)) =
                 (phases.as_deref_mut(), clock, scored, weighed)
@@ -328,34 +359,83 @@ pub unsafe fn merge_parts<S: Simd>(
     }
 }
 
-/// `out[n][c] = keep[n] * out[n][c] + sum over k of a[n][k] * b[k][c]`, without
-/// `keep` the sum alone, for all `cols`, whole vectors of them. `a` and `out`
-/// come with the values from row to row. `read` is `b`, what is read after it,
-/// and the values from row to row of both.
+/// `scaled[g][n][k] = weights[n][k] * scales[g][k]`, for a block's positions `k`.
 ///
 /// # Safety
-/// `a` and `b` are readable there, `out` is writable.
+/// `weights` and `scales` are readable there, `scaled` is writable.
+#[inline(always)]
+unsafe fn weigh<S: Simd, const N: usize>(
+    s: S,
+    weights: *const f32,
+    scales: *const u16,
+    groups: usize,
+    scaled: *mut f32,
+) {
+    for g in 0..groups {
+        for k in (0..KV_BLOCK).step_by(S::LANES) {
+            let scale = s.load_f16(scales.add(g * KV_BLOCK + k));
+            for n in 0..N {
+                let weight = s.load(weights.add(n * KV_BLOCK + k));
+                let to = scaled.add((g * N + n) * KV_BLOCK + k);
+                s.store(to, s.mul(weight, scale));
+            }
+        }
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+enum To<'a, const N: usize> {
+    /// In place of what is there.
+    New,
+    /// Added to what is there, after that is multiplied by a factor for each row.
+    Kept(&'a [f32; N]),
+    /// Multiplied by a half-precision scale for each column; added to what is
+    /// there, if so told.
+    Scaled(*const u16, bool),
+}
+
+impl<const N: usize> To<'_, N> {
+    /// From column `c` on.
+    #[inline(always)]
+    unsafe fn from(self, c: usize) -> Self {
+        match self {
+            To::Scaled(scales, add) => To::Scaled(scales.add(c), add),
+            other => other,
+        }
+    }
+}
+
+/// `sum over k of a[n][k] * b[k][c]` for all `cols`, whole vectors of them, put
+/// into `out[n][c]` as `to` says. `out` comes with the values from row to row,
+/// as does `a`, and with those from one [`KV_GROUP`] of columns' rows to the
+/// next's. `read` is `b`, what is read after it, and the values from row to row
+/// of both.
+///
+/// # Safety
+/// `a`, `b` and the scales are readable there, `out` is writable.
 #[inline(always)]
 unsafe fn product<S: Simd, T: Stored, const N: usize>(
     s: S,
-    a: (*mut f32, usize),
+    a: (*mut f32, usize, usize),
     k: Range<usize>,
     read: (*mut u8, *mut u8, usize),
     cols: Range<usize>,
     out: (*mut f32, usize),
-    keep: Option<&[f32; N]>,
+    to: To<N>,
 ) {
     let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
     let (b, next) = (read.0.cast::<T::T>(), read.1.cast::<T::T>());
     while c < cols.end {
+        let a = (a.0.add(c / KV_GROUP * a.2), a.1, a.2);
         let read = (b.add(c).cast_const(), next.wrapping_add(c), read.2);
-        let out = (out.0.add(c), out.1);
+        let (out, to) = ((out.0.add(c), out.1), to.from(c));
         let left = (cols.end - c) / S::LANES;
         c += S::LANES
             * match step {
-                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, keep),
-                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, keep),
-                _ => columns::<S, T, N, 1>(s, a, &k, read, out, keep),
+                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, to),
+                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, to),
+                _ => columns::<S, T, N, 1>(s, a, &k, read, out, to),
             };
     }
 }
@@ -376,14 +456,14 @@ const fn vectors(lanes: usize, n: usize) -> usize {
 #[inline(always)]
 unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     s: S,
-    a: (*mut f32, usize),
+    a: (*mut f32, usize, usize),
     k: &Range<usize>,
     (b, next, stride): (*const T::T, *mut T::T, usize),
     out: (*mut f32, usize),
-    keep: Option<&[f32; N]>,
+    to: To<N>,
 ) -> usize {
     let mut acc = [[s.splat(0.0); V]; N];
-    if let Some(keep) = keep {
+    if let To::Kept(keep) = to {
         for n in 0..N {
             for v in 0..V {
                 let o = s.load(out.0.add(n * out.1 + v * S::LANES));
@@ -408,9 +488,23 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
             x[v] = T::load(s, row.add(v * S::LANES));
         }
         for n in 0..N {
-            let a = s.splat(*a.0.add(n * a.1 + k));
             for v in 0..V {
+                // The same one for all vectors of a group, read once.
+                let group = v * S::LANES / KV_GROUP;
+                let a = s.splat(*a.0.add(group * a.2 + n * a.1 + k));
                 acc[n][v] = s.fma(x[v], a, acc[n][v]);
+            }
+        }
+    }
+    if let To::Scaled(scales, add) = to {
+        for v in 0..V {
+            let scale = s.load_f16(scales.add(v * S::LANES));
+            for n in 0..N {
+                let before = match add {
+                    true => s.load(out.0.add(n * out.1 + v * S::LANES)),
+                    false => s.splat(0.0),
+                };
+                acc[n][v] = s.fma(acc[n][v], scale, before);
             }
         }
     }
