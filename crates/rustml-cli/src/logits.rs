@@ -72,7 +72,7 @@ pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
     };
     let mut load = args.model.load.options();
     load.quantize.get_or_insert(Quantize::None);
-    load.kv_type = Some(KvType::F32);
+    load.kv_type.get_or_insert(KvType::F32);
     // Before the work, which may take long.
     Output::check(&args.output)?;
     let model = open(args.model.source.name(), &load)?;

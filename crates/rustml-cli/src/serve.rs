@@ -97,10 +97,6 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     kv_memory: Option<u64>,
 
-    /// How keys and values are stored: f16 or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type, help_heading = "Limits")]
-    kv_type: KvType,
-
     /// Tokens of an answer at most [default: what the context has room for]
     #[arg(long, value_name = "N", help_heading = "Limits")]
     max_tokens: Option<usize>,
@@ -126,8 +122,7 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
     let config = config(args)?;
     args.profile.check()?;
     let listener = listen(args, config.api_keys.is_empty())?;
-    let mut load = args.model.load.options();
-    load.kv_type = Some(args.kv_type);
+    let load = args.model.load.options();
     let name = args.model.source.name();
     let mut model = open(name, &load)?;
     let profile = args.profile.begin(&mut model)?;
@@ -282,14 +277,6 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
         cache >> 20,
         model.threads(),
     ));
-}
-
-fn parse_kv_type(s: &str) -> Result<KvType, String> {
-    match s {
-        "f16" => Ok(KvType::F16),
-        "f32" => Ok(KvType::F32),
-        _ => Err("it is f16 or f32".into()),
-    }
 }
 
 fn parse_slots(s: &str) -> Result<usize, String> {
