@@ -21,6 +21,10 @@ use std::sync::atomic::Ordering;
                     f16 or bf16 [default: none]";
         a.help(help).long_help(help)
     }),
+    mut_arg("kv_type", |a| {
+        let help = "How keys and values are cached: f16, q8_0 or f32 [default: f32]";
+        a.help(help).long_help(help)
+    }),
     after_help = examples(&[
         ("Logits for comparing with another implementation",
          "rustml logits model.gguf --tokens 1,345,2 --output logits.safetensors"),

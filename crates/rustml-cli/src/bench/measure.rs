@@ -68,6 +68,7 @@ pub struct Bench {
     pub model: Model,
     exec: Exec,
     ids: Vec<u32>,
+    kv_type: KvType,
     /// Working sets and what was read from them.
     read: Vec<(f64, Option<f64>)>,
     operations: Option<f64>,

@@ -63,8 +63,7 @@ pub struct LoadArgs {
     pub ctx_size: Option<usize>,
 
     /// How keys and values are cached: f16, q8_0 (nearly half of its memory,
-    /// and less to read in a long context) or f32 [default: f16, or f32 where
-    /// logits are the result]
+    /// and less to read in a long context) or f32 [default: f16]
     #[arg(long, value_name = "TYPE", value_parser = parse_kv_type, help_heading = "Model")]
     pub kv_type: Option<KvType>,
 
