@@ -15,6 +15,7 @@
 //! multiply the group's sum of products with codes. Those of a group of values
 //! multiply the weights of their positions before these meet the codes.
 
+mod product;
 mod put;
 mod tile;
 
@@ -356,9 +357,9 @@ impl Kernel for Run<'_> {
         // SAFETY: by the contracts of `attend` and `attend_split`.
         unsafe {
             match job.cache.shape.kv_type {
-                KvType::F32 => tile::tiles::<S, tile::F32>(s, job, rows, part, phases),
-                KvType::F16 => tile::tiles::<S, tile::F16>(s, job, rows, part, phases),
-                KvType::Q8_0 => tile::tiles::<S, tile::Q8>(s, job, rows, part, phases),
+                KvType::F32 => tile::tiles::<S, product::F32>(s, job, rows, part, phases),
+                KvType::F16 => tile::tiles::<S, product::F16>(s, job, rows, part, phases),
+                KvType::Q8_0 => tile::tiles::<S, product::Q8>(s, job, rows, part, phases),
             }
         }
     }
