@@ -21,6 +21,10 @@ use std::sync::atomic::Ordering;
                     f16 or bf16 [default: none]";
         a.help(help).long_help(help)
     }),
+    mut_arg("kv_type", |a| {
+        let help = "How keys and values are cached: f16, q8_0 or f32 [default: f32]";
+        a.help(help).long_help(help)
+    }),
     after_help = examples(&[
         ("Logits for comparing with another implementation",
          "rustml logits model.gguf --tokens 1,345,2 --output logits.safetensors"),
@@ -72,7 +76,7 @@ pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
     };
     let mut load = args.model.load.options();
     load.quantize.get_or_insert(Quantize::None);
-    load.kv_type = Some(KvType::F32);
+    load.kv_type.get_or_insert(KvType::F32);
     // Before the work, which may take long.
     Output::check(&args.output)?;
     let model = open(args.model.source.name(), &load)?;

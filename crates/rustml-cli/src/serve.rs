@@ -101,10 +101,6 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     kv_memory: Option<u64>,
 
-    /// How keys and values are stored: f16 or f32
-    #[arg(long, value_name = "TYPE", default_value = "f16", value_parser = parse_kv_type, help_heading = "Limits")]
-    kv_type: KvType,
-
     /// Guess tokens ahead from what a text already said, and check several at a
     /// time: answers that repeat their prompt come faster, all stay the same
     #[arg(long, help_heading = "Limits")]
@@ -135,8 +131,7 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
     let config = config(args)?;
     args.profile.check()?;
     let listener = listen(args, config.api_keys.is_empty())?;
-    let mut load = args.model.load.options();
-    load.kv_type = Some(args.kv_type);
+    let load = args.model.load.options();
     let name = args.model.source.name();
     let mut model = open(name, &load)?;
     let profile = args.profile.begin(&mut model)?;
@@ -299,14 +294,6 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
         cache >> 20,
         model.threads(),
     ));
-}
-
-fn parse_kv_type(s: &str) -> Result<KvType, String> {
-    match s {
-        "f16" => Ok(KvType::F16),
-        "f32" => Ok(KvType::F32),
-        _ => Err("it is f16 or f32".into()),
-    }
 }
 
 fn parse_slots(s: &str) -> Result<usize, String> {

@@ -44,6 +44,19 @@ fn every_combination_is_measured() {
 }
 
 #[test]
+fn caches_are_of_the_type_asked_for() {
+    let bytes = ["f32", "f16", "q8_0"].map(|kv_type| {
+        let args = format!("--prompt-tokens 0 --max-tokens 3 --repeat 1 --kv-type {kv_type}");
+        let row = rows("llama/model.gguf", &args).remove(0);
+        assert_eq!(row["kv_type"], kv_type);
+        row["cache_bytes"].as_u64().unwrap()
+    });
+    assert!(bytes[0] == 2 * bytes[1] && bytes[1] > bytes[2], "{bytes:?}");
+    let other = bench("llama/model.gguf", "--kv-type q9");
+    assert!(other.err.contains("none of f16, q8_0, f32"), "{other:?}");
+}
+
+#[test]
 fn objects_say_what_was_measured() {
     for row in rows(
         "gemma3",

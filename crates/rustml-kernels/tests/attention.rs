@@ -2,8 +2,7 @@
 
 mod common;
 
-use common::{bits, close, team, Rng, EXP, SIGMOID, U};
-use half::f16;
+use common::{bits, close, stored, team, Rng, EXP, SIGMOID, U};
 use rustml_kernels::attention::{AttentionShape, KvShape, KvType, KV_BLOCK};
 use rustml_kernels::par::{attend_rows, position_rows, Cache, Positioning, SpanView, Team};
 use rustml_kernels::AlignedBytes;
@@ -19,7 +18,7 @@ struct Memory {
 impl Memory {
     fn new(shape: KvShape, blocks: usize) -> Memory {
         let mut bytes = AlignedBytes::zeroed(blocks * Memory::stride(shape)).unwrap();
-        bytes.as_mut_slice().fill(0xff); // NaN in both precisions
+        bytes.as_mut_slice().fill(0xff); // NaN in values and scales
         Memory { shape, bytes }
     }
     /// Bytes of a block, of which some belong to other layers.
@@ -122,21 +121,14 @@ fn attend(team: &Team, a: &AttentionShape, cache: &Cache, sequences: &[Sequence]
     out
 }
 
-fn stored(x: f32, kv_type: KvType) -> f64 {
-    match kv_type {
-        KvType::F32 => x.into(),
-        KvType::F16 => f16::from_f32_const(x).to_f64_const(),
-    }
-}
-
-/// The definition, in double precision, of one query; with the tolerance of
-/// each value.
+/// The definition, in double precision, of one query and what is stored of keys
+/// and values; with the tolerance of each value.
 fn naive(
     a: &AttentionShape,
     kv: KvShape,
     s: &Sequence,
-    row: usize,
-    head: usize,
+    (keys, values): (&[f32], &[f32]),
+    (row, head): (usize, usize),
 ) -> Vec<(f64, f64)> {
     let (hd, width) = (kv.head_dim, kv.kv_heads * kv.head_dim);
     let kv_head = head / (a.heads / kv.kv_heads);
@@ -144,14 +136,15 @@ fn naive(
     let position = s.first() + row;
     let last = if a.causal { position + 1 } else { s.positions };
     let first = a.window.map_or(0, |w| (position + 1).saturating_sub(w));
-    let at = |x: &[f32], p: usize, d: usize| stored(x[p * width + kv_head * hd + d], kv.kv_type);
+    let at = |x: &[f32], p: usize, d: usize| f64::from(x[p * width + kv_head * hd + d]);
 
     // Scores, and how far off they may be: a product and a sum for each term,
-    // and the scaling of the query.
+    // and the scaling of the query. Where groups of terms are multiplied by
+    // their scale, a term is in no more sums: of its group, and of the groups.
     let mut scores = Vec::new();
     let mut off = 0f64;
     for p in first..last {
-        let terms = (0..hd).map(|d| f64::from(query[d]) * at(&s.keys, p, d) * f64::from(a.scale));
+        let terms = (0..hd).map(|d| f64::from(query[d]) * at(keys, p, d) * f64::from(a.scale));
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
         let mut error = (hd as f64 + 2.0) * U * size;
         let score = match a.soft_cap.map(f64::from) {
@@ -174,14 +167,15 @@ fn naive(
     // difference, of exp; and for every block the factor that rebases it.
     let blocks = ((last - first) / KV_BLOCK + 2) as f64;
     let weight = 2.0 * off + (U * widest + EXP) * (1.0 + blocks) + 2.0 * U * blocks;
-    // Weights and their sum are off by that, and both sums run over positions.
-    let relative = 2.0 * weight + 2.0 * (scores.len() as f64 + 2.0) * U;
+    // Weights and their sum are off by that, and both sums run over positions;
+    // a scale may be multiplied with each weight.
+    let relative = 2.0 * weight + (2.0 * (scores.len() as f64 + 2.0) + 1.0) * U;
     (0..hd)
         .map(|d| {
             let terms = weights
                 .iter()
                 .zip(first..)
-                .map(|(w, p)| w / total * at(&s.values, p, d));
+                .map(|(w, p)| w / total * at(values, p, d));
             let (y, size) = terms.fold((0.0, 0.0), |(y, size), t| (y + t, size + t.abs()));
             (y, relative * size)
         })
@@ -202,10 +196,12 @@ fn check(isa: Isa, a: AttentionShape, kv: KvShape, lengths: &[(usize, usize)]) {
     let out = attend(&team, &a, &cache, &sequences);
     let mut heads = out.chunks(kv.head_dim);
     for (i, s) in sequences.iter().enumerate() {
+        let [keys, values] = [&s.keys, &s.values].map(|x| stored(x, kv.head_dim, kv.kv_type));
         for row in 0..s.rows {
             for head in 0..a.heads {
                 let got = heads.next().unwrap();
-                for (d, (y, tolerance)) in naive(&a, kv, s, row, head).into_iter().enumerate() {
+                let expected = naive(&a, kv, s, (&keys, &values), (row, head));
+                for (d, (y, tolerance)) in expected.into_iter().enumerate() {
                     let what = format_args!("{isa:?} {a:?} {kv:?} sequence {i} of {lengths:?}, row {row} head {head} value {d}");
                     close(got[d], y, tolerance, what);
                 }
@@ -215,7 +211,7 @@ fn check(isa: Isa, a: AttentionShape, kv: KvShape, lengths: &[(usize, usize)]) {
     assert!(heads.next().is_none());
 }
 
-const KINDS: [KvType; 2] = [KvType::F32, KvType::F16];
+const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8_0];
 
 /// Heads and kv heads, so that 1 to 9 heads share one.
 const GROUPS: [(usize, usize); 9] = [

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{bits, close, quantised, team, Rng, U};
+use common::{bits, close, quantised, stored, team, Rng, U};
 use half::f16;
 use rustml_io::DType;
 use rustml_kernels::attention::{AttentionShape, KvShape, KvType, KV_BLOCK};
@@ -228,27 +228,38 @@ fn cache(shape: KvShape, memory: &mut AlignedBytes) -> Cache<'_> {
     Cache::new(shape, memory.as_mut_slice(), stride, 0)
 }
 
-/// The number at index `i` of a cache.
-fn number(shape: KvShape, bytes: &[u8], i: usize) -> f32 {
-    match shape.kv_type {
-        KvType::F32 => f32::from_le_bytes(bytes[4 * i..][..4].try_into().unwrap()),
-        KvType::F16 => f16::from_le_bytes(bytes[2 * i..][..2].try_into().unwrap()).to_f32(),
-    }
+/// Bytes of one head's keys, or values, in a block, and where its scales begin.
+fn head_bytes(shape: KvShape) -> (usize, usize) {
+    let codes = shape.head_dim.next_multiple_of(16) * KV_BLOCK * shape.kv_type.bytes();
+    let groups = match shape.kv_type {
+        KvType::F32 | KvType::F16 => 0,
+        KvType::Q8_0 => shape.head_dim.div_ceil(32),
+    };
+    (codes + 2 * groups * KV_BLOCK, codes)
 }
 
 /// Key and value of a position in the layout that `attention` describes.
 fn read(shape: KvShape, memory: &AlignedBytes, block: u32, slot: usize) -> [Vec<f32>; 2] {
+    let (head_bytes, scales) = head_bytes(shape);
+    let half = |b: &[u8], i: usize| f16::from_le_bytes(b[2 * i..][..2].try_into().unwrap());
+    // Value `d` of a row, its code being number `i` of the head's.
+    let value = |head: &[u8], i: usize, d: usize| match shape.kv_type {
+        KvType::F32 => f32::from_le_bytes(head[4 * i..][..4].try_into().unwrap()),
+        KvType::F16 => half(head, i).to_f32(),
+        KvType::Q8_0 => {
+            let scale = half(&head[scales..], d / 32 * KV_BLOCK + slot);
+            f32::from(head[i] as i8) * scale.to_f32()
+        }
+    };
     let padded = shape.head_dim.next_multiple_of(16);
     let mut both = [Vec::new(), Vec::new()];
     for head in 0..shape.kv_heads {
-        let heads = 2 * block as usize * shape.kv_heads;
-        let keys = (heads + head) * padded * KV_BLOCK;
-        let values = keys + shape.kv_heads * padded * KV_BLOCK;
+        let keys = (2 * block as usize * shape.kv_heads + head) * head_bytes;
+        let keys = &memory.as_slice()[keys..];
+        let values = &keys[shape.kv_heads * head_bytes..];
         for d in 0..shape.head_dim {
-            let key = keys + d * KV_BLOCK + slot;
-            both[0].push(number(shape, memory.as_slice(), key));
-            let value = values + slot * padded + d;
-            both[1].push(number(shape, memory.as_slice(), value));
+            both[0].push(value(keys, d * KV_BLOCK + slot, d));
+            both[1].push(value(values, slot * padded + d, d));
         }
     }
     both
@@ -257,7 +268,7 @@ fn read(shape: KvShape, memory: &AlignedBytes, block: u32, slot: usize) -> [Vec<
 #[test]
 fn positioned_rows_are_normalised_rotated_and_stored() {
     for isa in Isa::available() {
-        for kv_type in [KvType::F32, KvType::F16] {
+        for kv_type in [KvType::F32, KvType::F16, KvType::Q8_0] {
             for (with_norm, with_rope, timed) in [
                 (true, true, true),
                 (true, false, false),
@@ -335,30 +346,22 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
                 assert_eq!(bits(&k), bits(&ek), "{isa:?}");
                 let times = times.map(AtomicU64::into_inner);
                 assert_eq!(timed, times[2] > 0, "{times:?}");
-                let rounded = |x: &[f32]| -> Vec<f32> {
-                    x.iter()
-                        .map(|&x| match kv_type {
-                            KvType::F32 => x,
-                            KvType::F16 => f16::from_f32(x).to_f32(),
-                        })
-                        .collect()
-                };
+                let kept = |x: &[f32]| stored(x, hd, kv_type);
                 for s in spans {
                     for i in 0..s.rows {
                         let at = (s.row + i) * kv_cols..(s.row + i + 1) * kv_cols;
                         let p = s.first + i;
                         let [key, value] =
                             read(shape, &memory, s.blocks[p / KV_BLOCK], p % KV_BLOCK);
-                        assert_eq!(key, rounded(&ek[at.clone()]), "{isa:?} position {p}");
-                        assert_eq!(value, rounded(&v[at]), "{isa:?} position {p}");
+                        assert_eq!(key, kept(&ek[at.clone()]), "{isa:?} position {p}");
+                        assert_eq!(value, kept(&v[at]), "{isa:?} position {p}");
                     }
                 }
                 // Nothing else was written.
-                let written: usize = spans.iter().map(|s| 2 * s.rows * kv_cols).sum();
-                let n = memory.as_slice().len() / kv_type.bytes();
-                let found = (0..n)
-                    .filter(|&i| number(shape, memory.as_slice(), i) != 0.0)
-                    .count();
+                let rows: usize = spans.iter().map(|s| s.rows).sum();
+                let groups = if kv_type == KvType::Q8_0 { 1 } else { 0 };
+                let written = 2 * rows * shape.kv_heads * (hd * kv_type.bytes() + 2 * groups);
+                let found = memory.as_slice().iter().filter(|&&b| b != 0).count();
                 assert!(found <= written, "{found} of {written}");
             }
         }

@@ -91,16 +91,20 @@ fn every_instruction_set_computes_them() {
 }
 
 #[test]
-fn half_precision_caches_cost_what_their_rounding_does() {
-    for (path, reference) in ALL {
-        let reference = Reference::of(reference);
-        let mut runner = open(path, KvType::F16, Isa::best(), 2);
-        // Two of the many operands are rounded to 11 bits in place of 24, so
-        // no more than 2^13 as much error comes of it.
-        let tolerance = reference.error * 8192.0;
-        let off = check(&mut runner, &reference, tolerance, path);
-        println!("{path}: {off:.1e} off");
-        assert!(off > reference.tolerance(), "{path}: nothing was rounded");
+fn smaller_caches_cost_what_their_rounding_does() {
+    // Two of the many operands are rounded to 11 bits in place of 24, or by no
+    // more than the 254th part, 2^-8, of the largest value beside them in place
+    // of 2^-24; so no more than 2^13 or 2^16 as much error comes of it.
+    for (kv_type, times) in [(KvType::F16, 8192.0), (KvType::Q8_0, 65536.0)] {
+        for (path, reference) in ALL {
+            let reference = Reference::of(reference);
+            let mut runner = open(path, kv_type, Isa::best(), 2);
+            let tolerance = reference.error * times;
+            let what = format!("{path} {kv_type}");
+            let off = check(&mut runner, &reference, tolerance, &what);
+            println!("{what}: {off:.1e} off, {tolerance:.1e} allowed");
+            assert!(off > reference.tolerance(), "{what}: nothing was rounded");
+        }
     }
 }
 
@@ -112,7 +116,7 @@ fn chunks_make_no_difference() {
         Quantize::To(DType::Q4_0),
     ];
     for path in EACH {
-        for (quantize, kv_type) in [KvType::F32, KvType::F16]
+        for (quantize, kv_type) in [KvType::F32, KvType::F16, KvType::Q8_0]
             .into_iter()
             .flat_map(|k| types.map(|q| (q, k)))
         {

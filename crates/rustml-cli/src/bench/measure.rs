@@ -68,6 +68,7 @@ pub struct Bench {
     pub model: Model,
     exec: Exec,
     ids: Vec<u32>,
+    kv_type: KvType,
     /// Working sets and what was read from them.
     read: Vec<(f64, Option<f64>)>,
     operations: Option<f64>,
@@ -101,7 +102,7 @@ impl Context {
 }
 
 impl Bench {
-    pub fn new(model: Model, sequences: usize) -> Bench {
+    pub fn new(model: Model, sequences: usize, kv_type: KvType) -> Bench {
         let capacity = Capacity {
             rows: STEP_ROWS.max(sequences),
             logit_rows: sequences,
@@ -113,6 +114,7 @@ impl Bench {
         let ids = (1..=capacity.rows as u64).map(id).collect();
         Bench {
             model,
+            kv_type,
             exec,
             ids,
             read: Vec::new(),
@@ -128,7 +130,7 @@ impl Bench {
         tokens: usize,
     ) -> Result<Context, Error> {
         let positions = (depth + tokens).next_multiple_of(KV_BLOCK);
-        let kv = KvPool::new(self.model.spec(), positions * sequences, KvType::F16)?;
+        let kv = KvPool::new(self.model.spec(), positions * sequences, self.kv_type)?;
         let mut context = Context {
             kv,
             depth,

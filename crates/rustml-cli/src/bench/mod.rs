@@ -10,7 +10,7 @@ use measure::{Bench, Kind, Test};
 use output::{Row, Subject};
 use rustml_io::Store;
 use rustml_model::arch::Arch;
-use rustml_model::{team, Model, Quantize};
+use rustml_model::{team, KvType, Model, Quantize};
 use rustml_nlp::cli::{examples, locate, print, Failure, SourceArgs};
 use rustml_nlp::{available_threads, default_quantize};
 use std::path::Path;
@@ -85,6 +85,10 @@ pub struct BenchArgs {
     /// q4_0, f16 or bf16 [default: q8_0 for safetensors, none for GGUF]
     #[arg(long, value_name = "FORMAT")]
     quantize: Option<Quantize>,
+
+    /// How keys and values are cached: f16, q8_0 or f32
+    #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
+    kv_type: KvType,
 
     /// How results are printed
     #[arg(long, value_name = "FORMAT", default_value = "table")]
@@ -180,7 +184,7 @@ fn with_threads(
     drop(store);
 
     let largest = args.batch.iter().copied().max().unwrap_or(1);
-    let mut bench = Bench::new(model, largest.into());
+    let mut bench = Bench::new(model, largest.into(), args.kv_type);
     let subject = Subject::of(&bench.model, args.source.name(), load_seconds);
     let longest = tests.iter().map(|t| t.tokens).max().unwrap_or(0);
     let mut rows = Vec::new();
@@ -209,6 +213,7 @@ fn with_threads(
                     depth,
                     batch: batch.into(),
                     threads,
+                    kv_type: args.kv_type,
                     samples,
                     work,
                     roofs,

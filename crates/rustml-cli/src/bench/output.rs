@@ -2,7 +2,7 @@
 
 use super::measure::{Roofs, Test, Work};
 use crate::text::{self, Align};
-use rustml_model::Model;
+use rustml_model::{KvType, Model};
 use rustml_nlp::cli::harmless;
 use serde_json::{json, Value};
 
@@ -50,6 +50,7 @@ pub struct Row {
     pub depth: usize,
     pub batch: usize,
     pub threads: usize,
+    pub kv_type: KvType,
     /// Tokens per second of each run.
     pub samples: Vec<f64>,
     pub work: Work,
@@ -101,6 +102,7 @@ impl Row {
             "depth": self.depth,
             "batch": self.batch,
             "threads": self.threads,
+            "kv_type": self.kv_type.to_string(),
             "isa": s.isa,
             "tokens_per_second": self.mean(),
             "stddev": deviation(&self.samples),

@@ -8,14 +8,26 @@
 //! query does not depend on how many others are computed with it (as long as
 //! keys and values are finite: a value of another's position, that this query
 //! does not see, is multiplied by zero).
+//!
+//! With [`KvType::Q8_0`] a head's codes are laid out as its values would be,
+//! and after them follow their scales, `[group of 32 values][position]`. So the
+//! scales of a group of keys are vectors along the columns of the scores: they
+//! multiply the group's sum of products with codes. Those of a group of values
+//! multiply the weights of their positions before these meet the codes.
 
+mod product;
+mod put;
 mod tile;
 
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 /// Positions of a cache block.
 pub const KV_BLOCK: usize = 64;
+/// Values of a head's row that share a scale where they are quantised.
+pub const KV_GROUP: usize = 32;
 /// Largest head.
 pub const MAX_HEAD_DIM: usize = 512;
 /// Head sizes are rounded up to whole vectors of the widest set.
@@ -31,15 +43,47 @@ pub enum KvType {
     F32,
     /// Half precision.
     F16,
+    /// Signed bytes that share a scale in half precision, [`KV_GROUP`] of one
+    /// position's key or value at a time: a value is off by half the scale at
+    /// most, which is the largest of the group over 127, rounded up. A group
+    /// with a value that is not finite, or beyond 127 times the largest half,
+    /// is NaN.
+    Q8_0,
 }
 
 impl KvType {
-    /// Bytes of a value.
+    /// The words of the command line.
+    pub const NAMES: [&'static str; 3] = ["f16", "q8_0", "f32"];
+
+    /// Bytes of a value, without its share of a scale.
     pub const fn bytes(self) -> usize {
         match self {
             KvType::F32 => 4,
             KvType::F16 => 2,
+            KvType::Q8_0 => 1,
         }
+    }
+}
+
+impl FromStr for KvType {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "f32" => Ok(KvType::F32),
+            "f16" => Ok(KvType::F16),
+            "q8_0" => Ok(KvType::Q8_0),
+            _ => Err(format!("'{s}' is none of {}", KvType::NAMES.join(", "))),
+        }
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+            KvType::Q8_0 => "q8_0",
+        })
     }
 }
 
@@ -58,11 +102,22 @@ impl KvShape {
     const fn padded_dim(&self) -> usize {
         self.head_dim.next_multiple_of(PAD)
     }
+    /// Scales of a head's row.
+    const fn groups(&self) -> usize {
+        match self.kv_type {
+            KvType::F32 | KvType::F16 => 0,
+            KvType::Q8_0 => self.head_dim.div_ceil(KV_GROUP),
+        }
+    }
     /// Bytes of a block's keys, and of its values.
     pub const fn block_bytes(&self) -> usize {
-        self.kv_heads * self.padded_dim() * KV_BLOCK * self.kv_type.bytes()
+        self.kv_heads * self.head_bytes()
     }
     const fn head_bytes(&self) -> usize {
+        self.scales_at() + self.groups() * KV_BLOCK * size_of::<u16>()
+    }
+    /// Where in a head's part its scales begin.
+    const fn scales_at(&self) -> usize {
         self.padded_dim() * KV_BLOCK * self.kv_type.bytes()
     }
 }
@@ -113,14 +168,7 @@ impl KvLayer {
                     // SAFETY: the head's part of the block, by the shape.
                     unsafe {
                         let (keys, values) = layer.head(block, head);
-                        match sh.kv_type {
-                            KvType::F32 => put_head(keys.cast(), values.cast(), sh, slot, k, v),
-                            KvType::F16 => {
-                                let (k, v) = (to_f16(s, k), to_f16(s, v));
-                                let (k, v) = (&k[..sh.head_dim], &v[..sh.head_dim]);
-                                put_head(keys.cast(), values.cast(), sh, slot, k, v);
-                            }
-                        }
+                        put::head(s, sh, (keys, values), slot, k, v);
                     }
                 }
             }
@@ -130,41 +178,6 @@ impl KvLayer {
         assert!(key.len() == sh.kv_heads * sh.head_dim && value.len() == key.len());
         with_isa(isa, Put(self, block as usize, slot, key, value))
     }
-}
-
-/// Stores one head's key as a column, and its value as a row.
-///
-/// # Safety
-/// `keys` and `values` are a head's part of a block.
-#[inline(always)]
-unsafe fn put_head<T: Copy>(
-    keys: *mut T,
-    values: *mut T,
-    sh: KvShape,
-    slot: usize,
-    k: &[T],
-    v: &[T],
-) {
-    for (d, k) in k.iter().enumerate() {
-        *keys.add(d * KV_BLOCK + slot) = *k;
-    }
-    let row = values.add(slot * sh.padded_dim());
-    std::ptr::copy_nonoverlapping(v.as_ptr(), row, v.len());
-}
-
-/// The values in half precision; what lies beyond them means nothing.
-#[inline(always)]
-fn to_f16<S: Simd>(s: S, x: &[f32]) -> [u16; MAX_HEAD_DIM] {
-    let mut out = [0; MAX_HEAD_DIM];
-    let whole = x.len() / S::LANES * S::LANES;
-    for i in (0..whole).step_by(S::LANES) {
-        // SAFETY: whole vectors of both.
-        unsafe { s.store_f16(out.as_mut_ptr().add(i), s.load(x.as_ptr().add(i))) };
-    }
-    for i in whole..x.len() {
-        out[i] = half::f16::from_f32(x[i]).to_bits();
-    }
-    out
 }
 
 /// What attention does in one layer.
@@ -343,8 +356,9 @@ impl Kernel for Run<'_> {
         // SAFETY: by the contracts of `attend` and `attend_split`.
         unsafe {
             match job.cache.shape.kv_type {
-                KvType::F32 => tile::tiles::<S, tile::F32>(s, job, rows, part, phases),
-                KvType::F16 => tile::tiles::<S, tile::F16>(s, job, rows, part, phases),
+                KvType::F32 => tile::tiles::<S, product::F32>(s, job, rows, part, phases),
+                KvType::F16 => tile::tiles::<S, product::F16>(s, job, rows, part, phases),
+                KvType::Q8_0 => tile::tiles::<S, product::Q8>(s, job, rows, part, phases),
             }
         }
     }

@@ -1,33 +1,12 @@
 //! The kernel of attention: some queries at once against what they see.
 
-use super::{Job, Phases, KV_BLOCK, PAD, ROW, SPLIT};
+use super::product::{product, weigh, Stored, To};
+use super::{Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, SPLIT};
 use crate::ops::cap_row;
 use crate::ticks::{ticks, ticks_since};
 use rustml_simd::{exp, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-
-/// How cached values are read.
-pub trait Stored {
-    type T;
-    unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::F;
-}
-pub struct F32;
-pub struct F16;
-impl Stored for F32 {
-    type T = f32;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
-        s.load(p)
-    }
-}
-impl Stored for F16 {
-    type T = u16;
-    #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::F {
-        s.load_f16(p)
-    }
-}
 
 /// One stretch alone, and where its parts go.
 type Part = Option<(usize, *mut f32)>;
@@ -68,6 +47,8 @@ struct Work<const N: usize> {
     queries: MaybeUninit<[[f32; ROW]; N]>,
     /// Of a block; then the weights.
     scores: MaybeUninit<[[f32; KV_BLOCK]; N]>,
+    /// The weights times the scales of each group of values.
+    scaled: MaybeUninit<[[[f32; KV_BLOCK]; N]; MAX_HEAD_DIM / KV_GROUP]>,
     /// Weighted sums of values, of a stretch and of those before it.
     sums: [MaybeUninit<[[f32; ROW]; N]>; 2],
 }
@@ -104,10 +85,13 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     let mut work = Work::<N> {
         queries: MaybeUninit::uninit(),
         scores: MaybeUninit::uninit(),
+        scaled: MaybeUninit::uninit(),
         sums: [const { MaybeUninit::uninit() }; 2],
     };
     let queries = work.queries.as_mut_ptr().cast::<f32>();
     let scores = work.scores.as_mut_ptr().cast::<f32>();
+    let scaled = work.scaled.as_mut_ptr().cast::<f32>();
+    let scales = |part: *mut u8| part.add(kv.scales_at()).cast::<u16>().cast_const();
     let [sums, whole] = work.sums.each_mut().map(|w| w.as_mut_ptr().cast::<f32>());
     let mut sees = [(0usize, 0usize); N];
     for n in 0..N {
@@ -144,7 +128,16 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             let (next_keys, _) = job.cache.head(next, job.kv_head);
             let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
             let (read, into) = ((keys, values, KV_BLOCK), (scores, KV_BLOCK));
-            product::<S, T, N>(s, (queries, ROW), 0..hd, read, wide, into, None);
+            let of = (queries, ROW, 0);
+            if T::SCALED {
+                for (g, d) in (0..hd).step_by(KV_GROUP).enumerate() {
+                    let k = d..hd.min(d + KV_GROUP);
+                    let to = To::Scaled(scales(keys).add(g * KV_BLOCK), g > 0);
+                    product::<S, T, N>(s, of, k, read, wide.clone(), into, to);
+                }
+            } else {
+                product::<S, T, N>(s, of, 0..hd, read, wide, into, To::New);
+            }
             let scored = clock.map(|_| ticks());
             let mut keep = [1f32; N];
             for n in 0..N {
@@ -163,8 +156,14 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             }
             let weighed = clock.map(|_| ticks());
             let (read, into) = ((values, next_keys, padded), (to, ROW));
-            let (weights, keep) = ((scores, KV_BLOCK), (!fresh).then_some(&keep));
-            product::<S, T, N>(s, weights, cols, read, 0..padded, into, keep);
+            let weights = if T::SCALED {
+                weigh::<S, N>(s, scores, scales(values), kv.groups(), scaled);
+                (scaled, KV_BLOCK, N * KV_BLOCK)
+            } else {
+                (scores, KV_BLOCK, 0)
+            };
+            let onto = if fresh { To::New } else { To::Kept(&keep) };
+            product::<S, T, N>(s, weights, cols, read, 0..padded, into, onto);
             fresh = false;
             if let (Some(p), Some(c), Some(a), Some(b)) =
                 (phases.as_deref_mut(), clock, scored, weighed)
@@ -326,98 +325,4 @@ pub unsafe fn merge_parts<S: Simd>(
         let out = job.q.out.add(row * job.q.stride + head * hd);
         finish(out, sums.as_ptr(), total, hd);
     }
-}
-
-/// `out[n][c] = keep[n] * out[n][c] + sum over k of a[n][k] * b[k][c]`, without
-/// `keep` the sum alone, for all `cols`, whole vectors of them. `a` and `out`
-/// come with the values from row to row. `read` is `b`, what is read after it,
-/// and the values from row to row of both.
-///
-/// # Safety
-/// `a` and `b` are readable there, `out` is writable.
-#[inline(always)]
-unsafe fn product<S: Simd, T: Stored, const N: usize>(
-    s: S,
-    a: (*mut f32, usize),
-    k: Range<usize>,
-    read: (*mut u8, *mut u8, usize),
-    cols: Range<usize>,
-    out: (*mut f32, usize),
-    keep: Option<&[f32; N]>,
-) {
-    let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
-    let (b, next) = (read.0.cast::<T::T>(), read.1.cast::<T::T>());
-    while c < cols.end {
-        let read = (b.add(c).cast_const(), next.wrapping_add(c), read.2);
-        let out = (out.0.add(c), out.1);
-        let left = (cols.end - c) / S::LANES;
-        c += S::LANES
-            * match step {
-                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, keep),
-                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, keep),
-                _ => columns::<S, T, N, 1>(s, a, &k, read, out, keep),
-            };
-    }
-}
-
-/// Vectors of columns computed together with `n` rows: enough sums to hide the
-/// latency of the multiply-add, as far as there are registers.
-const fn vectors(lanes: usize, n: usize) -> usize {
-    match n {
-        1..=3 => 4,
-        4 if lanes == 16 => 4,
-        4 => 2,
-        _ if lanes == 16 => 2,
-        _ => 1,
-    }
-}
-
-/// `V` vectors of columns of [`product`], where `b` and `out` begin; returns `V`.
-#[inline(always)]
-unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
-    s: S,
-    a: (*mut f32, usize),
-    k: &Range<usize>,
-    (b, next, stride): (*const T::T, *mut T::T, usize),
-    out: (*mut f32, usize),
-    keep: Option<&[f32; N]>,
-) -> usize {
-    let mut acc = [[s.splat(0.0); V]; N];
-    if let Some(keep) = keep {
-        for n in 0..N {
-            for v in 0..V {
-                let o = s.load(out.0.add(n * out.1 + v * S::LANES));
-                acc[n][v] = s.mul(o, s.splat(keep[n]));
-            }
-        }
-    }
-    for k in k.clone() {
-        let row = b.add(k * stride);
-        if N < 8 {
-            // Few queries wait for memory; many find the block in the cache.
-            for line in 0..(V * S::LANES * size_of::<T::T>()).div_ceil(64) {
-                s.prefetch(
-                    next.wrapping_add(k * stride)
-                        .cast::<u8>()
-                        .wrapping_add(64 * line),
-                );
-            }
-        }
-        let mut x = [s.splat(0.0); V];
-        for v in 0..V {
-            x[v] = T::load(s, row.add(v * S::LANES));
-        }
-        for n in 0..N {
-            let a = s.splat(*a.0.add(n * a.1 + k));
-            for v in 0..V {
-                acc[n][v] = s.fma(x[v], a, acc[n][v]);
-            }
-        }
-    }
-    for n in 0..N {
-        for v in 0..V {
-            s.store(out.0.add(n * out.1 + v * S::LANES), acc[n][v]);
-        }
-    }
-    V
 }

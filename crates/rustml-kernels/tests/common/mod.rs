@@ -1,6 +1,8 @@
 //! What the tests of kernels share.
 #![allow(dead_code)] // each test uses a part
 
+use half::f16;
+use rustml_kernels::attention::{KvType, KV_GROUP};
 use rustml_kernels::par::Team;
 use rustml_kernels::Pool;
 use rustml_simd::Isa;
@@ -72,4 +74,42 @@ pub fn quantised(x: &[f32]) -> Vec<f32> {
 /// The bits of floats, to be compared.
 pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
+}
+
+/// What a cache keeps of keys or values, heads of `head_dim` one after the other.
+pub fn stored(x: &[f32], head_dim: usize, kv_type: KvType) -> Vec<f32> {
+    let half = |x: &f32| f16::from_f32(*x).to_f32();
+    match kv_type {
+        KvType::F32 => x.to_vec(),
+        KvType::F16 => x.iter().map(half).collect(),
+        KvType::Q8_0 => {
+            let groups = x.chunks(head_dim).flat_map(|head| head.chunks(KV_GROUP));
+            groups.flat_map(stored_group).collect()
+        }
+    }
+}
+
+/// Codes times their scale, no further off than the quantisation promises.
+fn stored_group(x: &[f32]) -> Vec<f32> {
+    let largest = x.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let mut scale = f16::from_f32(largest / 127.0);
+    while scale.to_f32() < largest / 127.0 {
+        scale = f16::from_bits(scale.to_bits() + 1);
+    }
+    let scale = scale.to_f32();
+    let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+    let value = |x: &f32| {
+        let code = (x * inverse).round_ties_even();
+        assert!(code.abs() <= 127.0, "{x} / {scale}");
+        // Half a step, and the two roundings of the quotient.
+        let tolerance = 0.5 * f64::from(scale) * (1.0 + 4.0 * 127.0 * U);
+        close(
+            code * scale,
+            f64::from(*x),
+            tolerance,
+            format_args!("{x:?}"),
+        );
+        code * scale // exact: 7 bits times 11
+    };
+    x.iter().map(value).collect()
 }

@@ -1,6 +1,6 @@
 //! The flags, each defined once.
 
-use crate::{Context, LoadOptions, Options, Quantize, Sampling, DEFAULT_MODEL};
+use crate::{Context, KvType, LoadOptions, Options, Quantize, Sampling, DEFAULT_MODEL};
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -64,6 +64,11 @@ pub struct LoadArgs {
     #[arg(long, value_name = "N", value_parser = parse_positive, help_heading = "Model")]
     pub ctx_size: Option<usize>,
 
+    /// How keys and values are cached: f16, q8_0 (nearly half of its memory,
+    /// and less to read in a long context) or f32 [default: f16]
+    #[arg(long, value_name = "TYPE", value_parser = parse_kv_type, help_heading = "Model")]
+    pub kv_type: Option<KvType>,
+
     /// Load without a warm-up, so that the first step is slower
     #[arg(long, help_heading = "Model")]
     pub no_warmup: bool,
@@ -76,7 +81,7 @@ impl LoadArgs {
             threads: self.threads,
             quantize: self.quantize,
             context: self.ctx_size.map_or(Context::Model, Context::Exactly),
-            kv_type: None,
+            kv_type: self.kv_type,
             warm_up: !self.no_warmup,
         }
     }
@@ -252,6 +257,10 @@ pub struct InferArgs {
 }
 
 fn parse_quantize(s: &str) -> Result<Quantize, String> {
+    s.parse()
+}
+
+fn parse_kv_type(s: &str) -> Result<KvType, String> {
     s.parse()
 }
 

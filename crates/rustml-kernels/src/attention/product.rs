@@ -1,0 +1,195 @@
+//! The one matrix product of attention, of few rows with cached keys or values.
+
+use super::{KV_BLOCK, KV_GROUP};
+use rustml_simd::Simd;
+use std::ops::Range;
+
+/// How cached values are read.
+pub trait Stored {
+    type T;
+    /// Whether what is read is codes, to be multiplied by their group's scale.
+    const SCALED: bool = false;
+    unsafe fn load<S: Simd>(s: S, p: *const Self::T) -> S::F;
+}
+pub struct F32;
+pub struct F16;
+pub struct Q8;
+impl Stored for F32 {
+    type T = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F {
+        s.load(p)
+    }
+}
+impl Stored for F16 {
+    type T = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u16) -> S::F {
+        s.load_f16(p)
+    }
+}
+impl Stored for Q8 {
+    type T = u8;
+    const SCALED: bool = true;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
+        s.to_f32(s.load_i8(p))
+    }
+}
+
+/// `scaled[g][n][k] = weights[n][k] * scales[g][k]`, for a block's positions `k`.
+///
+/// # Safety
+/// `weights` and `scales` are readable there, `scaled` is writable.
+#[inline(always)]
+pub unsafe fn weigh<S: Simd, const N: usize>(
+    s: S,
+    weights: *const f32,
+    scales: *const u16,
+    groups: usize,
+    scaled: *mut f32,
+) {
+    for g in 0..groups {
+        for k in (0..KV_BLOCK).step_by(S::LANES) {
+            let scale = s.load_f16(scales.add(g * KV_BLOCK + k));
+            for n in 0..N {
+                let weight = s.load(weights.add(n * KV_BLOCK + k));
+                let to = scaled.add((g * N + n) * KV_BLOCK + k);
+                s.store(to, s.mul(weight, scale));
+            }
+        }
+    }
+}
+
+/// Where a product goes.
+#[derive(Clone, Copy)]
+pub enum To<'a, const N: usize> {
+    /// In place of what is there.
+    New,
+    /// Added to what is there, after that is multiplied by a factor for each row.
+    Kept(&'a [f32; N]),
+    /// Multiplied by a half-precision scale for each column; added to what is
+    /// there, if so told.
+    Scaled(*const u16, bool),
+}
+
+impl<const N: usize> To<'_, N> {
+    /// From column `c` on.
+    #[inline(always)]
+    unsafe fn from(self, c: usize) -> Self {
+        match self {
+            To::Scaled(scales, add) => To::Scaled(scales.add(c), add),
+            other => other,
+        }
+    }
+}
+
+/// `sum over k of a[n][k] * b[k][c]` for all `cols`, whole vectors of them, put
+/// into `out[n][c]` as `to` says. `out` comes with the values from row to row,
+/// as does `a`, and with those from one [`KV_GROUP`] of columns' rows to the
+/// next's. `read` is `b`, what is read after it, and the values from row to row
+/// of both.
+///
+/// # Safety
+/// `a`, `b` and the scales are readable there, `out` is writable.
+#[inline(always)]
+pub unsafe fn product<S: Simd, T: Stored, const N: usize>(
+    s: S,
+    a: (*mut f32, usize, usize),
+    k: Range<usize>,
+    read: (*mut u8, *mut u8, usize),
+    cols: Range<usize>,
+    out: (*mut f32, usize),
+    to: To<N>,
+) {
+    let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
+    let (b, next) = (read.0.cast::<T::T>(), read.1.cast::<T::T>());
+    while c < cols.end {
+        let a = (a.0.add(c / KV_GROUP * a.2), a.1, a.2);
+        let read = (b.add(c).cast_const(), next.wrapping_add(c), read.2);
+        let (out, to) = ((out.0.add(c), out.1), to.from(c));
+        let left = (cols.end - c) / S::LANES;
+        c += S::LANES
+            * match step {
+                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, to),
+                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, to),
+                _ => columns::<S, T, N, 1>(s, a, &k, read, out, to),
+            };
+    }
+}
+
+/// Vectors of columns computed together with `n` rows: enough sums to hide the
+/// latency of the multiply-add, as far as there are registers.
+const fn vectors(lanes: usize, n: usize) -> usize {
+    match n {
+        1..=3 => 4,
+        4 if lanes == 16 => 4,
+        4 => 2,
+        _ if lanes == 16 => 2,
+        _ => 1,
+    }
+}
+
+/// `V` vectors of columns of [`product`], where `b` and `out` begin; returns `V`.
+#[inline(always)]
+unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
+    s: S,
+    a: (*mut f32, usize, usize),
+    k: &Range<usize>,
+    (b, next, stride): (*const T::T, *mut T::T, usize),
+    out: (*mut f32, usize),
+    to: To<N>,
+) -> usize {
+    let mut acc = [[s.splat(0.0); V]; N];
+    if let To::Kept(keep) = to {
+        for n in 0..N {
+            for v in 0..V {
+                let o = s.load(out.0.add(n * out.1 + v * S::LANES));
+                acc[n][v] = s.mul(o, s.splat(keep[n]));
+            }
+        }
+    }
+    for k in k.clone() {
+        let row = b.add(k * stride);
+        if N < 8 {
+            // Few queries wait for memory; many find the block in the cache.
+            for line in 0..(V * S::LANES * size_of::<T::T>()).div_ceil(64) {
+                s.prefetch(
+                    next.wrapping_add(k * stride)
+                        .cast::<u8>()
+                        .wrapping_add(64 * line),
+                );
+            }
+        }
+        let mut x = [s.splat(0.0); V];
+        for v in 0..V {
+            x[v] = T::load(s, row.add(v * S::LANES));
+        }
+        for n in 0..N {
+            for v in 0..V {
+                // The same one for all vectors of a group, read once.
+                let group = v * S::LANES / KV_GROUP;
+                let a = s.splat(*a.0.add(group * a.2 + n * a.1 + k));
+                acc[n][v] = s.fma(x[v], a, acc[n][v]);
+            }
+        }
+    }
+    if let To::Scaled(scales, add) = to {
+        for v in 0..V {
+            let scale = s.load_f16(scales.add(v * S::LANES));
+            for n in 0..N {
+                let before = match add {
+                    true => s.load(out.0.add(n * out.1 + v * S::LANES)),
+                    false => s.splat(0.0),
+                };
+                acc[n][v] = s.fma(acc[n][v], scale, before);
+            }
+        }
+    }
+    for n in 0..N {
+        for v in 0..V {
+            s.store(out.0.add(n * out.1 + v * S::LANES), acc[n][v]);
+        }
+    }
+    V
+}
