@@ -33,6 +33,7 @@ mod chat;
 mod limits;
 mod metrics;
 mod models;
+mod page;
 mod prepare;
 mod serve;
 mod sse;

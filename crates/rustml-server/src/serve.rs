@@ -1,7 +1,7 @@
 //! Routes, connections, and the way to an end.
 
 use crate::types::ApiError;
-use crate::{auth, chat, models, App, Config, Served};
+use crate::{auth, chat, models, page, App, Config, Served};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
@@ -142,7 +142,8 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(models::counters))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
     let open = Router::new()
-        .route("/", get(models::page))
+        .route("/", get(page::index))
+        .route("/page/{name}", get(page::file))
         .route("/health", get(models::health))
         .route("/ready", get(models::ready));
     guarded
