@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 mod bench;
+mod bench_serve;
 mod chat;
 mod hub;
 mod input;
@@ -58,6 +59,7 @@ enum Command {
     Tokenize(tokenize::TokenizeArgs),
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
+    BenchServe(bench_serve::BenchServeArgs),
     Synth(synth::SynthArgs),
     Report(report::ReportArgs),
     Pull(hub::PullArgs),
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(args),
         Command::Logits(args) => logits::run(args, &signals),
         Command::Bench(args) => bench::run(args),
+        Command::BenchServe(args) => bench_serve::run(args),
         Command::Synth(args) => synth::run(args),
         Command::Report(args) => report::run(args, &signals),
         Command::Pull(args) => hub::pull(args),

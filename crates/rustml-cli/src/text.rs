@@ -2,6 +2,7 @@
 
 use indicatif::{DecimalBytes, HumanCount};
 use rustml_nlp::cli::harmless;
+use serde_json::Value;
 
 /// `98.36 MB`
 pub fn bytes(n: u64) -> String {
@@ -19,6 +20,18 @@ pub fn cut(text: &str, longest: usize) -> String {
     match text.char_indices().nth(longest) {
         Some((end, _)) => harmless(&text[..end]) + "...",
         None => harmless(text),
+    }
+}
+
+/// A field of a CSV file, after RFC 4180.
+pub fn csv(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(s) if s.contains([',', '"', '\n', '\r']) => {
+            format!("\"{}\"", s.replace('"', "\"\""))
+        }
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -62,6 +75,17 @@ mod tests {
         assert_eq!(
             table(&rows, &[Align::Left, Align::Right]),
             "  a      1\n  bcé  200\n"
+        );
+    }
+
+    #[test]
+    fn csv_quotes_what_it_must() {
+        let of = |v: Value| csv(&v);
+        assert_eq!(of("a,\"b\"".into()), "\"a,\"\"b\"\"\"");
+        assert_eq!(of("plain".into()), "plain");
+        assert_eq!(
+            (of(1.5.into()), of(Value::Null)),
+            ("1.5".into(), String::new())
         );
     }
 

@@ -37,6 +37,7 @@ mod limits;
 mod metrics;
 mod models;
 mod openapi;
+mod page;
 mod prepare;
 mod serve;
 mod sse;

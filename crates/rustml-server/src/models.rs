@@ -6,7 +6,7 @@ use crate::{metrics, App};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::header;
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::Json;
 use serde_json::{json, Value};
 use std::sync::atomic::Ordering;
@@ -113,9 +113,4 @@ pub(crate) async fn counters(State(app): State<Arc<App>>) -> Result<Response, Ap
     let text = app.metrics.text();
     let text = text.map_err(|_| ApiError::internal("cannot write the metrics"))?;
     Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
-}
-
-/// The chat page.
-pub(crate) async fn page() -> Html<&'static str> {
-    Html(include_str!("page/index.html"))
 }

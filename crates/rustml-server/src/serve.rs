@@ -1,7 +1,7 @@
 //! Routes, connections, and the way to an end.
 
 use crate::types::ApiError;
-use crate::{auth, chat, completions, models, openapi, tokenize, App, Config, Served};
+use crate::{auth, chat, completions, models, openapi, page, tokenize, App, Config, Served};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
@@ -146,8 +146,9 @@ fn router(app: Arc<App>) -> Router {
         .route("/metrics", get(models::counters))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
     let open = Router::new()
-        .route("/", get(models::page))
+        .route("/", get(page::index))
         .route("/openapi.json", get(openapi::document))
+        .route("/page/{name}", get(page::file))
         .route("/health", get(models::health))
         .route("/ready", get(models::ready));
     guarded

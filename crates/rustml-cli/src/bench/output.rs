@@ -162,22 +162,10 @@ pub fn csv(rows: &[Row]) -> String {
             let names: Vec<_> = fields.iter().map(|(key, _)| key.as_str()).collect();
             out += &(names.join(",") + "\n");
         }
-        let cells: Vec<_> = fields.iter().map(|(_, value)| cell(value)).collect();
+        let cells: Vec<_> = fields.iter().map(|(_, value)| text::csv(value)).collect();
         out += &(cells.join(",") + "\n");
     }
     out
-}
-
-/// A field after RFC 4180.
-fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::String(s) if s.contains([',', '"', '\n', '\r']) => {
-            format!("\"{}\"", s.replace('"', "\"\""))
-        }
-        Value::String(s) => s.clone(),
-        other => other.to_string(),
-    }
 }
 
 const HEAD: [&str; 12] = [
@@ -255,15 +243,5 @@ mod tests {
             (3.0, 3.0, 0.0)
         );
         assert_eq!(median(&[9.0, 1.0, 2.0]), 2.0);
-    }
-
-    #[test]
-    fn csv_quotes_what_it_must() {
-        assert_eq!(cell(&json!("a,\"b\"")), "\"a,\"\"b\"\"\"");
-        assert_eq!(cell(&json!("plain")), "plain");
-        assert_eq!(
-            (cell(&json!(1.5)), cell(&json!(null))),
-            ("1.5".into(), String::new())
-        );
     }
 }
