@@ -42,7 +42,7 @@ fn serve(path: &str) -> Result<()> {
         };
         let timings = model.generate("Once upon a time", &options)?.timings;
         let ms = timings.decode.as_secs_f64() * 1e3;
-        println!("{}", ms / timings.decode_tokens as f64);
+        println!("{}", ms / timings.decode_tokens() as f64);
     }
     Ok(())
 }
