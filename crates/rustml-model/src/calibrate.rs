@@ -7,8 +7,7 @@
 //! other layers take, or as no cache holds: a step comes back to a layer when
 //! it has read all others.
 //!
-//! Measuring takes some hundredths of a second for a shape, and what was found
-//! is kept in a file, for this CPU and this build.
+//! What was found is kept in a file, for this CPU and this build.
 
 use crate::quantize::fits;
 use rustml_io::DType;
