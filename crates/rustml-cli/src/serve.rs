@@ -78,6 +78,7 @@ pub struct ServeArgs {
     #[arg(long, help_heading = "Network")]
     allow_anonymous: bool,
 
+    #[allow(rustdoc::bare_urls)] // the text is also that of --help
     /// A web origin whose pages may use the API, as https://chat.example.org,
     /// or * for all; may be repeated
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
