@@ -111,9 +111,12 @@ macro_rules! for_tiles {
                 for_tiles!(@rows $s, $p, $acts, $panels, $tile, $f, row0, n, $at_once, fetch, false);
             }
         } else {
-            // As many as the smallest tile takes at once.
-            let step = const { $at_once(S::LANES, 1) };
             let every = tiles(rows).count();
+            // One tile takes them all; several, as many as the smallest takes at once.
+            let step = match every {
+                1 => $panels.len().max(1),
+                _ => const { $at_once(S::LANES, 1) },
+            };
             let mut from = $panels.start;
             while from < $panels.end {
                 let to = (from + step).min($panels.end);
