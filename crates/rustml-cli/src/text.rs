@@ -1,5 +1,6 @@
-//! Numbers and tables for people.
+//! Numbers and tables, for people and for programs.
 
+use clap::ValueEnum;
 use indicatif::{DecimalBytes, HumanCount};
 use rustml_nlp::cli::harmless;
 use serde_json::Value;
@@ -23,8 +24,35 @@ pub fn cut(text: &str, longest: usize) -> String {
     }
 }
 
-/// A field of a CSV file, after RFC 4180.
-pub fn csv(value: &Value) -> String {
+/// How measurements are printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For reading
+    Table,
+    /// Comma-separated values under a header
+    Csv,
+    /// One list of objects, with all there is
+    Json,
+    /// A table in Markdown
+    Md,
+}
+
+/// A CSV file, after RFC 4180: rows of one shape, their fields with names. The
+/// first row names the columns.
+pub fn csv(rows: impl Iterator<Item = Vec<(String, Value)>>) -> String {
+    let mut out = String::new();
+    for (i, row) in rows.enumerate() {
+        if i == 0 {
+            let names: Vec<_> = row.iter().map(|(name, _)| name.as_str()).collect();
+            out += &(names.join(",") + "\n");
+        }
+        let fields: Vec<_> = row.iter().map(|(_, value)| field(value)).collect();
+        out += &(fields.join(",") + "\n");
+    }
+    out
+}
+
+fn field(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(s) if s.contains([',', '"', '\n', '\r']) => {
@@ -80,13 +108,9 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_it_must() {
-        let of = |v: Value| csv(&v);
-        assert_eq!(of("a,\"b\"".into()), "\"a,\"\"b\"\"\"");
-        assert_eq!(of("plain".into()), "plain");
-        assert_eq!(
-            (of(1.5.into()), of(Value::Null)),
-            ("1.5".into(), String::new())
-        );
+        let row = |a: &str, b: Value| vec![("a".into(), a.into()), ("b".into(), b)];
+        let rows = [row("x,\"y\"", 1.5.into()), row("plain", Value::Null)];
+        assert_eq!(csv(rows.into_iter()), "a,b\n\"x,\"\"y\"\"\",1.5\nplain,\n");
     }
 
     #[test]

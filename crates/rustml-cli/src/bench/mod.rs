@@ -4,7 +4,7 @@ mod measure;
 mod output;
 
 use crate::memory;
-use clap::ValueEnum;
+use crate::text::Format;
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::{Bench, Kind, Test};
 use output::{Row, Subject};
@@ -93,18 +93,6 @@ pub struct BenchArgs {
     /// How results are printed
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     output: Format,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    /// For reading
-    Table,
-    /// Comma-separated values under a header
-    Csv,
-    /// One list of objects, with every sample
-    Json,
-    /// A table in Markdown
-    Md,
 }
 
 impl BenchArgs {

@@ -153,19 +153,11 @@ pub fn json(rows: &[Row]) -> String {
 
 /// The same, one line each, without the samples.
 pub fn csv(rows: &[Row]) -> String {
-    let mut out = String::new();
-    for (i, row) in rows.iter().enumerate() {
+    text::csv(rows.iter().map(|row| {
         let row = row.to_json();
-        let fields = row.as_object().into_iter().flatten();
-        let fields: Vec<_> = fields.filter(|(key, _)| *key != "samples").collect();
-        if i == 0 {
-            let names: Vec<_> = fields.iter().map(|(key, _)| key.as_str()).collect();
-            out += &(names.join(",") + "\n");
-        }
-        let cells: Vec<_> = fields.iter().map(|(_, value)| text::csv(value)).collect();
-        out += &(cells.join(",") + "\n");
-    }
-    out
+        let fields = row.as_object().cloned().into_iter().flatten();
+        fields.filter(|(key, _)| key != "samples").collect()
+    }))
 }
 
 const HEAD: [&str; 12] = [

@@ -5,7 +5,7 @@ mod load;
 mod output;
 mod prompts;
 
-use clap::ValueEnum;
+use crate::text::Format;
 use client::{Client, Reply};
 use indicatif::{ProgressBar, ProgressStyle};
 use load::{Level, Limit, Pace};
@@ -118,18 +118,6 @@ pub struct BenchServeArgs {
     /// How results are printed
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     output: Format,
-}
-
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
-    /// For reading
-    Table,
-    /// Comma-separated values under a header
-    Csv,
-    /// One list of objects
-    Json,
-    /// A table in Markdown
-    Md,
 }
 
 impl BenchServeArgs {

@@ -152,8 +152,7 @@ pub fn json(rows: &[Row]) -> String {
 
 /// The same, one line each; percentiles are columns, and lists are text.
 pub fn csv(rows: &[Row]) -> String {
-    let mut out = String::new();
-    for (i, row) in rows.iter().enumerate() {
+    text::csv(rows.iter().map(|row| {
         let mut fields = Vec::new();
         for (key, value) in row.to_json().as_object().into_iter().flatten() {
             match value {
@@ -165,14 +164,8 @@ pub fn csv(rows: &[Row]) -> String {
                 _ => fields.push((key.clone(), value.clone())),
             }
         }
-        if i == 0 {
-            let names: Vec<_> = fields.iter().map(|(name, _)| name.as_str()).collect();
-            out += &(names.join(",") + "\n");
-        }
-        let cells: Vec<_> = fields.iter().map(|(_, value)| text::csv(value)).collect();
-        out += &(cells.join(",") + "\n");
-    }
-    out
+        fields
+    }))
 }
 
 const HEAD: [&str; 8] = [
