@@ -1,17 +1,16 @@
 //! `POST /v1/chat/completions`.
 
-use crate::body::{self, Fields};
+use crate::body::Fields;
 use crate::calls::{CallParser, Piece};
-use crate::prepare::{self, any_number, failure, likeliest, tally, Head};
-use crate::sse::{self, Pieces, Shape};
+use crate::job::{self, Answers as _, Job};
+use crate::prepare::{self, any_number, likeliest, tally, Head};
+use crate::sse::{Pieces, Shape};
 use crate::tools::Tools;
 use crate::types::*;
-use crate::worker::{Event, Running};
-use crate::{blocking, App};
+use crate::App;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::Json;
+use axum::response::Response;
 use rustml_engine::{Finish, Request, Update};
 use std::sync::Arc;
 
@@ -31,34 +30,10 @@ pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     request: axum::http::Request<Body>,
 ) -> Result<Response, ApiError> {
-    let bytes = body::read(request, &app.config).await?;
-    let shared = app.clone();
-    let mut job = blocking(move || read(shared, &bytes)).await?;
-    app.constrain(&mut job.requests, job.shape).await?;
-    let running = app.worker.submit("chat", job.requests).await?;
-    match job.stream {
-        Some(include_usage) => {
-            let answers = job.answers;
-            let chunks = Chunks {
-                answers,
-                include_usage,
-            };
-            Ok(sse::respond(&app, running, chunks))
-        }
-        None => Ok(Json(whole(running, job.answers).await?).into_response()),
-    }
+    job::answer(app, request, "chat", read).await
 }
 
-struct Job {
-    requests: Vec<Request>,
-    /// What answers have to be like.
-    shape: prepare::Shape,
-    /// Whether to answer in pieces, and then whether to count tokens.
-    stream: Option<bool>,
-    answers: Answers,
-}
-
-fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
+fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let (own, common): (ChatFields, CommonFields) = (fields.read()?, fields.read()?);
     fields.end()?;
@@ -99,8 +74,7 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     Ok(Job {
         requests,
         shape,
-        stream: (common.stream == Some(true))
-            .then_some(common.stream_options.is_some_and(|o| o.include_usage)),
+        stream: job::stream(&common),
         answers: Answers {
             head,
             answers: (0..n).map(answer).collect(),
@@ -172,10 +146,6 @@ impl Answers {
         });
         pieces
     }
-
-    fn left(&self) -> usize {
-        self.answers.iter().filter(|a| a.finish.is_none()).count()
-    }
 }
 
 fn logprob(app: &App, l: &rustml_engine::TokenLogprobs) -> TokenLogprob {
@@ -200,31 +170,39 @@ fn call_id() -> String {
     format!("call_{:016x}", any_number())
 }
 
-/// Waits for all answers.
-async fn whole(mut running: Running, mut answers: Answers) -> Result<ChatCompletion, ApiError> {
-    while answers.left() > 0 {
-        match running.next().await {
-            Some(Event::Update(i, update)) => {
-                if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
-                    return Err(e);
-                }
-                for piece in answers.take(i, *update) {
-                    answers.answers[i].keep(piece);
-                }
-            }
-            other => return Err(sse::broken(other)),
+impl job::Answers for Answers {
+    type Whole = ChatCompletion;
+    type Chunks = Chunks;
+
+    fn left(&self) -> usize {
+        self.answers.iter().filter(|a| a.finish.is_none()).count()
+    }
+
+    fn keep(&mut self, i: usize, update: Update) {
+        for piece in self.take(i, update) {
+            self.answers[i].keep(piece);
         }
     }
-    let choices = answers.answers.into_iter().enumerate();
-    Ok(ChatCompletion {
-        id: answers.head.id,
-        object: "chat.completion",
-        created: answers.head.created,
-        model: answers.head.model,
-        choices: choices.map(|(index, a)| a.choice(index)).collect(),
-        usage: answers.usage,
-        system_fingerprint: answers.head.fingerprint,
-    })
+
+    fn whole(self) -> ChatCompletion {
+        let choices = self.answers.into_iter().enumerate();
+        ChatCompletion {
+            id: self.head.id,
+            object: "chat.completion",
+            created: self.head.created,
+            model: self.head.model,
+            choices: choices.map(|(index, a)| a.choice(index)).collect(),
+            usage: self.usage,
+            system_fingerprint: self.head.fingerprint,
+        }
+    }
+
+    fn chunks(self, include_usage: bool) -> Chunks {
+        Chunks {
+            answers: self,
+            include_usage,
+        }
+    }
 }
 
 impl Growing {

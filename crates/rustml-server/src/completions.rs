@@ -1,15 +1,14 @@
 //! `POST /v1/completions`.
 
-use crate::body::{self, Fields};
-use crate::prepare::{self, any_number, failure, likeliest, tally, Head};
-use crate::sse::{self, Pieces, Shape};
+use crate::body::Fields;
+use crate::job::{self, Answers as _, Job};
+use crate::prepare::{any_number, likeliest, tally, Head};
+use crate::sse::{Pieces, Shape};
 use crate::types::*;
-use crate::worker::{Event, Running};
-use crate::{blocking, App};
+use crate::App;
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::Json;
+use axum::response::Response;
 use rustml_engine::{Finish, Request, TokenLogprobs, Update};
 use rustml_tokenizer::{Decode, Encode};
 use std::collections::BTreeMap;
@@ -34,34 +33,10 @@ pub(crate) async fn complete(
     State(app): State<Arc<App>>,
     request: axum::http::Request<Body>,
 ) -> Result<Response, ApiError> {
-    let bytes = body::read(request, &app.config).await?;
-    let shared = app.clone();
-    let mut job = blocking(move || read(shared, &bytes)).await?;
-    app.constrain(&mut job.requests, job.shape).await?;
-    let running = app.worker.submit("completions", job.requests).await?;
-    match job.stream {
-        Some(include_usage) => {
-            let answers = job.answers;
-            let chunks = Chunks {
-                answers,
-                include_usage,
-            };
-            Ok(sse::respond(&app, running, chunks))
-        }
-        None => Ok(Json(whole(running, job.answers).await?).into_response()),
-    }
+    job::answer(app, request, "completions", read).await
 }
 
-struct Job {
-    requests: Vec<Request>,
-    /// What answers have to be like.
-    shape: prepare::Shape,
-    /// Whether to answer in pieces, and then whether to count tokens.
-    stream: Option<bool>,
-    answers: Answers,
-}
-
-fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
+fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let (own, common): (CompletionFields, CommonFields) = (fields.read()?, fields.read()?);
     fields.end()?;
@@ -102,8 +77,7 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job, ApiError> {
     Ok(Job {
         requests,
         shape,
-        stream: (common.stream == Some(true))
-            .then_some(common.stream_options.is_some_and(|o| o.include_usage)),
+        stream: job::stream(&common),
         answers: Answers {
             head,
             answers,
@@ -244,10 +218,6 @@ impl Answers {
         });
     }
 
-    fn left(&self) -> usize {
-        self.answers.iter().filter(|a| a.finish.is_none()).count()
-    }
-
     fn completion(&self, choices: Vec<TextChoice>, usage: Option<Option<Usage>>) -> Completion {
         Completion {
             id: self.head.id.clone(),
@@ -261,22 +231,30 @@ impl Answers {
     }
 }
 
-/// Waits for all answers.
-async fn whole(mut running: Running, mut answers: Answers) -> Result<Completion, ApiError> {
-    while answers.left() > 0 {
-        match running.next().await {
-            Some(Event::Update(i, update)) => {
-                if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
-                    return Err(e);
-                }
-                answers.take(i, *update);
-            }
-            other => return Err(sse::broken(other)),
+impl job::Answers for Answers {
+    type Whole = Completion;
+    type Chunks = Chunks;
+
+    fn left(&self) -> usize {
+        self.answers.iter().filter(|a| a.finish.is_none()).count()
+    }
+
+    fn keep(&mut self, i: usize, update: Update) {
+        self.take(i, update);
+    }
+
+    fn whole(mut self) -> Completion {
+        let choices = self.answers.iter_mut().enumerate();
+        let choices = choices.map(|(i, a)| a.choice(i)).collect();
+        self.completion(choices, Some(Some(self.usage)))
+    }
+
+    fn chunks(self, include_usage: bool) -> Chunks {
+        Chunks {
+            answers: self,
+            include_usage,
         }
     }
-    let choices = answers.answers.iter_mut().enumerate();
-    let choices = choices.map(|(i, a)| a.choice(i)).collect();
-    Ok(answers.completion(choices, Some(Some(answers.usage))))
 }
 
 /// The answers in pieces.

@@ -33,6 +33,7 @@ mod calls;
 mod chat;
 mod completions;
 mod conversation;
+mod job;
 mod limits;
 mod metrics;
 mod models;

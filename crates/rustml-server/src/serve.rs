@@ -12,6 +12,7 @@ use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use std::any::Any;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +25,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 /// Time between two looks at whether to end.
 const GLANCE: Duration = Duration::from_millis(20);
+
+/// Bytes the system may hold for a client that does not read: enough for any
+/// answer to flow, and few enough that a stuck client is soon noticed.
+const SEND_BUFFER: usize = 256 << 10;
 
 /// Time for connections to close, once nothing is left to answer.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -129,6 +134,7 @@ fn begin_end(app: &App) -> Instant {
 fn guarded(stream: TcpStream, app: &App) -> std::pin::Pin<Box<TimeoutStream<TcpStream>>> {
     // Pieces are small, and each is waited for.
     let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(app.config.write_timeout));
     Box::pin(stream)

@@ -2,28 +2,9 @@
 
 mod common;
 
-use common::{Server, CONTEXT};
+use common::{chat, text, Server, CHAT, CONTEXT, TEXT};
 use rustml_server::Config;
 use serde_json::{json, Value};
-
-const CHAT: &str = "/v1/chat/completions";
-const TEXT: &str = "/v1/completions";
-
-fn chat(more: Value) -> Value {
-    let mut body = json!({"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 12});
-    body.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
-    body
-}
-
-fn text(more: Value) -> Value {
-    let mut body = json!({"prompt": "Hello there", "temperature": 0, "max_tokens": 12});
-    body.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
-    body
-}
 
 /// Events with what differs from run to run taken out.
 fn masked(answer: &common::Answer) -> String {

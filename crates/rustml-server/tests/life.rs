@@ -2,16 +2,14 @@
 
 mod common;
 
-use common::{request, until, Answer, Knobs, Server};
+use common::{request, until, Answer, Knobs, Server, CHAT, TEXT};
 use rustml_server::Config;
 use serde_json::{json, Value};
+use socket2::SockRef;
 use std::io::{Read, Write};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
-
-const CHAT: &str = "/v1/chat/completions";
-const TEXT: &str = "/v1/completions";
 
 /// A request that takes a while: its end tokens are forbidden.
 fn long(stream: bool) -> Value {
@@ -171,9 +169,12 @@ fn who_does_not_read_is_cancelled() {
         write_timeout: Duration::from_millis(100),
         ..Config::default()
     });
-    // Large pieces, which soon fill the sockets' buffers.
+    // Large pieces, which soon fill the sockets' buffers; the system would make
+    // the client's as large as all of them.
     let body = json!({"prompt": "Hello", "max_tokens": 400, "stream": true, "n": 16, "logprobs": 20, "seed": 1, "logit_bias": {"348": -100, "351": -100}});
-    let slow = s.begin(TEXT, &body);
+    let mut slow = s.connect();
+    SockRef::from(&slow).set_recv_buffer_size(4096).unwrap();
+    Server::send(&mut slow, TEXT, &body);
     until("it is cancelled", || {
         s.get("/metrics")
             .body

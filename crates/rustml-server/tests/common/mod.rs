@@ -8,7 +8,7 @@ use rustml_model::{team, KvType, Model, Quantize};
 use rustml_server::{serve, Config, Served};
 use rustml_tokenizer::Tokenizer;
 use rustml_trace::Detail;
-use serde_json::Value;
+use serde_json::{json, Value};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -19,6 +19,27 @@ use std::time::{Duration, Instant};
 
 /// Positions of a sequence.
 pub const CONTEXT: usize = 2048;
+
+pub const CHAT: &str = "/v1/chat/completions";
+pub const TEXT: &str = "/v1/completions";
+
+/// A chat of a few greedy tokens, with `more` fields.
+pub fn chat(more: Value) -> Value {
+    let mut body = json!({"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 12});
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    body
+}
+
+/// The same of a plain completion.
+pub fn text(more: Value) -> Value {
+    let mut body = json!({"prompt": "Hello there", "temperature": 0, "max_tokens": 12});
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    body
+}
 
 /// A server; dropped, it ends.
 pub struct Server {
@@ -139,13 +160,18 @@ impl Server {
     /// Begins a request, whose answer is not read.
     pub fn begin(&self, path: &str, body: &Value) -> TcpStream {
         let mut stream = self.connect();
+        Server::send(&mut stream, path, body);
+        stream
+    }
+
+    /// Sends a request.
+    pub fn send(stream: &mut TcpStream, path: &str, body: &Value) {
         let bytes = request(
             path,
             "Content-Type: application/json\r\n",
             body.to_string().as_bytes(),
         );
         stream.write_all(&bytes).unwrap();
-        stream
     }
 
     /// A metric without labels.
