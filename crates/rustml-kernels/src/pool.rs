@@ -24,7 +24,9 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+use crate::panel::LINE;
 use crate::ticks::ticks;
+use rustml_simd::prefetch_near;
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
@@ -42,6 +44,12 @@ const SPINS: u32 = 64;
 /// microseconds: longer than the gaps within a decode step, far shorter than
 /// a scheduler's time slice.
 const SPIN_MICROS: u128 = 60;
+
+/// Lines that a thread asks for between two looks at whether to go on.
+const WAITING_LINES: usize = 4;
+/// Lines that the caller asks for when it goes on with work of its own: about as
+/// many as a core can wait for at a time.
+const CALLER_LINES: usize = 32;
 
 /// The region's state in one word: whether it is open, how many workers are
 /// inside, and its number.
@@ -102,6 +110,31 @@ impl Log {
 /// More turns of a thread than lie between two visits of anybody who looks.
 const MAX_TURNS: usize = 1 << 14;
 
+/// What a thread will read next, and how far it has asked for that: set by the
+/// caller between regions.
+#[repr(align(64))] // a cache line of its own
+#[derive(Default)]
+struct Ahead {
+    at: AtomicUsize,
+    end: AtomicUsize,
+}
+
+impl Ahead {
+    /// Asks for the next lines; whether there are more.
+    fn fetch(&self, lines: usize) -> bool {
+        let (at, end) = (self.at.load(Relaxed), self.end.load(Relaxed));
+        let to = end.min(at.saturating_add(lines * LINE));
+        if at >= to {
+            return false;
+        }
+        for p in (at..to).step_by(LINE) {
+            prefetch_near(std::ptr::without_provenance(p));
+        }
+        self.at.store(to, Relaxed);
+        to < end
+    }
+}
+
 struct Shared {
     /// `number << 17 | open << 16 | workers inside`
     state: AtomicU64,
@@ -111,6 +144,8 @@ struct Shared {
     body: UnsafeCell<Option<&'static Body<'static>>>,
     /// Of each thread.
     shares: Vec<Share>,
+    /// Of each thread.
+    ahead: Vec<Ahead>,
     /// What a worker's panic said.
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     /// Whether somebody looks at the turns.
@@ -150,6 +185,7 @@ impl Pool {
             busy: Mutex::new(()),
             body: UnsafeCell::new(None),
             shares: (0..threads.max(1)).map(|_| Share::default()).collect(),
+            ahead: (0..threads.max(1)).map(|_| Ahead::default()).collect(),
             panic: Mutex::new(None),
             watched: AtomicBool::new(false),
             waited: AtomicU64::new(0),
@@ -188,6 +224,21 @@ impl Pool {
     /// workers when nothing was left to take.
     pub fn take_waited(&self) -> u64 {
         self.shared.waited.swap(0, Relaxed)
+    }
+
+    /// The first of so many chunks that a thread takes.
+    pub fn first_of(&self, chunks: usize, thread: usize) -> usize {
+        chunks * thread / self.threads()
+    }
+
+    /// Says what `thread` will read first in a region to come: while it waits it
+    /// asks for that memory, so that the region begins with what is near. Wrong
+    /// words cost time and no more.
+    pub fn expect(&self, thread: usize, bytes: &[u8]) {
+        let start = bytes.as_ptr() as usize;
+        let ahead = &self.shared.ahead[thread];
+        ahead.end.store(start + bytes.len(), Relaxed);
+        ahead.at.store(start, Relaxed);
     }
 
     /// Hands over thread, start and end, in [`ticks`], of each turn in regions
@@ -231,9 +282,8 @@ impl Pool {
             let body = std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body);
             *s.body.get() = Some(body);
         }
-        let threads = s.shares.len();
         for (i, share) in s.shares.iter().enumerate() {
-            share.set(chunks * i / threads, chunks * (i + 1) / threads);
+            share.set(self.first_of(chunks, i), self.first_of(chunks, i + 1));
         }
         s.state.fetch_add(NUMBER + OPEN, SeqCst);
         if s.sleepers.load(SeqCst) > 0 {
@@ -251,6 +301,7 @@ impl Pool {
             // SAFETY: we hold `busy`, and are the caller.
             unsafe { s.logs[0].put(through, left) };
         }
+        s.ahead[0].fetch(CALLER_LINES);
         if let Some(panic) = lock(&s.panic).take() {
             resume_unwind(panic);
         }
@@ -269,7 +320,8 @@ impl Drop for Close<'_> {
         let mut spins = 0u32;
         while s.state.load(Acquire) & INSIDE != 0 {
             spins += 1;
-            if spins < 10_000 {
+            if s.ahead[0].fetch(WAITING_LINES) {
+            } else if spins < 10_000 {
                 std::hint::spin_loop();
             } else {
                 // Whoever is inside may be waiting for this core.
@@ -305,7 +357,7 @@ impl Shared {
     fn work(&self, thread: usize) {
         let mut seen = 0;
         loop {
-            let state = self.wait_for_region(seen);
+            let state = self.wait_for_region(seen, thread);
             if self.quit.load(Relaxed) {
                 return;
             }
@@ -336,12 +388,17 @@ impl Shared {
     }
 
     /// Returns the state once a region other than `seen` is open, or at the end.
-    fn wait_for_region(&self, seen: u64) -> u64 {
+    fn wait_for_region(&self, seen: u64, thread: usize) -> u64 {
         let ready = || {
             let state = self.state.load(SeqCst);
             let new = state & OPEN != 0 && state / NUMBER != seen;
             (new || self.quit.load(Relaxed)).then_some(state)
         };
+        while self.ahead[thread].fetch(WAITING_LINES) {
+            if let Some(state) = ready() {
+                return state;
+            }
+        }
         let start = Instant::now();
         loop {
             for _ in 0..SPINS {

@@ -236,7 +236,14 @@ impl Model {
         let gate = w.gate.as_ref().map_or(&w.up, |g| g);
         let inputs: [&Matrix; 2] = [&gate.weights, &w.up.weights];
         exec.norm(Op::FfnNorm, &l.norm, &w.ffn_norm, rows, &inputs);
-        exec.feed_forward(l.feed_forward.activation, w, rows);
+        let activation = l.feed_forward.activation;
+        match self.weights.layers.get(i + 1) {
+            Some(n) => {
+                let next = [&n.query.weights, &n.key.weights, &n.value.weights];
+                exec.feed_forward(activation, w, rows, &next)
+            }
+            None => exec.feed_forward(activation, w, rows, &[self.weights.head()]),
+        }
         if let Some(post) = &w.ffn_post_norm {
             exec.post_norm(Op::FfnPostNorm, &l.norm, post, rows);
         }

@@ -54,6 +54,24 @@ pub use isa::{
 };
 pub use math::{exp, gelu_tanh, sigmoid, tanh};
 
+/// Asks for the cache line at `p`, which need not be readable, where it is near
+/// but in nobody's way: in the core's second cache.
+#[inline(always)]
+pub fn prefetch_near(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64, and it reads nothing.
+    unsafe {
+        core::arch::x86_64::_mm_prefetch::<{ core::arch::x86_64::_MM_HINT_T1 }>(p.cast())
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: part of every aarch64, and it reads nothing.
+    unsafe {
+        core::arch::asm!("prfm pldl2keep, [{}]", in(reg) p, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
+}
+
 /// A computation that is compiled once per instruction set.
 pub trait Kernel {
     /// What it returns.

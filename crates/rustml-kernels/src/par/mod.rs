@@ -89,6 +89,44 @@ pub struct Output<'a> {
     pub out: &'a mut [f32],
 }
 
+/// A piece of a region of products: which one, and its panels.
+type Chunk = (usize, usize, usize);
+
+/// Products cut into chunks.
+fn cut<'a>(team: &Team, weights: impl Iterator<Item = &'a Matrix> + Clone) -> Vec<Chunk> {
+    let bytes: usize = weights.clone().map(Matrix::bytes).sum();
+    // Small enough to balance the threads, large enough to stream; for many
+    // rows a chunk of weights stays in a core's own cache.
+    let chunk_bytes = (bytes / (team.pool.threads() * 6)).clamp(24 << 10, 192 << 10);
+    let mut chunks = Vec::new();
+    for (i, w) in weights.enumerate() {
+        let step = chunk_bytes / w.panel_bytes().max(1);
+        // Panels are computed in pairs where there are registers for that.
+        let step = step.next_multiple_of(2).max(2);
+        for at in (0..w.panels()).step_by(step) {
+            chunks.push((i, at, (at + step).min(w.panels())));
+        }
+    }
+    chunks
+}
+
+/// Bytes of weights that a thread asks for ahead: what its second cache holds
+/// beside what it works on.
+const AHEAD: usize = 128 << 10;
+
+/// Says that products of these weights come after those that are run next: who
+/// waits then asks for the first of them, which the processor would find only
+/// when they are read.
+pub fn expect(team: &Team, weights: &[&Matrix]) {
+    let chunks = cut(team, weights.iter().copied());
+    for thread in 0..team.pool.threads() {
+        if let Some(&(i, from, _)) = chunks.get(team.pool.first_of(chunks.len(), thread)) {
+            let data = &weights[i].data()[from * weights[i].panel_bytes()..];
+            team.pool.expect(thread, &data[..data.len().min(AHEAD)]);
+        }
+    }
+}
+
 /// Several matrix products of the same activations, in one region.
 /// `timing[i]` receives the thread time of product `i`.
 ///
@@ -99,11 +137,9 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
     assert!(timing.is_none_or(|t| t.len() >= outputs.len()));
     let rows = acts.rows();
     let mut products = Vec::with_capacity(outputs.len());
-    let mut bytes = 0;
     for o in outputs.iter_mut() {
         let values = rows.checked_mul(o.weights.rows());
         assert_eq!(Some(o.out.len()), values, "an output for every row");
-        bytes += o.weights.bytes();
         products.push(Product {
             weights: o.weights,
             bias: o.bias,
@@ -112,18 +148,7 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
             out_stride: o.weights.rows(),
         });
     }
-    // Small enough to balance the threads, large enough to stream; for many
-    // rows a chunk of weights stays in a core's own cache.
-    let chunk_bytes = (bytes / (team.pool.threads() * 6)).clamp(24 << 10, 192 << 10);
-    let mut chunks: Vec<(usize, usize, usize)> = Vec::new();
-    for (i, p) in products.iter().enumerate() {
-        let step = chunk_bytes / p.weights.panel_bytes().max(1);
-        // Panels are computed in pairs where there are registers for that.
-        let step = step.next_multiple_of(2).max(2);
-        for at in (0..p.weights.panels()).step_by(step) {
-            chunks.push((i, at, (at + step).min(p.weights.panels())));
-        }
-    }
+    let chunks = cut(team, outputs.iter().map(|o| o.weights));
     team.pool.run(chunks.len(), &|c, _| {
         let (i, from, to) = chunks[c];
         let start = timing.map(|_| ticks());

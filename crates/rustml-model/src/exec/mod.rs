@@ -167,6 +167,7 @@ impl Exec {
             output_of(&w.value, &mut b.v[..output(&w.value)]),
         ];
         let ops = [Op::Query, Op::Key, Op::Value];
+        expect(&self.team, rows, &[&w.attn_out.weights]);
         products(
             &self.team,
             &mut self.recorder,
@@ -268,6 +269,10 @@ impl Exec {
             &mut b.acts,
             forms,
         );
+        match &w.gate {
+            Some(gate) => expect(&self.team, rows, &[&gate.weights, &w.up.weights]),
+            None => expect(&self.team, rows, &[&w.up.weights]),
+        }
         self.add_product(Op::AttnOut, l, rows, post, start);
     }
 
@@ -302,10 +307,18 @@ impl Exec {
     }
 
     /// The feed-forward of the prepared rows, added to the stream or put in `y`.
-    pub(crate) fn feed_forward(&mut self, f: Activation, w: &LayerWeights, rows: usize) {
+    /// Weights read by the `next` product are asked for at its end.
+    pub(crate) fn feed_forward(
+        &mut self,
+        f: Activation,
+        w: &LayerWeights,
+        rows: usize,
+        next: &[&Matrix],
+    ) {
         let start = self.recorder.start();
         let forms = self.forms_for(&[&w.down.weights]);
         let inner = w.up.weights.rows();
+        expect(&self.team, rows, &[&w.down.weights]);
         let (b, len) = (&mut self.buffers, rows * inner);
         let (gate, up) = match &w.gate {
             Some(gate) => {
@@ -343,6 +356,7 @@ impl Exec {
         par::activate_rows(&self.team, f, gate, up, inner, &mut b.acts, forms);
         self.recorder.record(Op::Activate, start, Cost::default());
         let start = self.recorder.start();
+        expect(&self.team, rows, next);
         self.add_product(Op::Down, &w.down, rows, w.ffn_post_norm.is_some(), start);
     }
 
@@ -387,6 +401,17 @@ impl Exec {
         }
         let cost = cost::product(rows, weights.head(), bias);
         self.recorder.record(Op::Head, start, cost);
+    }
+}
+
+/// Rows up to which reading the weights takes longer than computing with them.
+const FEW_ROWS: usize = 4;
+
+/// Says which weights are read after the product that is run next, if that is
+/// worth the words.
+fn expect(team: &Team, rows: usize, weights: &[&Matrix]) {
+    if rows <= FEW_ROWS {
+        par::expect(team, weights);
     }
 }
 
