@@ -20,7 +20,7 @@ import time
 import llama_cpp as ll
 
 FLASH = {"auto": -1, "off": 0, "on": 1}
-FILE_TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}
+FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}
 
 
 @ll.llama_log_callback

@@ -45,9 +45,12 @@ REAL = {
     "smollm2-135m": ("SmolLM2-135M-Instruct.Q4_1.gguf", "q4_1"),
 }
 REAL_TYPES = ["q8_0", "q4_0", "q4_1", "q4_k_m"]
+# Weights that are not quantised: the reference, of one model and in two rows.
+FLOATS = {"smollm2-135m": ["f16", "bf16", "f32"]}
 SYNTHETIC = {"gemma-3-1b-it": ("gemma-3-270m", ["q8_0", "q4_0"])}
 MODELS = [f"{m}:{t}" for m in REAL for t in REAL_TYPES]
 MODELS += [f"{m}:{t}" for m, (_, types) in SYNTHETIC.items() for t in types]
+MODELS += [f"{m}:{t}" for m, types in FLOATS.items() for t in types]
 
 
 def test(kind, tokens, depth=0, batch=1):
@@ -219,6 +222,8 @@ class Bench:
         rows, path = self.args.rows, self.files.of(model)
         if {"decode", "prefill", "memory", "load"} & set(rows):
             self.both(number, model, "plain", path, PLAIN)
+        if model.split(":")[1] in FLOATS.get(model.split(":")[0], []):
+            return
         if "depth" in rows:
             self.both(number, model, "depth", path, DEEP, ["off", "on"])
         if "together" in rows:
