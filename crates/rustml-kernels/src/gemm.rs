@@ -394,6 +394,10 @@ unsafe fn float_panels<S: Simd, F: Float>(p: &Product, acts: &Acts, panels: Rang
     S::assume().vectorize(Run::<F>(p, acts, panels, PhantomData))
 }
 
+/// How far ahead of their use float weights are fetched, in bytes: each panel is
+/// one long stream.
+const FLOATS_AHEAD: usize = 4096;
+
 /// `N` rows of activations times `P` panels.
 #[inline(always)]
 unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FEW: bool>(
@@ -408,10 +412,16 @@ unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FE
     let w = p.weights.data().as_ptr().add(panel * stride);
     let x = acts.floats.as_ptr().add(row0 * acts.cols());
     let mut acc = [[s.splat(0.0); N]; P];
+    let bytes = const { F::BYTES * S::LANES };
     for k in 0..acts.cols() {
+        if FEW && N <= 2 && (k * bytes).is_multiple_of(LINE) {
+            for i in 0..P {
+                s.prefetch(w.wrapping_add(i * stride + k * bytes + FLOATS_AHEAD));
+            }
+        }
         let mut weights = [s.splat(0.0); P];
         for i in 0..P {
-            weights[i] = F::load(s, w.add(i * stride + k * F::BYTES * S::LANES));
+            weights[i] = F::load(s, w.add(i * stride + k * bytes));
         }
         for n in 0..N {
             let x = s.splat(*x.add(k * N + n));

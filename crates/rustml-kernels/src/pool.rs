@@ -47,9 +47,6 @@ const SPIN_MICROS: u128 = 60;
 
 /// Lines that a thread asks for between two looks at whether to go on.
 const WAITING_LINES: usize = 4;
-/// Lines that the caller asks for when it goes on with work of its own: about as
-/// many as a core can wait for at a time.
-const CALLER_LINES: usize = 32;
 
 /// The region's state in one word: whether it is open, how many workers are
 /// inside, and its number.
@@ -301,7 +298,6 @@ impl Pool {
             // SAFETY: we hold `busy`, and are the caller.
             unsafe { s.logs[0].put(through, left) };
         }
-        s.ahead[0].fetch(CALLER_LINES);
         if let Some(panic) = lock(&s.panic).take() {
             resume_unwind(panic);
         }

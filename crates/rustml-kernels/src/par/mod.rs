@@ -110,9 +110,9 @@ fn cut<'a>(team: &Team, weights: impl Iterator<Item = &'a Matrix> + Clone) -> Ve
     chunks
 }
 
-/// Bytes of weights that a thread asks for ahead: what its second cache holds
-/// beside what it works on.
-const AHEAD: usize = 128 << 10;
+/// Bytes of weights that a thread asks for ahead: about what memory delivers in
+/// the pause between two products.
+const AHEAD: usize = 64 << 10;
 
 /// Says that products of these weights come after those that are run next: who
 /// waits then asks for the first of them, which the processor would find only
