@@ -26,7 +26,7 @@ import transformers
 from safetensors.numpy import save_file
 from tiny_tokenizers import CONTROL, write_json
 from tokenizer_fixtures import CHATS
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 OUT = ROOT / "testdata" / "tiny"
@@ -58,7 +58,7 @@ def gpt2_characters():
     return [chr(b) if b in shown else chr(next(hidden)) for b in range(256)]
 
 
-# --- the four models -----------------------------------------------------------------------------
+# --- the models ----------------------------------------------------------------------------------
 
 def gpt2():
     tiny = tiny_tokenizers.gpt2()
@@ -158,7 +158,48 @@ def gemma3():
     return tiny, config, v4, generation, knobs
 
 
-MODELS = {"gpt2": gpt2, "llama": llama, "llama-tied": llama_tied, "gemma3": gemma3}
+def qwen2():
+    tiny = tiny_tokenizers.smol()
+    config = Qwen2Config(
+        vocab_size=len(tiny.types), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-3, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        bos_token_id=tiny.bos, eos_token_id=tiny.eos, architectures=["Qwen2ForCausalLM"],
+    )
+    v4 = {
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "bos_token_id": tiny.bos, "eos_token_id": tiny.eos,
+        "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 96, "max_position_embeddings": 256,
+        "max_window_layers": 1, "model_type": "qwen2", "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-3, "rope_theta": 50000.0, "sliding_window": 32, "tie_word_embeddings": True, "torch_dtype": "float32",
+        "transformers_version": "4.43.1", "use_cache": True, "use_sliding_window": False, "vocab_size": len(tiny.types),
+    }
+    knobs = {"rms_norm_eps": 1e-5, "rope_theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}}
+    generation = {"bos_token_id": tiny.bos, "do_sample": True, "eos_token_id": tiny.stop, "temperature": 0.7, "top_k": 20, "top_p": 0.8}
+    return tiny, config, v4, generation, knobs
+
+
+def qwen3():
+    tiny = tiny_tokenizers.smol()
+    config = Qwen3Config(
+        vocab_size=len(tiny.types), hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=256, rms_norm_eps=1e-3, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 50000.0},
+        bos_token_id=tiny.bos, eos_token_id=tiny.eos, architectures=["Qwen3ForCausalLM"],
+    )
+    v4 = {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": tiny.bos,
+        "eos_token_id": tiny.eos, "head_dim": 32, "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02,
+        "intermediate_size": 96, "max_position_embeddings": 256, "max_window_layers": 2, "model_type": "qwen3", "num_attention_heads": 4,
+        "num_hidden_layers": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-3, "rope_scaling": None, "rope_theta": 50000,
+        "sliding_window": None, "tie_word_embeddings": False, "torch_dtype": "float32", "transformers_version": "4.51.0",
+        "use_cache": True, "use_sliding_window": False, "vocab_size": len(tiny.types),
+    }
+    knobs = {"rms_norm_eps": 1e-5, "rope_theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}}
+    generation = {"bos_token_id": tiny.bos, "do_sample": True, "eos_token_id": tiny.stop, "temperature": 0.6, "top_k": 20, "top_p": 0.95}
+    return tiny, config, v4, generation, knobs
+
+
+MODELS = {"gpt2": gpt2, "llama": llama, "llama-tied": llama_tied, "gemma3": gemma3, "qwen2": qwen2, "qwen3": qwen3}
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -173,7 +214,8 @@ def random_weights(shapes, model_type, quiet, seed):
         if name.endswith(("wte.weight", "embed_tokens.weight", "lm_head.weight")):
             # Small where it is the head as well: what the layers add must outweigh the token itself, or
             # the model says it for ever. Gemma multiplies it by the root of the width.
-            w = normal * {"gpt2": 0.15, "gemma3_text": 0.5 * rows_in**-0.5, "llama": 0.5 if untied else 0.12}[model_type]
+            like_llama = 0.5 if untied else 0.12
+            w = normal * {"gpt2": 0.15, "gemma3_text": 0.5 * rows_in**-0.5}.get(model_type, like_llama)
             w[quiet] *= 0.3
         elif name.endswith("wpe.weight"):
             w = normal

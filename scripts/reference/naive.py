@@ -77,11 +77,16 @@ def forward(config, weights, ids, dtype=np.float64):
     if config["model_type"] == "gpt2":
         return gpt2(config, get, ids)
     gemma = config["model_type"] == "gemma3_text"
-    assert gemma or config["model_type"] == "llama", config["model_type"]
-    n, eps, head_dim = len(ids), config["rms_norm_eps"], config["head_dim"]
+    assert gemma or config["model_type"] in ("llama", "qwen2", "qwen3"), config["model_type"]
+    n, eps = len(ids), config["rms_norm_eps"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
 
     def norm(x, name):
         return rms_norm(x, get(f"{name}.weight") + (1 if gemma else 0), eps)
+
+    def linear(x, name):
+        bias = get(f"{name}.bias") if f"{name}.bias" in weights else dtype(0)
+        return x @ get(f"{name}.weight").T + bias
 
     embedding = get("model.embed_tokens.weight")
     x = embedding[ids]
@@ -97,8 +102,8 @@ def forward(config, weights, ids, dtype=np.float64):
         angles = rope_angles(rope, head_dim, n)
 
         h = norm(x, f"{layer}.input_layernorm")
-        q, k, v = ((h @ get(f"{layer}.self_attn.{p}_proj.weight").T).reshape(n, -1, head_dim) for p in "qkv")
-        if gemma:
+        q, k, v = (linear(h, f"{layer}.self_attn.{p}_proj").reshape(n, -1, head_dim) for p in "qkv")
+        if f"{layer}.self_attn.q_norm.weight" in weights:
             q, k = norm(q, f"{layer}.self_attn.q_norm"), norm(k, f"{layer}.self_attn.k_norm")
         h = attend(rotate(q, angles), rotate(k, angles), v, scale, window) @ get(f"{layer}.self_attn.o_proj.weight").T
         if gemma:

@@ -20,11 +20,13 @@ LAYER["gemma3"] = LAYER["llama"] | {
     "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm", "self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm",
 }
+LAYER["qwen2"] = LAYER["llama"]
+LAYER["qwen3"] = LAYER["llama"] | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 OUTSIDE = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "transformer.wte": "token_embd", "transformer.wpe": "position_embd", "transformer.ln_f": "output_norm",
 }
-ARCH = {"gpt2": "gpt2", "llama": "llama", "gemma3_text": "gemma3"}
+ARCH = {"gpt2": "gpt2", "llama": "llama", "gemma3_text": "gemma3", "qwen2": "qwen2", "qwen3": "qwen3"}
 
 
 def permute(weight, heads):
@@ -98,8 +100,11 @@ def write(path, name, config, weights, tiny):
         w.add_head_count(config["num_attention_heads"])
         w.add_head_count_kv(config["num_key_value_heads"])
         w.add_layer_norm_rms_eps(config["rms_norm_eps"])
-        w.add_key_length(config["head_dim"])
-        w.add_value_length(config["head_dim"])
+        if arch != "qwen2":
+            w.add_key_length(config["head_dim"])
+            w.add_value_length(config["head_dim"])
+    if arch in ("qwen2", "qwen3"):
+        w.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     if arch == "llama":
         w.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
         w.add_vocab_size(config["vocab_size"])

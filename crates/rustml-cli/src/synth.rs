@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 /// it generates is nonsense. Shapes known by name: gpt2, gpt2-medium,
 /// gpt2-large, gpt2-xl, smollm2-135m, smollm2-360m, smollm2-1.7b,
 /// tinyllama-1.1b, llama-3.2-1b, llama-3.2-3b, llama-3.1-8b, gemma-3-270m,
-/// gemma-3-1b-it, gemma-3-4b-it. Every other one is the path of a config.json.
+/// gemma-3-1b-it, gemma-3-4b-it, qwen2.5-0.5b, qwen2.5-1.5b, qwen3-0.6b,
+/// qwen3-1.7b, qwen3-4b. Every other one is the path of a config.json.
 /// Matrices too narrow for blocks of the type take another, as in llama.cpp;
 /// norms, biases and learned positions are F32.
 #[derive(clap::Args)]

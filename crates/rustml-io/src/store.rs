@@ -238,8 +238,15 @@ impl Store {
     /// `info` must come from this store; of another's, nothing happens but
     /// that some other pages are read again.
     pub fn release(&self, info: &TensorInfo) {
+        self.release_part(info, 0..usize::MAX);
+    }
+
+    /// The same of a part of the tensor, in bytes from its beginning.
+    pub fn release_part(&self, info: &TensorInfo, part: Range<usize>) {
         if let Some((_, bytes)) = self.files.get(info.file) {
-            bytes.release(info.range());
+            let (start, end) = (info.range().start, info.range().end);
+            let at = |offset: usize| start.saturating_add(offset).min(end);
+            bytes.release(at(part.start)..at(part.end));
         }
     }
 

@@ -184,7 +184,7 @@ fn quantize() -> impl Strategy<Value = Quantize> {
     prop_oneof![3 => Just(Quantize::None), 1 => select(to.to_vec())]
 }
 
-const CONFIGS: [(&str, &str); 7] = [
+const CONFIGS: [(&str, &str); 9] = [
     ("gpt2", "config.json"),
     ("llama", "config.json"),
     ("llama", "config.v4.json"),
@@ -192,6 +192,8 @@ const CONFIGS: [(&str, &str); 7] = [
     ("gemma3", "config.json"),
     ("gemma3", "config.v4.json"),
     ("gpt2-hub", "config.json"),
+    ("qwen2", "config.v4.json"),
+    ("qwen3", "config.json"),
 ];
 
 #[test]
@@ -222,7 +224,7 @@ fn settings_in_json() {
     tried.unwrap_or_else(|e| panic!("{e}"));
 }
 
-const GGUFS: [&str; 4] = ["gpt2", "llama", "llama-tied", "gemma3"];
+const GGUFS: [&str; 6] = ["gpt2", "llama", "llama-tied", "gemma3", "qwen2", "qwen3"];
 
 fn runs(cases: u32) -> Runs {
     Runs {

@@ -111,7 +111,7 @@ fn the_largest_part_is_what_the_report_says_is_loaded() {
 
 #[test]
 fn times_add_up() {
-    for path in ["gpt2", "llama", "gemma3"] {
+    for path in ["gpt2", "llama", "gemma3", "qwen3"] {
         for detail in [Detail::Operations, Detail::Parts] {
             let mut runner = open(path, detail);
             let tokens = Reference::of(path).tokens;

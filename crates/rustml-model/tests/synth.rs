@@ -36,7 +36,7 @@ fn logits(store: &Store) -> Vec<f32> {
 fn every_architecture_runs_in_every_type() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.gguf");
-    for model in ["gpt2", "llama", "llama-tied", "gemma3"] {
+    for model in ["gpt2", "llama", "llama-tied", "gemma3", "qwen2", "qwen3"] {
         for dtype in DType::ALL {
             let synth = Synth::new(shape(model), dtype);
             let mut heard = (0, 0);

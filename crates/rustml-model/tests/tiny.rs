@@ -10,7 +10,7 @@ use rustml_model::{Batch, KvSequence, KvType, Quantize};
 use rustml_simd::Isa;
 
 /// What to open, and whose reference it has.
-const ALL: [(&str, &str); 10] = [
+const ALL: [(&str, &str); 14] = [
     ("gpt2", "gpt2"),
     ("gpt2/model.gguf", "gpt2"),
     ("gpt2-hub", "gpt2"),
@@ -21,10 +21,14 @@ const ALL: [(&str, &str); 10] = [
     ("llama-tied/model.gguf", "llama-tied"),
     ("gemma3", "gemma3"),
     ("gemma3/model.gguf", "gemma3"),
+    ("qwen2", "qwen2"),
+    ("qwen2/model.gguf", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("qwen3/model.gguf", "qwen3"),
 ];
 
 /// One of each architecture.
-const EACH: [&str; 3] = ["gpt2", "llama", "gemma3"];
+const EACH: [&str; 5] = ["gpt2", "llama", "gemma3", "qwen2", "qwen3"];
 
 fn open(path: &str, kv_type: KvType, isa: Isa, threads: usize) -> Runner {
     Runner::with_team(&tiny(path), Quantize::None, kv_type, team(isa, threads))
@@ -253,7 +257,7 @@ fn old_contents_of_the_cache_make_no_difference() {
 
 #[test]
 fn older_configurations_describe_the_same_models() {
-    for path in ["gpt2", "llama", "llama-tied", "gemma3"] {
+    for path in ["gpt2", "llama", "llama-tied", "gemma3", "qwen2", "qwen3"] {
         let mut copy = Copy::of(path);
         let old = std::fs::read(tiny(path).join("config.v4.json")).unwrap();
         copy.config = serde_json::from_slice(&old).unwrap();
@@ -301,7 +305,7 @@ fn noise(copy: &Copy, to: DType) -> f64 {
 
 #[test]
 fn quantising_costs_what_its_noise_does() {
-    for path in ["gpt2", "llama", "llama-tied", "gemma3"] {
+    for path in ["gpt2", "llama", "llama-tied", "gemma3", "qwen2", "qwen3"] {
         let reference = Reference::of(path);
         let copy = Copy::of(path);
         for to in [DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0] {

@@ -56,6 +56,7 @@ fn from_config(c: &Config) -> Result<Spec> {
             base,
             scaling,
         },
+        qk_norm: false,
         qkv_bias: attention_bias,
         out_bias: attention_bias,
         mlp_bias: c.bool("mlp_bias")?.unwrap_or(false),
@@ -93,6 +94,7 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
             base: g.f32("rope.freq_base")?.unwrap_or(10_000.0),
             scaling: gguf_rope_scaling(g)?,
         },
+        qk_norm: false,
         qkv_bias: g.has_tensor("blk.0.attn_q.bias"),
         out_bias: g.has_tensor("blk.0.attn_output.bias"),
         mlp_bias: g.has_tensor("blk.0.ffn_up.bias"),
@@ -101,25 +103,28 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
     .map_err(|what| g.error(what))
 }
 
-struct Sizes {
-    vocab: usize,
-    hidden: usize,
-    context: usize,
-    layers: usize,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
-    inner: usize,
-    eps: f32,
-    activation: Activation,
-    rope: Rope,
-    qkv_bias: bool,
-    out_bias: bool,
-    mlp_bias: bool,
-    tied: bool,
+/// What differs among models built like Llama.
+pub(super) struct Sizes {
+    pub vocab: usize,
+    pub hidden: usize,
+    pub context: usize,
+    pub layers: usize,
+    pub heads: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub inner: usize,
+    pub eps: f32,
+    pub activation: Activation,
+    pub rope: Rope,
+    /// Norms of every query and key head.
+    pub qk_norm: bool,
+    pub qkv_bias: bool,
+    pub out_bias: bool,
+    pub mlp_bias: bool,
+    pub tied: bool,
 }
 
-fn spec(s: Sizes) -> Result<Spec, String> {
+pub(super) fn spec(s: Sizes) -> Result<Spec, String> {
     let norm = Norm {
         kind: NormKind::Rms,
         eps: s.eps,
@@ -134,7 +139,7 @@ fn spec(s: Sizes) -> Result<Spec, String> {
             head_dim: s.head_dim,
             scale: 1.0 / (s.head_dim as f32).sqrt(),
             rope: Some(0),
-            qk_norm: None,
+            qk_norm: s.qk_norm.then_some(norm),
             window: None,
             soft_cap: None,
             qkv_bias: s.qkv_bias,

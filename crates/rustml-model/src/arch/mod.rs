@@ -3,6 +3,7 @@
 mod gemma3;
 mod gpt2;
 mod llama;
+mod qwen;
 mod rope;
 
 use crate::error::{show, Error, Result};
@@ -149,7 +150,13 @@ pub const GGUF_NAMES: &[Name] = &[
 ];
 
 /// All architectures.
-pub const ALL: &[&Arch] = &[&gpt2::ARCH, &llama::ARCH, &gemma3::ARCH];
+pub const ALL: &[&Arch] = &[
+    &gpt2::ARCH,
+    &llama::ARCH,
+    &gemma3::ARCH,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+];
 
 impl Role {
     /// `[outputs, inputs]` of a matrix by the settings.

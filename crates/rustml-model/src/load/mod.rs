@@ -181,6 +181,9 @@ impl Loader<'_> {
             let start = Instant::now();
             view.read(row, dtype, out);
             reading.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+            if let Some(part) = view.through(row) {
+                self.store.release_part(view.tensor.info, part);
+            }
             Ok::<(), Error>(())
         })?;
         let (wall, threads) = (start.elapsed(), self.team.pool.threads() as u64);

@@ -6,6 +6,11 @@ use crate::error::{show, Result};
 use crate::spec::Layer;
 use rustml_io::{DType, Tensor};
 use rustml_kernels::formats::convert_row;
+use std::ops::Range;
+
+/// Bytes of a file that are read before they are given back: few beside the
+/// weights, and many beside what giving them back costs.
+const STRETCH: usize = 4 << 20;
 
 /// Which stored row is which.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -49,6 +54,18 @@ impl View<'_> {
     /// Bytes of these rows in the file.
     pub fn bytes(&self) -> usize {
         self.tensor.dtype.row_bytes(self.cols).unwrap_or(0) * self.rows
+    }
+
+    /// The bytes of the tensor that have probably been read for good when `row`
+    /// is the last one read, if it ends a stretch of them. Rows are read by
+    /// several threads, each nearly in order; what is given back too early is
+    /// read again.
+    pub fn through(&self, row: usize) -> Option<Range<usize>> {
+        let size = self.tensor.dtype.row_bytes(self.cols)?;
+        let stretch = (STRETCH / size.max(1)).max(1);
+        let ends = !self.transposed && (row + 1).is_multiple_of(stretch);
+        let end = (self.order.stored(row) + 1) * size;
+        ends.then(|| end.saturating_sub(stretch * size)..end)
     }
 
     /// Writes row `row` in type `to`.

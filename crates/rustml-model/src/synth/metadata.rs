@@ -192,6 +192,11 @@ mod tests {
             ("gemma-3-270m", 268),
             ("gemma-3-1b-it", 1000),
             ("gemma-3-4b-it", 3880),
+            ("qwen2.5-0.5b", 494),
+            ("qwen2.5-1.5b", 1544),
+            ("qwen3-0.6b", 596),
+            ("qwen3-1.7b", 1721),
+            ("qwen3-4b", 4022),
         ] {
             let parameters = Shape::named(name).unwrap().spec.parameters();
             assert_eq!((parameters as f64 / 1e6).round() as u64, millions, "{name}");

@@ -31,6 +31,9 @@ fn architectures() {
     let key = "architectures";
     setting("llama", key, json!(["MambaForCausalLM", "x\x1b"]),
         "the architecture `MambaForCausalLM, x\\u{1b}` is not supported; supported are GPT2LMHeadModel, gpt2,");
+    let window = "use_sliding_window is true, which is not supported";
+    setting("qwen2", "use_sliding_window", json!(true), window);
+    setting("qwen3", "use_sliding_window", json!(true), window);
     setting("llama", key, json!([]), "the architecture `` is not supported");
     setting("llama", key, json!("LlamaForCausalLM"), "architectures is `\"LlamaForCausalLM\"`, but must be a list of strings");
     setting("llama", key, Value::Null, "architectures is missing");
