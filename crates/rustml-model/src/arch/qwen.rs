@@ -95,6 +95,7 @@ fn from_gguf(g: &Gguf, generation: Generation) -> Result<Spec> {
         Some(d) => d,
         None => super::head_dim(hidden, heads).map_err(|e| g.error(e))?,
     };
+    let third = generation == Generation::Three;
     spec(Sizes {
         vocab: g.tensor_rows("token_embd.weight")?,
         hidden,
@@ -111,8 +112,8 @@ fn from_gguf(g: &Gguf, generation: Generation) -> Result<Spec> {
             base: g.f32("rope.freq_base")?.unwrap_or(10_000.0),
             scaling: gguf_rope_scaling(g)?,
         },
-        qk_norm: generation == Generation::Three,
-        qkv_bias: g.has_tensor("blk.0.attn_q.bias"),
+        qk_norm: third,
+        qkv_bias: !third || g.has_tensor("blk.0.attn_q.bias"),
         out_bias: g.has_tensor("blk.0.attn_output.bias"),
         mlp_bias: g.has_tensor("blk.0.ffn_up.bias"),
         tied: !g.has_tensor("output.weight"),
