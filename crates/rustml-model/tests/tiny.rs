@@ -64,7 +64,16 @@ fn check(runner: &mut Runner, reference: &Reference, tolerance: f32, what: &str)
             off <= tolerance,
             "{what}, token {i}: {off} off, {tolerance} allowed"
         );
-        assert_eq!(id, their_id, "{what}, token {i}");
+        if id != their_id {
+            // Only where the error could turn the order of the two around; what
+            // follows is then another text.
+            let ahead = theirs[*their_id as usize] - theirs[*id as usize];
+            assert!(
+                ahead <= 2.0 * off,
+                "{what}, token {i}: {id} in place of {their_id}, {ahead} ahead of it, {off} off"
+            );
+            break;
+        }
     }
     worst
 }
