@@ -57,6 +57,7 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
         shape = prepare::Shape::Call(tools.schema());
     }
     let prompt = app.conversation(own.messages, tools.as_ref(), true)?;
+    app.fits(&prompt)?;
     let seed = common.seed.map_or_else(any_number, |s| s as u64);
     let request = |i| {
         Ok(Request {

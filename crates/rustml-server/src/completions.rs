@@ -98,7 +98,7 @@ fn prompts(app: &App, prompt: Prompt) -> Result<Vec<(Vec<u32>, String)>, ApiErro
             parse_special: true,
         };
         match app.tokenizer.encode(&text, options) {
-            Ok(ids) => Ok((ids, text)),
+            Ok(ids) => app.fits(&ids).map(|()| (ids, text)),
             Err(e) => Err(ApiError::field("prompt", e.to_string())),
         }
     };
@@ -107,8 +107,9 @@ fn prompts(app: &App, prompt: Prompt) -> Result<Vec<(Vec<u32>, String)>, ApiErro
             control: true,
             continues: false,
         };
+        app.fits(&ids)?;
         let text = app.tokenizer.decode_with(&ids, options);
-        (ids, text)
+        Ok((ids, text))
     };
     let prompts: Vec<_> = match prompt {
         Prompt::Text(text) => vec![encode(text)?],
@@ -117,8 +118,11 @@ fn prompts(app: &App, prompt: Prompt) -> Result<Vec<(Vec<u32>, String)>, ApiErro
             app.choices(None, texts.len())?;
             texts.into_iter().map(encode).collect::<Result<_, _>>()?
         }
-        Prompt::Tokens(ids) => vec![decode(ids)],
-        Prompt::Lists(lists) => lists.into_iter().map(decode).collect(),
+        Prompt::Tokens(ids) => vec![decode(ids)?],
+        Prompt::Lists(lists) => {
+            app.choices(None, lists.len())?;
+            lists.into_iter().map(decode).collect::<Result<_, _>>()?
+        }
     };
     match prompts.iter().any(|p| p.0.is_empty()) || prompts.is_empty() {
         true => Err(ApiError::field(

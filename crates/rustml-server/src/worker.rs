@@ -453,7 +453,7 @@ fn ms(d: Duration) -> f64 {
 }
 
 /// A refusal as HTTP says it.
-fn refused(refusal: Refusal) -> ApiError {
+pub(crate) fn refused(refusal: Refusal) -> ApiError {
     let e = ApiError::bad(refusal.to_string());
     match refusal {
         Refusal::PromptTooLong { .. } | Refusal::CacheTooSmall { .. } => {
