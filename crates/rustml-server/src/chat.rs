@@ -18,6 +18,7 @@ use std::sync::Arc;
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "createChatCompletion",
     request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer", content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),

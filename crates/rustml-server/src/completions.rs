@@ -21,6 +21,7 @@ const MAX_TOKENS: usize = 16;
 #[utoipa::path(
     post,
     path = "/v1/completions",
+    operation_id = "createCompletion",
     request_body = CompletionRequest,
     responses(
         (status = 200, description = "The answer", content((Completion = "application/json"), (Completion = "text/event-stream"))),

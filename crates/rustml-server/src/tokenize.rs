@@ -114,6 +114,7 @@ pub(crate) async fn detokenize(
 #[utoipa::path(
     post,
     path = "/v1/embeddings",
+    operation_id = "createEmbedding",
     request_body = EmbeddingsRequest,
     responses(
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),

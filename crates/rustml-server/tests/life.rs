@@ -155,6 +155,8 @@ fn who_leaves_is_not_computed_for() {
         until("it runs", || running(&s) == 1.0);
         drop(began);
         until("it is cancelled", || running(&s) == 0.0);
+        // It was 0.0039.. until the next step, if there ever was one.
+        assert_eq!(s.metric("rustml_kv_cache_usage_perc"), 0.0);
     }
     assert!(s
         .get("/metrics")
