@@ -60,7 +60,8 @@ async function set(page, values) {
   for (const [label, value] of Object.entries(values)) await page.getByRole("dialog").getByLabel(label).fill(String(value));
   await page.keyboard.press("Escape");
 }
-const shot = (page, name) => page.screenshot({ path: `${OUT}/${name}.png` });
+// Transitions are skipped to their ends, so that no colour is caught half way.
+const shot = (page, name) => page.screenshot({ path: `${OUT}/${name}.png`, animations: "disabled" });
 const runningOnServer = async () => Number((await (await fetch(`${server.url}/metrics`)).text()).match(/num_requests_running (\d+)/)[1]);
 
 const tests = [];

@@ -59,7 +59,6 @@ use rustml_tokenizer::Tokenizer;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
-use types::ApiError;
 use worker::Worker;
 
 /// The model that is served.

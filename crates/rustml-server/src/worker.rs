@@ -126,7 +126,8 @@ impl Worker {
         requests: Vec<Request>,
     ) -> Result<Running, ApiError> {
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let (events, receiver) = mpsc::channel(self.backlog);
+        // A step brings every answer something.
+        let (events, receiver) = mpsc::channel(self.backlog.saturating_mul(requests.len()).max(1));
         let (accepted, is_accepted) = oneshot::channel();
         let job = Job {
             key,
