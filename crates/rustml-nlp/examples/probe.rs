@@ -9,7 +9,7 @@
 //! `scripts/probe-cost` does that.
 
 use rustml_nlp::{LoadOptions, Model, Options, Sampling};
-use rustml_trace::stats::{Change, Estimate, Spread};
+use rustml_trace::stats::{median, Spread};
 use rustml_trace::Detail;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -79,17 +79,28 @@ impl Server {
 /// Times of each load, one vector each.
 type Loads = Vec<Vec<f64>>;
 
-/// How the medians of the loads differ from those of `first`, load by load.
-fn difference(first: &Loads, own: &Loads) -> Option<Change> {
-    let middle = |v: &Vec<f64>| Spread::of(v.iter().copied()).median;
+/// How the medians of the loads differ from those of `first`, load by load: the
+/// middle of their ratios, and between which of them the true one lies with
+/// 99 %, however they are distributed (each is above it or below it as a coin
+/// falls).
+fn difference(first: &Loads, own: &Loads) -> [f64; 3] {
+    let middle = |v: &Vec<f64>| median(v.iter().copied());
     let ratios = own.iter().zip(first);
-    let ratios: Loads = ratios.map(|(a, b)| vec![middle(a) / middle(b)]).collect();
-    let one = Estimate {
-        value: 1.0,
-        error: 0.0,
-        freedom: f64::INFINITY,
+    let mut ratios: Vec<f64> = ratios.map(|(a, b)| middle(a) / middle(b) - 1.0).collect();
+    ratios.sort_by(f64::total_cmp);
+    let n = ratios.len();
+    // So many of them lie outside, on either side.
+    let (mut outside, mut chance, mut all) = (0, 0.5f64.powi(n as i32), 0.0);
+    while outside < n && all + chance <= 0.005 {
+        all += chance;
+        chance *= (n - outside) as f64 / (outside + 1) as f64;
+        outside += 1;
+    }
+    let Some(low) = outside.checked_sub(1) else {
+        return [median(ratios), -1.0, f64::INFINITY];
     };
-    Change::between(one, Estimate::of(&ratios)?, 1)
+    let interval = [ratios[low], ratios[n - 1 - low]];
+    [median(ratios), interval[0], interval[1]]
 }
 
 fn main() -> Result<()> {
@@ -132,15 +143,8 @@ fn main() -> Result<()> {
     for ((_, name, _), own) in all.iter().zip(&times) {
         let s = Spread::of(own.iter().flatten().copied());
         print!("| {name} | {:.4} | {:.4} | {:.4} |", s.median, s.p5, s.p95);
-        match difference(&times[0], own) {
-            Some(c) => println!(
-                " {:+.2} % | {:+.2} to {:+.2} % |",
-                100.0 * c.change,
-                100.0 * c.low,
-                100.0 * c.high
-            ),
-            None => println!(" | |"),
-        }
+        let [change, low, high] = difference(&times[0], own).map(|d| 100.0 * d);
+        println!(" {change:+.2} % | {low:+.2} to {high:+.2} % |");
     }
     Ok(())
 }
