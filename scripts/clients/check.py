@@ -22,6 +22,7 @@ os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # else it asks the network
 import httpx
 import litellm
 import openai
+import openapi_spec_validator
 from pydantic import BaseModel, Field
 
 BINARY, MODEL = sys.argv[1:3]
@@ -168,6 +169,13 @@ class Chat(Case):
         penalised = self.chat([{"role": "user", "content": repeats}], presence_penalty=1.5, frequency_penalty=1.5,
                               extra_body={"repetition_penalty": 1.1})
         self.assertTrue(penalised.choices[0].message.content)
+
+    def test_stop_strings_never_leak_into_a_stream(self):
+        plain = self.chat().choices[0].message.content
+        for at in range(1, len(plain) - 6, 5):
+            stop = plain[at : at + 6]  # begins and ends within tokens
+            pieces = [c.choices[0].delta.content or "" for c in self.chat(stop=stop, stream=True) if c.choices]
+            self.assertEqual("".join(pieces), plain[: plain.index(stop)], stop)
 
     def test_logprobs(self):
         content = self.chat(logprobs=True, top_logprobs=5, max_tokens=4).choices[0].logprobs.content
@@ -331,6 +339,20 @@ class Others(Case):
                              ("prediction", {"type": "content", "content": "x"}), ("reasoning_effort", "high"), ("store", True)):
             self.assertEqual(self.refused(openai.BadRequestError, **{param: value}).param, param)
         self.assertEqual(self.refused(openai.BadRequestError, messages=[{"role": "user", "content": "x " * 20_000}]).code, "context_length_exceeded")
+
+    def test_tokens_and_back(self):
+        def ask(path, **body):
+            return httpx.post(SERVER.url + path, json=body, headers={"Authorization": "Bearer " + KEY}).json()
+
+        for text in ("Hello there", "Grüße, 世界 🎉", " \n\tif x:\n"):
+            tokens = ask("/tokenize", prompt=text, return_token_strs=True)
+            self.assertEqual((tokens["count"], len(tokens["token_strs"])), (len(tokens["tokens"]),) * 2)
+            self.assertEqual(ask("/detokenize", tokens=tokens["tokens"])["prompt"], text)
+        chat = ask("/tokenize", messages=HELLO)
+        self.assertEqual(chat["count"], self.chat(max_tokens=1).usage.prompt_tokens)
+
+    def test_the_document_is_valid(self):
+        openapi_spec_validator.validate(httpx.get(SERVER.url + "/openapi.json").json())
 
     def test_plain_endpoints(self):
         self.assertEqual(httpx.get(SERVER.url + "/health").json(), {"status": "ok"})

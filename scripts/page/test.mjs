@@ -16,11 +16,14 @@ const mishaps = [];
 /** Statuses that a test provokes, which Chromium logs as errors. */
 let provoked = /^$/;
 
+/** ms for what takes a moment, on a machine that is busy. */
+const PATIENCE = 30_000;
+
 async function visit(url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   const page = await context.newPage();
-  page.setDefaultTimeout(10_000);
+  page.setDefaultTimeout(PATIENCE);
   page.on("pageerror", (e) => mishaps.push(`error: ${e.message}`));
   page.on("console", (m) => m.type() === "error" && !provoked.test(m.text()) && mishaps.push(`console: ${m.text()}`));
   page.on("request", (r) => r.url().startsWith(url) || mishaps.push(`request elsewhere: ${r.url()}`));
@@ -29,12 +32,12 @@ async function visit(url, options = {}) {
 }
 
 async function until(holds, what) {
-  const end = Date.now() + 10_000;
+  const end = Date.now() + PATIENCE;
   while (Date.now() < end) {
     if (await holds()) return;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
-  assert.fail(`in 10 s it did not happen that ${what}`);
+  assert.fail(`in ${PATIENCE / 1000} s it did not happen that ${what}`);
 }
 
 const say = async (page, text) => {
@@ -57,7 +60,8 @@ async function set(page, values) {
   for (const [label, value] of Object.entries(values)) await page.getByRole("dialog").getByLabel(label).fill(String(value));
   await page.keyboard.press("Escape");
 }
-const shot = (page, name) => page.screenshot({ path: `${OUT}/${name}.png` });
+// Transitions are skipped to their ends, so that no colour is caught half way.
+const shot = (page, name) => page.screenshot({ path: `${OUT}/${name}.png`, animations: "disabled" });
 const runningOnServer = async () => Number((await (await fetch(`${server.url}/metrics`)).text()).match(/num_requests_running (\d+)/)[1]);
 
 const tests = [];
@@ -115,6 +119,7 @@ for (const [how, stop] of [
     await say(page, "Write a long story about a lighthouse keeper, in many chapters.");
     await until(async () => (await answers(page).count()) === before + 1 && (await text(page)).length > 20, "an answer began");
     assert.equal(await runningOnServer(), 1);
+    await shot(page, "streaming");
     await stop();
     await ended(page);
     const at = await text(page);
@@ -189,6 +194,23 @@ test("conversations are made, named, found again and deleted", async () => {
   await page.getByRole("button", { name: "Delete Rivers <b>" }).click();
   await page.reload();
   assert.deepEqual((await kept(page)).map((c) => c.title), ["What is the capital of Italy?"]);
+});
+
+test("a conversation needs no mouse", async () => {
+  await page.getByRole("button", { name: "New conversation" }).first().focus();
+  await page.keyboard.press("Enter");
+  await page.keyboard.press("Shift+Tab");
+  await shot(page, "keyboard");
+  await page.keyboard.press("Enter"); // the last of the suggestions
+  await ended(page);
+  assert.match(await page.getByRole("article", { name: "You" }).innerText(), /boat/);
+  await page.keyboard.type("And for a dog?");
+  await page.keyboard.press("Enter");
+  await until(async () => (await answers(page).count()) === 2, "a second answer began");
+  await ended(page);
+  await page.getByRole("button", { name: "Delete Suggest a name for a boat." }).focus();
+  await page.keyboard.press("Enter");
+  assert.equal((await kept(page)).length, 1);
 });
 
 /** Lets the next answer be this. */

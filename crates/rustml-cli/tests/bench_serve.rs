@@ -85,14 +85,18 @@ fn connection(mut out: TcpStream, seen: &Seen, act: &dyn Fn(usize) -> Act) -> st
             plain(&mut out, "200 OK", r#"{"data": [{"id": "fake"}]}"#)?;
             continue;
         }
-        assert!(head.starts_with("post /v1/chat/completions "), "{head}");
         let request: Value = serde_json::from_slice(&body)?;
+        let path = match request.get("prompt") {
+            Some(_) => "post /v1/completions ",
+            None => "post /v1/chat/completions ",
+        };
+        assert!(head.starts_with(path), "{head}");
         let answer = answer_to(&request);
         seen.requests.lock().unwrap().push(request);
         let n = seen.chats.fetch_add(1, Ordering::SeqCst);
         let now = seen.at_once.fetch_add(1, Ordering::SeqCst) + 1;
         seen.most_at_once.fetch_max(now, Ordering::SeqCst);
-        let done = perform(&mut out, act(n), &answer);
+        let done = perform(&mut out, act(n), &answer, path.contains("chat"));
         seen.at_once.fetch_sub(1, Ordering::SeqCst);
         if !done? {
             return Ok(());
@@ -102,7 +106,8 @@ fn connection(mut out: TcpStream, seen: &Seen, act: &dyn Fn(usize) -> Act) -> st
 
 /// Three words that depend on all of the prompt.
 fn answer_to(request: &Value) -> [String; 3] {
-    let prompt = request["messages"][0]["content"].as_str().unwrap();
+    let chat = request["messages"][0]["content"].as_str();
+    let prompt = chat.or(request["prompt"].as_str()).unwrap();
     let sum = prompt
         .bytes()
         .fold(7u32, |h, b| h.wrapping_mul(31) ^ u32::from(b));
@@ -115,7 +120,12 @@ fn plain(out: &mut TcpStream, status: &str, body: &str) -> std::io::Result<()> {
 }
 
 /// Whether the connection may be used again.
-fn perform(out: &mut TcpStream, act: Act, answer: &[String; 3]) -> std::io::Result<bool> {
+fn perform(
+    out: &mut TcpStream,
+    act: Act,
+    answer: &[String; 3],
+    chat: bool,
+) -> std::io::Result<bool> {
     if let Act::Refuse = act {
         let says = r#"{"error": {"message": "all places are taken"}}"#;
         plain(out, "429 Too Many Requests", says)?;
@@ -129,8 +139,10 @@ fn perform(out: &mut TcpStream, act: Act, answer: &[String; 3]) -> std::io::Resu
         let text = format!("data: {data}\r\n\r\n");
         write!(out, "{:x}\r\n{text}\r\n", text.len())
     };
-    let piece =
-        |text: &str| json!({"choices": [{"index": 0, "delta": {"content": text}}], "usage": null});
+    let piece = |text: &str| match chat {
+        true => json!({"choices": [{"index": 0, "delta": {"content": text}}], "usage": null}),
+        false => json!({"choices": [{"index": 0, "text": text}], "usage": null}),
+    };
     event(
         &json!({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
             .to_string(),
@@ -183,6 +195,15 @@ fn failed(server: &Server, args: &str) -> (Value, String) {
     let done = bench(&server.url, &format!("{args} --output json")).no_panic();
     assert_eq!(done.status, Some(1), "{done:?}");
     (rows(&done).remove(0), done.err)
+}
+
+#[test]
+fn plain_texts_can_be_asked_for() {
+    let server = server(|_| Act::Answer(0));
+    let done = bench(&server.url, "--plain --check --clients 2 --output json");
+    let rows = rows(&done);
+    assert_eq!(done.status, Some(0), "{done:?}");
+    assert_eq!(rows[0]["completion_tokens"], json!(64), "{done:?}");
 }
 
 #[test]

@@ -3,10 +3,13 @@
 //! Decodes with the probe off, with whole operations and with their parts, in
 //! turn, so that what changes meanwhile changes for all of them; and loads the
 //! model anew some times, since where memory happens to lie makes a difference.
-//! Another build of this program, as one from which the probe is compiled out,
-//! takes part: `scripts/probe-cost` does that.
+//! Off runs in a second process, too: what that seems to cost is how far two
+//! processes of one program differ, below which nothing is shown. Another build
+//! of this program, as one from which the probe is compiled out, takes part:
+//! `scripts/probe-cost` does that.
 
 use rustml_nlp::{LoadOptions, Model, Options, Sampling};
+use rustml_trace::stats::{median, Spread};
 use rustml_trace::Detail;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Write};
@@ -22,7 +25,7 @@ const KINDS: [(&str, Detail); 3] = [
 ];
 
 /// Texts of each kind for each time that the model is loaded.
-const TURNS: usize = 12;
+const TURNS: usize = 4;
 
 /// Tokens of a text: some tenths of a second.
 const TOKENS: usize = 64;
@@ -73,9 +76,31 @@ impl Server {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Times of each load, one vector each.
+type Loads = Vec<Vec<f64>>;
+
+/// How the medians of the loads differ from those of `first`, load by load: the
+/// middle of their ratios, and between which of them the true one lies with
+/// 99 %, however they are distributed (each is above it or below it as a coin
+/// falls).
+fn difference(first: &Loads, own: &Loads) -> [f64; 3] {
+    let middle = |v: &Vec<f64>| median(v.iter().copied());
+    let ratios = own.iter().zip(first);
+    let mut ratios: Vec<f64> = ratios.map(|(a, b)| middle(a) / middle(b) - 1.0).collect();
+    ratios.sort_by(f64::total_cmp);
+    let n = ratios.len();
+    // So many of them lie outside, on either side.
+    let (mut outside, mut chance, mut all) = (0, 0.5f64.powi(n as i32), 0.0);
+    while outside < n && all + chance <= 0.005 {
+        all += chance;
+        chance *= (n - outside) as f64 / (outside + 1) as f64;
+        outside += 1;
+    }
+    let Some(low) = outside.checked_sub(1) else {
+        return [median(ratios), -1.0, f64::INFINITY];
+    };
+    let interval = [ratios[low], ratios[n - 1 - low]];
+    [median(ratios), interval[0], interval[1]]
 }
 
 fn main() -> Result<()> {
@@ -87,35 +112,39 @@ fn main() -> Result<()> {
     }
     let loads: usize = args.get(2).map_or(Ok(5), |n| n.parse())?;
     let me = std::env::current_exe()?.display().to_string();
-    let programs: Vec<&String> = [&me].into_iter().chain(args.get(3)).collect();
-    // Program and kind; the first is what the others are compared with.
-    let other = (programs.len() > 1).then_some((1, "compiled out", "off"));
+    let programs: Vec<&String> = [&me, &me].into_iter().chain(args.get(3)).collect();
+    // Program, name and kind; the first is what the others are compared with.
+    let other = (programs.len() > 2).then_some((2, "compiled out", "off"));
+    let again = (1, "off, in a process of its own", "off");
     let mine = KINDS.iter().map(|&(name, _)| (0, name, name));
-    let all: Vec<_> = other.into_iter().chain(mine).collect();
-    let mut times = vec![Vec::new(); all.len()];
+    let all: Vec<_> = other.into_iter().chain(mine).chain([again]).collect();
+    let mut times: Vec<Loads> = vec![Vec::new(); all.len()];
     for _ in 0..loads {
         let servers = programs.iter().map(|program| Server::start(program, model));
         let mut servers = servers.collect::<Result<Vec<_>>>()?;
+        times.iter_mut().for_each(|t| t.push(Vec::new()));
         for turn in 0..=TURNS {
             for i in 0..all.len() {
                 // Nobody is always first, or always after the same one.
                 let at = (i * (1 + turn % 2 * (all.len() - 2)) + turn) % all.len();
                 let ms = servers[all[at].0].ask(all[at].2)?;
-                if turn > 0 {
-                    times[at].push(ms);
+                if let Some(own) = times[at].last_mut().filter(|_| turn > 0) {
+                    own.push(ms);
                 }
             }
         }
         servers.into_iter().try_for_each(Server::end)?;
     }
     let rounds = loads * TURNS;
-    println!("| probe | ms a token, median of {rounds} | least | to the first, median of rounds |");
-    println!("|---|---:|---:|---:|");
+    println!(
+        "| probe | ms a token, median of {rounds} | p5 | p95 | to the first | 99 % interval |"
+    );
+    println!("|---|---:|---:|---:|---:|---:|");
     for ((_, name, _), own) in all.iter().zip(&times) {
-        let ratios = own.iter().zip(&times[0]).map(|(a, b)| a / b - 1.0);
-        let (middle, change) = (median(own.clone()), 100.0 * median(ratios.collect()));
-        let least = own.iter().copied().fold(f64::INFINITY, f64::min);
-        println!("| {name} | {middle:.4} | {least:.4} | {change:+.2} % |");
+        let s = Spread::of(own.iter().flatten().copied());
+        print!("| {name} | {:.4} | {:.4} | {:.4} |", s.median, s.p5, s.p95);
+        let [change, low, high] = difference(&times[0], own).map(|d| 100.0 * d);
+        println!(" {change:+.2} % | {low:+.2} to {high:+.2} % |");
     }
     Ok(())
 }

@@ -292,9 +292,10 @@ fn times_of_a_run_add_up() {
     let run = Arc::new(Mutex::new(Run::default()));
     let mut m = model("gpt2");
     let into = run.clone();
-    let observer = move |step: &Step| into.lock().unwrap().push(step);
-    m.observe(Detail::Parts, Arc::new(observer));
     let text = "a b c d e f g h i j k l m n o p q r s t u v w x y z";
+    let tokens = m.encode(text).unwrap().ids.len();
+    let observer = move |step: &Step| into.lock().unwrap().push(step, tokens);
+    m.observe(Detail::Parts, Arc::new(observer));
     let options = Options {
         ignore_end: true,
         ..greedy(40)

@@ -18,6 +18,7 @@ use std::sync::Arc;
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "createChatCompletion",
     request_body = ChatRequest,
     responses(
         (status = 200, description = "The answer", content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
@@ -57,6 +58,7 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
         shape = prepare::Shape::Call(tools.schema());
     }
     let prompt = app.conversation(own.messages, tools.as_ref(), true)?;
+    app.fits(&prompt)?;
     let seed = common.seed.map_or_else(any_number, |s| s as u64);
     let request = |i| {
         Ok(Request {

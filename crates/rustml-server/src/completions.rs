@@ -21,6 +21,7 @@ const MAX_TOKENS: usize = 16;
 #[utoipa::path(
     post,
     path = "/v1/completions",
+    operation_id = "createCompletion",
     request_body = CompletionRequest,
     responses(
         (status = 200, description = "The answer", content((Completion = "application/json"), (Completion = "text/event-stream"))),
@@ -98,7 +99,7 @@ fn prompts(app: &App, prompt: Prompt) -> Result<Vec<(Vec<u32>, String)>, ApiErro
             parse_special: true,
         };
         match app.tokenizer.encode(&text, options) {
-            Ok(ids) => Ok((ids, text)),
+            Ok(ids) => app.fits(&ids).map(|()| (ids, text)),
             Err(e) => Err(ApiError::field("prompt", e.to_string())),
         }
     };
@@ -107,8 +108,9 @@ fn prompts(app: &App, prompt: Prompt) -> Result<Vec<(Vec<u32>, String)>, ApiErro
             control: true,
             continues: false,
         };
+        app.fits(&ids)?;
         let text = app.tokenizer.decode_with(&ids, options);
-        (ids, text)
+        Ok((ids, text))
     };
     let prompts: Vec<_> = match prompt {
         Prompt::Text(text) => vec![encode(text)?],
@@ -117,8 +119,11 @@ fn prompts(app: &App, prompt: Prompt) -> Result<Vec<(Vec<u32>, String)>, ApiErro
             app.choices(None, texts.len())?;
             texts.into_iter().map(encode).collect::<Result<_, _>>()?
         }
-        Prompt::Tokens(ids) => vec![decode(ids)],
-        Prompt::Lists(lists) => lists.into_iter().map(decode).collect(),
+        Prompt::Tokens(ids) => vec![decode(ids)?],
+        Prompt::Lists(lists) => {
+            app.choices(None, lists.len())?;
+            lists.into_iter().map(decode).collect::<Result<_, _>>()?
+        }
     };
     match prompts.iter().any(|p| p.0.is_empty()) || prompts.is_empty() {
         true => Err(ApiError::field(

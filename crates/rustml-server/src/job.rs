@@ -5,7 +5,7 @@ use crate::prepare::{self, failure};
 use crate::sse::{self, Shape};
 use crate::types::{ApiError, CommonFields};
 use crate::worker::{Event, Running};
-use crate::{blocking, body, App};
+use crate::{body, App};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::Json;
@@ -58,7 +58,9 @@ pub(crate) async fn answer<A: Answers>(
 ) -> Result<Response, ApiError> {
     let bytes = body::read(request, &app.config).await?;
     let shared = app.clone();
-    let mut job = blocking(move || read(shared, &bytes)).await?;
+    let mut job = app
+        .reading(bytes.len(), move || read(shared, &bytes))
+        .await?;
     app.constrain(&mut job.requests, job.shape).await?;
     let running = app.worker.submit(kind, job.requests).await?;
     match job.stream {

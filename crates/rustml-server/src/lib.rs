@@ -34,6 +34,7 @@ mod chat;
 mod completions;
 mod conversation;
 mod job;
+mod lane;
 mod limits;
 mod metrics;
 mod models;
@@ -51,14 +52,13 @@ pub use limits::Config;
 pub use serve::serve;
 pub use worker::MakeEngine;
 
+use lane::Lane;
 use metrics::Metrics;
 use rustml_engine::grammar::{GrammarError, Grammars};
 use rustml_tokenizer::Tokenizer;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
-use tokio::sync::Semaphore;
-use types::ApiError;
 use worker::Worker;
 
 /// The model that is served.
@@ -85,11 +85,10 @@ pub(crate) struct App {
     names: Vec<String>,
     tokenizer: Arc<Tokenizer>,
     grammars: OnceLock<Result<Grammars, GrammarError>>,
-    /// One schema or grammar is compiled at a time, so that those that take
-    /// long hold up nobody who has none.
-    compiling: Arc<Semaphore>,
-    /// Of those that wait for that, and the one that does not.
-    to_compile: Arc<Semaphore>,
+    /// Schemas and grammars that are compiled.
+    compiling: Lane,
+    /// Large bodies that are read.
+    reading: Lane,
     context: usize,
     fingerprint: String,
     created: u64,
@@ -107,8 +106,8 @@ impl App {
             names: served.names,
             tokenizer: served.tokenizer,
             grammars: OnceLock::new(),
-            compiling: Arc::new(Semaphore::new(1)),
-            to_compile: Arc::new(Semaphore::new(config.queue.clamp(1, 1 << 20))),
+            compiling: Lane::new(config.queue),
+            reading: Lane::new(config.queue),
             context: served.context,
             fingerprint: served.fingerprint,
             created: now(),
@@ -124,15 +123,4 @@ impl App {
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |d| d.as_secs())
-}
-
-/// Runs what takes a while where it holds up nobody; a panic there is the end
-/// of that request alone.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-) -> Result<T, ApiError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(ApiError::internal("this request made the server fail")),
-    }
 }

@@ -8,7 +8,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
 use prometheus_client::registry::Registry;
-use rustml_engine::Stats;
+use rustml_engine::{Stats, Timings};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ pub(crate) struct Metrics {
     to_first: Histogram,
     per_token: Histogram,
     queued: Histogram,
+    prefill: Histogram,
     decode: Histogram,
     total: Histogram,
     slots: usize,
@@ -60,6 +61,7 @@ impl Metrics {
             to_first: seconds(),
             per_token,
             queued: seconds(),
+            prefill: seconds(),
             decode: seconds(),
             total: seconds(),
             slots,
@@ -117,8 +119,13 @@ impl Metrics {
             ),
             (
                 "request_queue_time_seconds",
-                "Time a request waited",
+                "Time an answer waited for a slot",
                 &self.queued,
+            ),
+            (
+                "request_prefill_time_seconds",
+                "From an answer's slot to its first token",
+                &self.prefill,
             ),
             (
                 "request_decode_time_seconds",
@@ -141,35 +148,33 @@ impl Metrics {
         self.http.get_or_create(&Answered { path, status }).inc();
     }
 
-    /// A job is over.
-    pub fn job(&self, prompt: usize, generated: usize, reasons: &[&'static str]) {
-        self.prompt_tokens.inc_by(prompt as u64);
-        self.generation_tokens.inc_by(generated as u64);
-        for &finished_reason in reasons {
-            self.finished
-                .get_or_create(&Finished { finished_reason })
-                .inc();
+    /// An answer has a token more.
+    pub fn generated(&self) {
+        self.generation_tokens.inc();
+    }
+
+    /// An answer ended.
+    pub fn answer(&self, finished_reason: &'static str, took: &Timings) {
+        self.finished
+            .get_or_create(&Finished { finished_reason })
+            .inc();
+        self.queued.observe(took.queued.as_secs_f64());
+        if took.tokens > 0 {
+            self.prefill.observe(took.prefill.as_secs_f64());
+            self.decode.observe(took.decode.as_secs_f64());
+        }
+        if took.tokens > 1 {
+            let mean = took.decode.as_secs_f64() / (took.tokens - 1) as f64;
+            self.per_token.observe(mean);
         }
     }
 
-    /// How long a job took, and what of it.
-    pub fn times(
-        &self,
-        total: Duration,
-        queued: Duration,
-        to_first: Option<Duration>,
-        decode: Duration,
-        generated: usize,
-    ) {
+    /// A request is over.
+    pub fn request(&self, prompt: usize, total: Duration, to_first: Option<Duration>) {
+        self.prompt_tokens.inc_by(prompt as u64);
         self.total.observe(total.as_secs_f64());
-        self.queued.observe(queued.as_secs_f64());
         if let Some(to_first) = to_first {
             self.to_first.observe(to_first.as_secs_f64());
-            self.decode.observe(decode.as_secs_f64());
-        }
-        if generated > 1 {
-            self.per_token
-                .observe(decode.as_secs_f64() / (generated - 1) as f64);
         }
     }
 

@@ -28,6 +28,7 @@ impl App {
 #[utoipa::path(
     get,
     path = "/v1/models",
+    operation_id = "listModels",
     responses(
         (status = 200, description = "The answer", body = ModelList),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
@@ -47,6 +48,7 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
 #[utoipa::path(
     get,
     path = "/v1/models/{id}",
+    operation_id = "retrieveModel",
     params(("id" = String, Path, description = "The model's name")),
     responses(
         (status = 200, description = "The answer", body = ModelCard),

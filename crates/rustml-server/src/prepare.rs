@@ -1,10 +1,12 @@
 //! From what a client asks for to requests for the engine.
 
+use crate::lane::blocking;
 use crate::types::{ApiError, CommonFields, ResponseFormat, Usage};
-use crate::{blocking, App};
+use crate::worker::refused;
+use crate::App;
 use axum::http::StatusCode;
 use rustml_engine::grammar::{GrammarError, Grammars};
-use rustml_engine::{Constraint, Finish, Request, Sampling, Update, MAX_LOGPROBS};
+use rustml_engine::{Constraint, Finish, Refusal, Request, Sampling, Update, MAX_LOGPROBS};
 use serde_json::Value;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -101,6 +103,15 @@ impl App {
         }
     }
 
+    /// Refuses prompts that do not fit, before every answer gets a copy.
+    pub fn fits(&self, prompt: &[u32]) -> Result<(), ApiError> {
+        let (prompt, context) = (prompt.len(), self.context);
+        match prompt <= context {
+            true => Ok(()),
+            false => Err(refused(Refusal::PromptTooLong { prompt, context })),
+        }
+    }
+
     /// As many of these tokens as there is room for behind a prompt. One
     /// remains, so that a prompt without room for an answer is refused.
     pub fn room(&self, max_tokens: usize, prompt: usize) -> usize {
@@ -173,13 +184,9 @@ impl App {
         if matches!(shape, Shape::Any) {
             return Ok(());
         }
-        let place = self.to_compile.clone().try_acquire_owned();
-        let place = place.map_err(|_| ApiError::busy())?;
-        let turn = self.compiling.clone().acquire_owned().await;
+        let turn = self.compiling.turn().await?;
         let (app, n) = (self.clone(), requests.len());
-        let made = blocking(move || {
-            // It goes on when its client is gone, and so does its turn.
-            let _held = (place, turn);
+        let made = blocking(Some(turn), move || {
             (0..n)
                 .map(|_| app.constraint(&shape))
                 .collect::<Result<Vec<_>, _>>()

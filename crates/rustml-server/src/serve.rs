@@ -1,7 +1,8 @@
 //! Routes, connections, and the way to an end.
 
 use crate::types::ApiError;
-use crate::{auth, chat, completions, models, openapi, page, tokenize, App, Config, Served};
+use crate::{auth, chat, completions, lane, models, openapi, page, tokenize};
+use crate::{App, Config, Served};
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::StatusCode;
@@ -48,7 +49,7 @@ pub fn serve(
     // What computes is the engine's threads; these are few, and stand back.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(2)
+        .max_blocking_threads(lane::THREADS)
         .thread_name("http")
         .on_thread_start(stand_back)
         .enable_all()

@@ -3,7 +3,7 @@
 use crate::body::{self, Fields};
 use crate::tools::Tools;
 use crate::types::*;
-use crate::{blocking, App};
+use crate::App;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::Request;
@@ -28,7 +28,9 @@ pub(crate) async fn tokenize(
     request: Request<Body>,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
     let bytes = body::read(request, &app.config).await?;
-    blocking(move || {
+    let shared = app.clone();
+    app.reading(bytes.len(), move || {
+        let app = shared;
         let mut fields = Fields::parse(&bytes)?;
         let asked: TokenizeRequest = fields.read()?;
         fields.end()?;
@@ -85,7 +87,9 @@ pub(crate) async fn detokenize(
     request: Request<Body>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
     let bytes = body::read(request, &app.config).await?;
-    blocking(move || {
+    let shared = app.clone();
+    app.reading(bytes.len(), move || {
+        let app = shared;
         let mut fields = Fields::parse(&bytes)?;
         let asked: DetokenizeRequest = fields.read()?;
         fields.end()?;
@@ -110,6 +114,7 @@ pub(crate) async fn detokenize(
 #[utoipa::path(
     post,
     path = "/v1/embeddings",
+    operation_id = "createEmbedding",
     request_body = EmbeddingsRequest,
     responses(
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),

@@ -126,7 +126,8 @@ impl Worker {
         requests: Vec<Request>,
     ) -> Result<Running, ApiError> {
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        let (events, receiver) = mpsc::channel(self.backlog);
+        // A step brings every answer something.
+        let (events, receiver) = mpsc::channel(self.backlog.saturating_mul(requests.len()).max(1));
         let (accepted, is_accepted) = oneshot::channel();
         let job = Job {
             key,
@@ -354,6 +355,7 @@ impl Loop {
             self.owners.remove(&id);
             let update = self.engine.cancel(id, Finish::Cancelled);
             if let Some((why, timings)) = update.and_then(|u| u.finish) {
+                self.metrics.answer(why.name(), &timings);
                 active.log.add(&why, &timings);
             }
         }
@@ -370,8 +372,10 @@ impl Loop {
         if update.token.is_some() {
             active.first.get_or_insert_with(Instant::now);
             active.log.generated += 1;
+            self.metrics.generated();
         }
         if let Some((why, timings)) = &update.finish {
+            self.metrics.answer(why.name(), timings);
             active.log.add(why, timings);
             active.ids[i] = None;
             self.owners.remove(&update.id);
@@ -394,6 +398,7 @@ impl Loop {
         self.owners.clear();
         for (_, mut active) in std::mem::take(&mut self.jobs) {
             active.log.reasons.push("failed");
+            self.metrics.answer("failed", &Timings::default());
             let _ = active.events.try_send(Event::Failed);
             self.close(&active);
         }
@@ -415,9 +420,7 @@ impl Loop {
         let log = &active.log;
         let total = active.sent.elapsed();
         let to_first = active.first.map(|at| at - active.sent);
-        self.metrics.job(log.prompt, log.generated, &log.reasons);
-        self.metrics
-            .times(total, log.queued, to_first, log.decode, log.generated);
+        self.metrics.request(log.prompt, total, to_first);
         tracing::info!(
             target: "rustml_server::request",
             kind = active.kind,
@@ -434,6 +437,8 @@ impl Loop {
     }
 
     fn count(&self) {
+        // After a cancellation there may be no step that would tell.
+        self.metrics.engine(self.engine.stats());
         self.metrics.in_engine(self.owners.len());
     }
 }
@@ -453,7 +458,7 @@ fn ms(d: Duration) -> f64 {
 }
 
 /// A refusal as HTTP says it.
-fn refused(refusal: Refusal) -> ApiError {
+pub(crate) fn refused(refusal: Refusal) -> ApiError {
     let e = ApiError::bad(refusal.to_string());
     match refusal {
         Refusal::PromptTooLong { .. } | Refusal::CacheTooSmall { .. } => {

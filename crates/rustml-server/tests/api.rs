@@ -458,6 +458,11 @@ fn the_document_is_of_what_there_is() {
             assert!(!matches!(status, 404 | 405), "{method} {path}: {status}");
         }
     }
+    // What generators name functions after.
+    let operations = paths.values().flat_map(|p| p.as_object().unwrap().values());
+    let ids: Vec<_> = operations.map(|o| o["operationId"].as_str()).collect();
+    let unique: std::collections::BTreeSet<_> = ids.iter().flatten().collect();
+    assert_eq!(unique.len(), ids.len(), "{ids:?}");
     // References lead somewhere.
     let text = document.to_string();
     for name in text

@@ -59,9 +59,12 @@ impl<W: Write> Trace<W> {
             0 => "caller".to_owned(),
             n => format!("worker {n}"),
         };
-        self.put(json!({
-            "name": "thread_name", "ph": "M", "pid": 1, "tid": thread, "args": { "name": name },
-        }))
+        let about = |what: &str, args: Value| json!({ "name": what, "ph": "M", "pid": 1, "tid": thread, "args": args });
+        if thread == 0 {
+            self.put(about("process_name", json!({ "name": "rustml" })))?;
+        }
+        self.put(about("thread_name", json!({ "name": name })))?;
+        self.put(about("thread_sort_index", json!({ "sort_index": thread })))
     }
 
     /// Writes a step.

@@ -2,7 +2,7 @@
 
 use crate::round::{Phase, Round};
 use crate::stats::{Change, Estimate};
-use crate::tables::{full_name, Of};
+use crate::tables::{full_name, share, Of};
 use crate::{Op, Part};
 use serde::{Deserialize, Serialize};
 
@@ -11,8 +11,22 @@ use serde::{Deserialize, Serialize};
 pub struct Comparison {
     /// In what the rounds were not alike, though they should be.
     pub unlike: Vec<String>,
+    /// What else was not the same: it may be what made the difference.
+    #[serde(default)]
+    pub settings: Vec<Setting>,
     /// The rows: totals first.
     pub rows: Vec<Row>,
+}
+
+/// What a round was measured with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Setting {
+    /// What it is.
+    pub what: String,
+    /// In the first round.
+    pub before: String,
+    /// In the second.
+    pub after: String,
 }
 
 /// One time in both rounds.
@@ -26,19 +40,22 @@ pub struct Row {
     pub before: f64,
     /// Milliseconds in the second.
     pub after: f64,
-    /// Share of the first round's step.
+    /// The larger one of its shares of a step in the two rounds.
     pub share: f64,
-    /// The change; none where it cannot be said.
+    /// The change; none where it cannot be said. What takes less than 1 % of a
+    /// step is never called real: where memory happens to lie decides on it.
     pub change: Option<Change>,
 }
 
 /// Rows that take a smaller share of a step are no reason to fail.
 const MATTERS: f64 = 0.02;
+/// Of smaller ones, it is not said whether they changed.
+pub(crate) const JUDGED: f64 = 0.01;
 
 impl Comparison {
     /// From one round to another whose columns are whole.
     pub fn of(before: &Round, after: &Round) -> Comparison {
-        let mut rows = Vec::new();
+        let mut rows: Vec<Unjudged> = Vec::new();
         for (of, phase, skip) in [
             (
                 Of::Decode,
@@ -52,8 +69,11 @@ impl Comparison {
             };
             rows.extend(compare(of, &phases(before), &phases(after), skip));
         }
+        let judged = rows.iter().filter(|r| r.row.share >= JUDGED).count();
+        let rows = rows.into_iter().map(|r| r.judge(judged)).collect();
         Comparison {
             unlike: unlike(before, after),
+            settings: settings(before, after),
             rows,
         }
     }
@@ -98,10 +118,54 @@ pub fn unlike(a: &Round, b: &Round) -> Vec<String> {
     all
 }
 
+/// What two rounds were measured with, where it is not the same.
+fn settings(a: &Round, b: &Round) -> Vec<Setting> {
+    let asked = |what: &Option<String>| what.clone().unwrap_or("-".into());
+    let all = |r: &Round| {
+        let commit = r.setup.commit.as_ref();
+        let commit = commit.map_or(String::new(), |c| format!(", commit {c}"));
+        [
+            ("date", r.setup.date.clone()),
+            ("program", format!("{}{commit}", r.setup.version)),
+            ("threads", r.machine.threads.to_string()),
+            ("instruction set", r.machine.isa.clone()),
+            ("quantised to", asked(&r.setup.quantize)),
+            ("bytes of weights", r.model.weight_bytes.to_string()),
+            ("keys and values", r.model.kv_type.clone()),
+            ("warm-up", if r.setup.warm_up { "yes" } else { "no" }.into()),
+            ("huge pages", asked(&r.machine.huge_pages)),
+        ]
+    };
+    let both = all(a).into_iter().zip(all(b));
+    let both = both.map(|((what, before), (_, after))| Setting {
+        what: what.to_owned(),
+        before,
+        after,
+    });
+    both.filter(|s| s.before != s.after).collect()
+}
+
+/// A row before it is known how many there are.
+struct Unjudged {
+    row: Row,
+    times: [Estimate; 2],
+}
+
+impl Unjudged {
+    fn judge(mut self, among: usize) -> Row {
+        let [before, after] = self.times;
+        self.row.change = Change::between(before, after, among).map(|c| Change {
+            real: c.real && self.row.share >= JUDGED,
+            ..c
+        });
+        self.row
+    }
+}
+
 /// A time of each step, from one phase.
 type Column<'a> = Box<dyn Fn(&Phase) -> Vec<u64> + 'a>;
 
-fn compare(of: Of, before: &[Phase], after: &[Phase], skip: usize) -> Vec<Row> {
+fn compare(of: Of, before: &[Phase], after: &[Phase], skip: usize) -> Vec<Unjudged> {
     let mut ops: Vec<Op> = Vec::new();
     for column in before.iter().chain(after).flat_map(|p| &p.ops) {
         if !ops.contains(&column.op.row()) {
@@ -153,19 +217,23 @@ fn compare(of: Of, before: &[Phase], after: &[Phase], skip: usize) -> Vec<Row> {
             .collect();
         Estimate::of(&runs)
     };
-    let total = estimate(before, &columns[0].1).map_or(0.0, |e| e.value);
+    let total = |phases| estimate(phases, &columns[0].1).map_or(0.0, |e| e.value);
+    let totals = [total(before), total(after)];
     columns
         .iter()
         .filter_map(|(name, column)| {
             let (a, b) = (estimate(before, column)?, estimate(after, column)?);
-            (a.value > 0.0 || b.value > 0.0).then(|| Row {
+            let shares = [share(a.value, totals[0]), share(b.value, totals[1])];
+            let row = Row {
                 of,
                 name: name.clone(),
                 before: a.value,
                 after: b.value,
-                share: if total > 0.0 { a.value / total } else { 0.0 },
-                change: Change::between(a, b),
-            })
+                share: shares[0].max(shares[1]),
+                change: None,
+            };
+            let times = [a, b];
+            (a.value > 0.0 || b.value > 0.0).then_some(Unjudged { row, times })
         })
         .collect()
 }

@@ -213,11 +213,3 @@ pub struct Step<'a> {
     /// Who worked when.
     pub turns: &'a [Turn],
 }
-
-impl Step<'_> {
-    /// Whether each row is the next token of a sequence, rather than part of
-    /// a prompt.
-    pub fn is_decode(&self) -> bool {
-        self.rows == self.logit_rows
-    }
-}

@@ -213,7 +213,7 @@ fn mean_ms(steps: &[At], value: impl Fn(At) -> u64) -> f64 {
     sum / steps.len().max(1) as f64 / 1e6
 }
 
-fn share(part: f64, whole: f64) -> f64 {
+pub(crate) fn share(part: f64, whole: f64) -> f64 {
     match whole > 0.0 {
         true => part / whole,
         false => 0.0,

@@ -79,9 +79,12 @@ fn step(rows: u64, slow: f64) -> (Vec<Event>, Duration) {
     (all, sum + Duration::from_micros(20))
 }
 
+/// Tokens of the prompt.
+const PROMPT: usize = 8;
+
 fn push(run: &mut Run, rows: u64, slow: f64) {
     let (events, total) = step(rows, slow);
-    run.push(&Step {
+    let step = Step {
         number: 1,
         start: Duration::ZERO,
         total,
@@ -89,7 +92,8 @@ fn push(run: &mut Run, rows: u64, slow: f64) {
         logit_rows: 1,
         events: &events,
         turns: &[],
-    });
+    };
+    run.push(&step, PROMPT);
 }
 
 /// A round of `runs` repetitions of a model that is `slow`.
@@ -109,7 +113,7 @@ fn round_of(runs: usize, steps: usize, slow: f64) -> Round {
             throttled: Some(3),
             ..Run::default()
         };
-        push(&mut run, 8, 4.0 * slow);
+        push(&mut run, PROMPT as u64, 4.0 * slow);
         // The first one is cold; every tenth is disturbed.
         push(&mut run, 1, 2.0 * slow);
         for i in 0..steps {
@@ -125,10 +129,11 @@ fn round_of(runs: usize, steps: usize, slow: f64) -> Round {
             commit: Some("0123456789".into()),
             source: "two | layers.gguf".into(),
             synthetic: false,
-            prompt_tokens: 8,
+            prompt_tokens: PROMPT,
             max_tokens: 42,
             repeat: runs,
             quantize: Some("none".into()),
+            kv_type: None,
             threads: None,
             warm_up: true,
         },
@@ -268,6 +273,54 @@ fn findings_are_ranked_by_what_they_could_bring() {
 }
 
 #[test]
+fn advice_names_the_flag_that_applies() {
+    let advice = |r: &Round, what: &str| {
+        let all = Tables::of(r).findings;
+        let found = all.into_iter().find(|f| f.what.starts_with(what));
+        found.map(|f| (f.gain, f.advice))
+    };
+    // A long context: half of a step is reading keys and values.
+    let mut long = round(1, 1.0);
+    for run in &mut long.runs {
+        let ops = run.decode.ops.iter_mut();
+        ops.filter(|o| o.op.row() == Op::Attend)
+            .for_each(|o| o.cost.bytes *= 400);
+    }
+    // 400 times 40 KB at 20 GB/s, of which 7.5 of 16 bits are saved.
+    let t = Tables::of(&long);
+    let (gain, text) = advice(&long, "keys and values of 16 bits").unwrap();
+    assert!(
+        close(gain.unwrap(), 0.8 / t.decode.ms * 7.5 / 16.0),
+        "{gain:?}"
+    );
+    assert!(text.contains("--kv-type q8_0"));
+    long.model.kv_type = "Q8_0".into();
+    assert_eq!(advice(&long, "keys and values"), None);
+    let mut shape = round(1, 1.0);
+    assert!(!advice(&shape, "weights of 8.5").unwrap().1.contains("--"));
+    shape.setup.synthetic = true;
+    let (_, text) = advice(&shape, "weights of 8.5").unwrap();
+    assert!(text.contains("--quantize q4_0"), "{text}");
+    let (_, text) = advice(&shape, "two threads share a core").unwrap();
+    assert!(text.starts_with("--threads 2"), "{text}");
+    let (_, text) = advice(&shape, "4 threads share 3.5 CPUs").unwrap();
+    assert!(text.starts_with("--threads 3"), "{text}");
+}
+
+#[test]
+fn what_was_not_the_same_is_listed() {
+    let (before, mut after) = (round(2, 1.0), round(2, 1.0));
+    assert!(Comparison::of(&before, &after).settings.is_empty());
+    after.setup.commit = Some("fedcba".into());
+    after.machine.threads = 1;
+    let c = Comparison::of(&before, &after);
+    let whats: Vec<&str> = c.settings.iter().map(|s| s.what.as_str()).collect();
+    assert_eq!(whats, ["program", "threads"]);
+    let text = markdown_of_comparison(&c);
+    assert!(text.contains("| threads      | 4 "), "{text}");
+}
+
+#[test]
 fn rounds_are_compared() {
     let (before, after) = (round(5, 1.0), round(5, 1.2));
     let c = Comparison::of(&before, &after);
@@ -289,7 +342,7 @@ fn rounds_are_compared() {
     let unlike = Comparison::of(&before, &other).unlike.join("; ");
     assert!(unlike.contains("CPU: A CPU and Another") && unlike.contains("in 3 layers"));
     let text = markdown_of_comparison(&c);
-    assert!(text.contains("| decode, total | ") && text.contains("slower"));
+    assert!(text.contains("| decode, total ") && text.contains("slower"));
 }
 
 fn golden(name: &str, text: &str) {
@@ -467,7 +520,11 @@ fn breaks(root: &Value, schema: &Value, value: &Value, at: &str) -> Option<Strin
 fn documents_are_as_the_schema_says() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/report.schema.json");
     let schema: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let mut value = serde_json::to_value(document()).unwrap();
+    let mut other = round_of(2, 11, 1.0);
+    other.setup.kv_type = Some("q8_0".into());
+    other.setup.date = "2025-01-02T03:04:05Z".into();
+    let full = Document::report(round_of(2, 11, 1.1), Some(&other));
+    let mut value = serde_json::to_value(full).unwrap();
     assert_eq!(breaks(&schema, &schema, &value, "report"), None);
     let saved = serde_json::to_value(Document::saved(round(1, 1.0))).unwrap();
     assert_eq!(breaks(&schema, &schema, &saved, "round"), None);

@@ -19,8 +19,10 @@ pub struct Client {
     base: String,
     key: Option<String>,
     timeout: Duration,
-    /// The request but for its messages.
+    /// The request but for its prompt.
     fields: Map<String, Value>,
+    /// Whether texts are continued, instead of chats.
+    plain: bool,
 }
 
 impl Clone for Client {
@@ -31,6 +33,7 @@ impl Clone for Client {
             key: self.key.clone(),
             timeout: self.timeout,
             fields: self.fields.clone(),
+            plain: self.plain,
         }
     }
 }
@@ -152,6 +155,7 @@ impl Client {
             key: key.map(|key| format!("Bearer {key}")),
             timeout,
             fields: Map::new(),
+            plain: false,
         })
     }
 
@@ -171,6 +175,11 @@ impl Client {
         });
         self.fields = fields.as_object().cloned().unwrap_or_default();
         self.fields.extend(more.unwrap_or_default());
+    }
+
+    /// Asks to continue plain texts.
+    pub fn plain(&mut self) {
+        self.plain = true;
     }
 
     /// The first model that the server lists.
@@ -207,9 +216,15 @@ impl Client {
 
     fn stream(&self, prompt: &str, meant: Instant, reply: &mut Reply) -> Result<(), Problem> {
         let mut fields = self.fields.clone();
-        let message = json!([{"role": "user", "content": prompt}]);
-        fields.insert("messages".into(), message);
-        let at = format!("{}/v1/chat/completions", self.base);
+        let (path, name, asked) = match self.plain {
+            true => ("completions", "prompt", prompt.into()),
+            false => {
+                let message = json!([{"role": "user", "content": prompt}]);
+                ("chat/completions", "messages", message)
+            }
+        };
+        fields.insert(name.into(), asked);
+        let at = format!("{}/v1/{path}", self.base);
         let mut request = self
             .agent
             .post(&at)
@@ -247,10 +262,15 @@ impl Reply {
         if !chunk.is_object() {
             return Err(Problem::Other("a piece that is no JSON object".into()));
         }
-        let delta = &chunk["choices"][0]["delta"];
+        let choice = &chunk["choices"][0];
+        let delta = &choice["delta"];
         // Some servers send what a model thinks in a field of its own.
-        for name in ["reasoning_content", "content"] {
-            let Some(text) = delta[name].as_str().filter(|text| !text.is_empty()) else {
+        for text in [
+            &delta["reasoning_content"],
+            &delta["content"],
+            &choice["text"],
+        ] {
+            let Some(text) = text.as_str().filter(|text| !text.is_empty()) else {
                 continue;
             };
             let now = meant.elapsed();

@@ -88,6 +88,10 @@ pub struct BenchServeArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
+    /// Ask to continue plain texts, as for models that know no chats
+    #[arg(long)]
+    plain: bool,
+
     /// Ask each request once more with nothing beside it, and compare the
     /// answers
     #[arg(long)]
@@ -158,6 +162,9 @@ pub fn run(args: &BenchServeArgs) -> Result<(), Failure> {
         None => client.first_model().map_err(Failure::Other)?,
     };
     client.ask_for(&model, args.max_tokens, args.body.clone());
+    if args.plain {
+        client.plain();
+    }
     let prompts = Prompts::new(args.seed, &args.prompt_tokens);
     // The first request of all pays for what is set up once. It is also the
     // one whose error is told in full.

@@ -1,7 +1,7 @@
 //! The flags, and what they come to.
 
 use rustml_nlp::cli::{examples, Failure, SourceArgs};
-use rustml_nlp::{Model, Quantize, DEFAULT_MODEL};
+use rustml_nlp::{KvType, Model, Quantize, DEFAULT_MODEL};
 use rustml_trace::round::Setup;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +95,10 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FORMAT", help_heading = "Measuring")]
     pub quantize: Option<Quantize>,
 
+    /// How keys and values are cached: f16, q8_0 or f32 [default: f16]
+    #[arg(long, value_name = "TYPE", help_heading = "Measuring")]
+    pub kv_type: Option<KvType>,
+
     /// Load without a warm-up
     #[arg(long, help_heading = "Measuring")]
     pub no_warmup: bool,
@@ -160,6 +164,10 @@ impl ReportArgs {
             quantize: match self.quantize {
                 Some(q) => Some(q.to_string()),
                 None => before.and_then(|b| b.quantize.clone()),
+            },
+            kv_type: match self.kv_type {
+                Some(t) => Some(t.to_string()),
+                None => before.and_then(|b| b.kv_type.clone()),
             },
             threads: threads.or(before.and_then(|b| b.threads)),
             warm_up: !self.no_warmup && before.is_none_or(|b| b.warm_up),

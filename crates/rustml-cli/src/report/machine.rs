@@ -135,11 +135,15 @@ fn throttles(groups: &[PathBuf]) -> Option<u64> {
     groups.iter().filter_map(count).reduce(|a, b| a + b)
 }
 
-/// `always [madvise] never` as `madvise`.
+/// `always [madvise] never` as `madvise`; and whether we ask for them.
 fn huge_pages() -> Option<String> {
     let text = read("/sys/kernel/mm/transparent_hugepage/enabled")?;
     let (_, rest) = text.split_once('[')?;
-    Some(rest.split_once(']')?.0.to_owned())
+    let mode = rest.split_once(']')?.0;
+    Some(match std::env::var("RUSTML_HUGE_PAGES") {
+        Ok(off) if off == "0" => format!("{mode}, not asked for (RUSTML_HUGE_PAGES=0)"),
+        _ => mode.to_owned(),
+    })
 }
 
 fn kibibytes(text: &str) -> Option<u64> {

@@ -12,8 +12,11 @@ use rustml_trace::{Detail, Op, Step};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long each roof is measured; there are four.
+/// How long each roof is measured.
 const ROOF_TIME: Duration = Duration::from_millis(150);
+
+/// After so long no more numbers of threads are tried.
+const FEWER_TIME: Duration = Duration::from_millis(800);
 
 /// What prompts are cut from: any English will do, as long as it goes on.
 const TEXT: &str = include_str!("prompt.txt");
@@ -137,9 +140,15 @@ fn fused(model: &Model) -> Vec<String> {
         "norm and the preparation of activations",
         "query, key and value",
     ];
-    all.push(match any(|l| l.attention.qk_norm.is_some()) {
-        true => "qk-norm, rope and kv-store",
-        false => "rope and kv-store",
+    let (norm, rope) = (
+        any(|l| l.attention.qk_norm.is_some()),
+        any(|l| l.attention.rope.is_some()),
+    );
+    all.extend(match (norm, rope) {
+        (true, true) => Some("qk-norm, rope and kv-store"),
+        (true, false) => Some("qk-norm and kv-store"),
+        (false, true) => Some("rope and kv-store"),
+        (false, false) => None,
     });
     all.push("scores, softmax and values");
     if any(|l| l.feed_forward.gated) {
@@ -149,18 +158,24 @@ fn fused(model: &Model) -> Vec<String> {
     all.into_iter().map(String::from).collect()
 }
 
-fn roofs(model: &Model) -> Result<Roofs, Failure> {
+/// The most the machine can do where the model's weights are read.
+pub fn roofs(model: &Model) -> Result<Roofs, Failure> {
     let start = Instant::now();
     let team = model.model().team();
     let bytes: usize = products(model).iter().map(|(_, m)| m.bytes()).sum();
     let mut read = Vec::new();
-    if model.threads() > 1 {
-        let alone = Team {
+    let fewer = std::iter::successors(Some(1), |n| Some(2 * n));
+    for threads in fewer.take_while(|&n| n < model.threads()) {
+        // The roof that matters is that of all threads.
+        if start.elapsed() > FEWER_TIME {
+            break;
+        }
+        let fewer = Team {
             isa: team.isa,
-            pool: Pool::new(1)?,
+            pool: Pool::new(threads)?,
         };
-        let rate = roof::read_bandwidth(&alone, bytes, ROOF_TIME);
-        read.extend(rate.map(|rate| (1, rate)));
+        let rate = roof::read_bandwidth(&fewer, bytes, ROOF_TIME);
+        read.extend(rate.map(|rate| (threads, rate)));
     }
     let rate = roof::read_bandwidth(team, bytes, ROOF_TIME);
     read.extend(rate.map(|rate| (model.threads(), rate)));
@@ -198,11 +213,11 @@ pub fn prompt(model: &Model, setup: &Setup) -> Result<Prompt, Failure> {
 /// One repetition on a model that was just loaded; its text.
 pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, String), Failure> {
     let run = Arc::new(Mutex::new(Run::default()));
-    let into = run.clone();
+    let (into, prompt_tokens) = (run.clone(), setup.prompt_tokens);
     let observer = move |step: &Step| {
         into.lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(step)
+            .push(step, prompt_tokens)
     };
     model.observe(Detail::Parts, Arc::new(observer));
     let options = Options {
@@ -235,9 +250,11 @@ pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, 
 /// How the models of all repetitions are loaded.
 pub fn load_options(setup: &Setup) -> Result<LoadOptions, Failure> {
     let quantize = setup.quantize.as_deref().map(str::parse).transpose();
+    let kv_type = setup.kv_type.as_deref().map(str::parse).transpose();
     Ok(LoadOptions {
         threads: setup.threads,
         quantize: quantize.map_err(Failure::Usage)?,
+        kv_type: kv_type.map_err(Failure::Usage)?,
         warm_up: setup.warm_up,
         ..LoadOptions::default()
     })

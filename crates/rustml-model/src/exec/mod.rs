@@ -209,11 +209,14 @@ impl Exec {
         let stored = cost::store(rows, cache);
         if self.recorder.wants_parts() {
             let [norm, rope, store] = times.map(AtomicU64::into_inner);
+            // Where there is neither norm nor rotation, the clock was read
+            // between all the same.
             let parts = [
-                (Op::QkNorm, norm, norms),
-                (Op::Rope, rope, Cost::default()),
-                (Op::KvStore, store, stored),
+                w.query_norm.is_some().then_some((Op::QkNorm, norm, norms)),
+                a.rope.map(|_| (Op::Rope, rope, Cost::default())),
+                Some((Op::KvStore, store, stored)),
             ];
+            let parts: Vec<_> = parts.into_iter().flatten().collect();
             self.recorder.record_parts(&parts, start);
         } else {
             let cost = cost::total([norms, stored]);

@@ -20,11 +20,11 @@ enum To {
 }
 
 impl Output {
-    /// Whether there is a directory for the file: to be asked before work that
-    /// takes long.
+    /// Whether the file could be begun: to be asked before work that takes
+    /// long. Nothing is left of the attempt.
     ///
     /// # Errors
-    /// A sentence if there is none.
+    /// A sentence if it could not.
     pub fn check(path: &Path) -> Result<(), Failure> {
         let parent = path.parent().filter(|p| *p != Path::new(""));
         let parent = parent.unwrap_or(Path::new("."));
@@ -33,7 +33,9 @@ impl Output {
                 "cannot write {}: it is a directory",
                 path.display()
             ))),
-            true => Ok(()),
+            // A pipe's reader would see it closed.
+            true if path.exists() && !path.is_file() => Ok(()),
+            true => Output::create(path).map(drop),
             false => Err(Failure::Other(format!(
                 "cannot write {}: there is no directory {}",
                 path.display(),
@@ -44,6 +46,9 @@ impl Output {
 
     /// The sentence for an error.
     pub fn failed(path: &Path, e: io::Error) -> Failure {
+        // Behind the name of a temporary file, which says nothing to anybody.
+        let inner = e.get_ref().and_then(|e| e.source());
+        let e = inner.map_or(e.to_string(), |e| e.to_string());
         Failure::Other(format!("cannot write {}: {e}", path.display()))
     }
 

@@ -37,8 +37,19 @@ function showFrame() {
   $("send").disabled = !grows && !$("input").value.trim();
 }
 
-const welcome = () =>
-  el("div", { class: "empty" }, el("h2", { textContent: "What is on your mind?" }), el("p", { textContent: "What you write stays between this browser and the server." }));
+const STARTERS = ["Why is the sky blue?", "Write a short poem about the sea.", "Suggest a name for a boat."];
+
+/** What is there before the first message. */
+function welcome() {
+  const starter = (text) => el("button", { type: "button", textContent: text, onclick: () => (ask(current, text), $("input").focus()) });
+  return el(
+    "div",
+    { class: "empty" },
+    el("h2", { textContent: "What is on your mind?" }),
+    el("p", { textContent: "What you write stays between this browser and the server." }),
+    el("div", { class: "starters" }, ...STARTERS.map(starter)),
+  );
+}
 
 /** What can be done with a message, while nothing grows. */
 function actsOn(m, i) {

@@ -1,6 +1,6 @@
 //! Reports as one HTML file that needs nothing else.
 
-use super::content::{sections, title, Block, Chart, Section, Table};
+use super::content::{sections, summary, tables, title, Block, Chart, Section, Table};
 use super::svg;
 use crate::document::Document;
 use crate::tables::Tables;
@@ -24,14 +24,7 @@ pub(super) fn escape(text: &str) -> String {
 
 /// A report.
 pub fn html(document: &Document) -> String {
-    let owned;
-    let tables = match &document.tables {
-        Some(tables) => tables,
-        None => {
-            owned = Tables::of(&document.round);
-            &owned
-        }
-    };
+    let tables = &*tables(document);
     let title = escape(&title(&document.round));
     let mut out = format!(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -39,6 +32,7 @@ pub fn html(document: &Document) -> String {
          <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<h1>{title}</h1>\n",
         include_str!("report.css")
     );
+    out += &format!("<p class=\"summary\">{}</p>\n", escape(&summary(document)));
     for (i, section) in sections(document).iter().enumerate() {
         out += &format!("<h2>{}. {}</h2>\n", i + 1, section.title);
         put(&mut out, section, document, tables);
@@ -67,8 +61,15 @@ fn put(out: &mut String, section: &Section, document: &Document, tables: &Tables
     }
 }
 
+/// Tables of text that have more columns become paragraphs on a phone.
+const CARDS: usize = 4;
+
 fn table(t: &Table) -> String {
-    let class = if t.text { "text" } else { "numbers" };
+    let class = match t.text {
+        true if t.head.len() > CARDS => "text cards",
+        true => "text",
+        false => "numbers",
+    };
     let mut out = format!("<div class=\"scroll\"><table class=\"{class}\">\n");
     if t.head.iter().any(|h| !h.is_empty()) {
         out += "<thead><tr>";
@@ -84,6 +85,9 @@ fn table(t: &Table) -> String {
             let cell = escape(cell);
             out += &match i {
                 0 => format!("<th scope=\"row\">{cell}</th>"),
+                _ if class.ends_with("cards") => {
+                    format!("<td data-label=\"{}\">{cell}</td>", escape(t.head[i]))
+                }
                 _ => format!("<td>{cell}</td>"),
             };
         }

@@ -1,12 +1,13 @@
 //! Reports as Markdown.
 
-use super::content::{comparison, sections, title, Block, Section, Table};
+use super::content::{comparison, sections, summary, title, Block, Section, Table};
 use crate::compare::Comparison;
 use crate::document::Document;
 
 /// A report.
 pub fn markdown(document: &Document) -> String {
     let mut out = format!("# {}\n", escape(&title(&document.round)));
+    out += &format!("\n{}\n", escape(&summary(document)));
     for (i, section) in sections(document).iter().enumerate() {
         out += &format!("\n## {}. {}\n", i + 1, section.title);
         put(&mut out, section);
@@ -33,16 +34,39 @@ fn put(out: &mut String, section: &Section) {
     }
 }
 
+/// Wider cells than this do not widen their column.
+const WIDEST: usize = 44;
+
+/// A table whose columns are aligned, for those who read it as it is.
 fn table(t: &Table) -> String {
-    let mut out = format!("\n| {} |\n|", t.head.join(" | "));
-    for i in 0..t.head.len() {
-        out += if t.text || i == 0 { "---|" } else { "---:|" };
+    let head = t.head.iter().map(|h| escape(h)).collect();
+    let rows = t.rows.iter();
+    let rows = rows.map(|row| row.iter().map(|c| escape(c)).collect());
+    let all: Vec<Vec<String>> = std::iter::once(head).chain(rows).collect();
+    let width = |i: usize| {
+        let cells = all.iter().filter_map(|row| row.get(i));
+        let lengths = cells.map(|c| c.chars().count());
+        lengths.filter(|&n| n <= WIDEST).max().unwrap_or(0).max(3)
+    };
+    let widths: Vec<usize> = (0..t.head.len()).map(width).collect();
+    let is_text = |i: usize| t.text || i == 0;
+    let line = |cells: &Vec<String>| {
+        let cells = cells.iter().zip(&widths).enumerate();
+        let cells = cells.map(|(i, (c, w))| match is_text(i) {
+            true => format!("{c:w$}"),
+            false => format!("{c:>w$}"),
+        });
+        format!("| {} |\n", cells.collect::<Vec<_>>().join(" | "))
+    };
+    let mut out = format!("\n{}|", line(&all[0]));
+    for (i, w) in widths.iter().enumerate() {
+        out += &match is_text(i) {
+            true => format!("{}|", "-".repeat(w + 2)),
+            false => format!("{}:|", "-".repeat(w + 1)),
+        };
     }
     out.push('\n');
-    for row in &t.rows {
-        let cells: Vec<String> = row.iter().map(|c| escape(c)).collect();
-        out += &format!("| {} |\n", cells.join(" | "));
-    }
+    all[1..].iter().for_each(|row| out += &line(row));
     out
 }
 

@@ -196,7 +196,7 @@ pub fn operations(b: &Breakdown) -> String {
         );
     }
     let caption = "the line is the operation at its roof; pale is waiting for other threads";
-    text(&mut out, "small", left, height - 6.0, caption);
+    text(&mut out, "small", 0.0, height - 6.0, caption);
     out + "</svg>"
 }
 
@@ -264,7 +264,7 @@ pub fn roofline(roofs: &Roofs, tables: &Tables) -> String {
     );
     let lowest = points.iter().map(|p| p.1.gop_per_second * 1e9);
     let y_range = (lowest.fold(peak / 100.0, f64::min) / 2.0, peak * 2.0);
-    let (height, bottom, left) = (330.0, 290.0, 48.0);
+    let (height, bottom, left) = (362.0, 290.0, 48.0);
     let log = |v: f64, (from, to): (f64, f64)| (v / from).ln() / (to / from).ln();
     let x = |v: f64| left + (WIDTH - left - 4.0) * log(v, x_range).clamp(0.0, 1.0);
     let y = |v: f64| bottom - (bottom - 8.0) * log(v, y_range).clamp(0.0, 1.0);
@@ -320,9 +320,11 @@ pub fn roofline(roofs: &Roofs, tables: &Tables) -> String {
             );
         }
     }
-    let caption = "operations a byte (across), Gop/s (up); circles decode, squares the prompt; \
-                   larger is a larger share";
-    text(&mut out, "small", left, height - 6.0, caption);
+    let caption = "operations a byte (across), Gop/s (up); larger is a larger share of the time;";
+    text(&mut out, "small", left, height - 38.0, caption);
+    let caption = "circles are a decode step, squares the prompt";
+    text(&mut out, "small", left, height - 24.0, caption);
+    legend(&mut out, height - 13.0);
     out += "</svg>";
     out
 }

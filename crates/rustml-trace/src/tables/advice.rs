@@ -57,6 +57,8 @@ const NEAR_NOTHING: f64 = 0.2;
 const MUCH_WAITING: f64 = 0.15;
 /// Bits a weight of the smallest format that is offered when loading (Q4_0).
 const SMALLEST_BITS: f64 = 4.5;
+/// Bits a value of the smallest type of the cache (q8_0).
+const SMALLEST_KV_BITS: f64 = 8.5;
 
 /// All findings of a round: what concerns decoding, prompts, the machine; each
 /// by what it could bring.
@@ -71,6 +73,7 @@ pub fn findings(round: &Round, tables: &Tables) -> Vec<Finding> {
         mine.extend(unaccounted(of, breakdown));
         if of == Of::Decode {
             mine.extend(weights(round, breakdown));
+            mine.extend(cache(round, breakdown));
             mine.extend(steadiness(round, tables));
         }
         mine.retain(|f| f.gain.is_none_or(|g| g >= WORTH));
@@ -193,9 +196,10 @@ fn weights(round: &Round, decode: &Breakdown) -> Option<Finding> {
     let floats = types
         .iter()
         .any(|t| t.op != Op::Head && 8 * t.bytes >= 15 * t.values);
-    let advice = match floats {
-        true => "--quantize q8_0 or q4_0 on loading makes them smaller; q4_0 is the less exact",
-        false => "a file of the model in Q4_0 or Q4_K would be read faster, and be less exact",
+    let advice = match (floats, round.setup.synthetic) {
+        (true, _) => "--quantize q8_0 or q4_0 makes them smaller; q4_0 is the less exact",
+        (_, true) => "--quantize q4_0 makes them smaller, as a file in that format would be",
+        _ => "a file of the model in Q4_0 or Q4_K would be read faster, and be less exact",
     };
     Some(Finding {
         of: Of::Decode,
@@ -204,6 +208,25 @@ fn weights(round: &Round, decode: &Breakdown) -> Option<Finding> {
         roof_share: None,
         gain: Some(reading / decode.ms * (1.0 - SMALLEST_BITS / bits)),
         advice: advice.into(),
+    })
+}
+
+/// What a smaller cache would save.
+fn cache(round: &Round, decode: &Breakdown) -> Option<Finding> {
+    let bits = match round.model.kv_type.as_str() {
+        "F32" => 32.0,
+        "F16" => 16.0,
+        _ => return None,
+    };
+    let attend = decode.ops.iter().find(|o| o.op == Op::Attend)?;
+    let roof = attend.roof.filter(|r| r.which == Roof::Memory)?;
+    (decode.ms > 0.0).then(|| Finding {
+        of: Of::Decode,
+        what: format!("keys and values of {bits:.0} bits"),
+        share: Some(attend.share),
+        roof_share: None,
+        gain: Some(roof.ms / decode.ms * (1.0 - SMALLEST_KV_BITS / bits)),
+        advice: "--kv-type q8_0 makes them smaller, and is the less exact".into(),
     })
 }
 
@@ -250,10 +273,17 @@ fn steadiness(round: &Round, tables: &Tables) -> Vec<Finding> {
     }
     let jitter = t.decode.p95 / t.decode.median - 1.0;
     if jitter > 0.25 {
+        let threads = round.machine.threads;
+        let fewer = match threads {
+            0 | 1 => String::new(),
+            n => format!(", or --threads {}", n - 1),
+        };
         all.push(finding(
-            format!("one step in twenty takes {} longer or more", percent(jitter)),
-            "something else runs on these cores; a quieter machine, or one thread less, is steadier"
-                .into(),
+            format!(
+                "one step in twenty takes {} longer or more",
+                percent(jitter)
+            ),
+            format!("something else runs on these cores; a quieter machine{fewer} is steadier"),
         ));
     }
     if let Some((layer, more)) = slowest_layer(&tables.layers).filter(|s| s.1 > 0.2) {
@@ -275,53 +305,67 @@ fn steadiness(round: &Round, tables: &Tables) -> Vec<Finding> {
 fn machine(round: &Round) -> Vec<Finding> {
     let m = &round.machine;
     let mut all = Vec::new();
-    let mut add = |what: String, advice: &str| {
+    let mut add = |what: String, advice: String| {
         all.push(Finding {
             of: Of::Machine,
             what,
             share: None,
             roof_share: None,
             gain: None,
-            advice: advice.to_owned(),
+            advice,
         })
     };
     let throttled: u64 = round.runs.iter().filter_map(|r| r.throttled).sum();
     if throttled > 0 {
         add(
             format!("the cgroup's quota stopped the process {throttled} times"),
-            "fewer threads than the quota has CPUs, or a larger quota",
+            "fewer threads (--threads) than the quota has CPUs, or a larger quota".into(),
         );
     }
     if let Some(quota) = m.quota.filter(|&q| q < m.threads as f64) {
         add(
             format!("{} threads share {quota} CPUs of quota", m.threads),
-            "as many threads as the quota has whole CPUs",
+            format!(
+                "--threads {:.0}, as many as the quota has whole CPUs",
+                quota.floor().max(1.0)
+            ),
         );
     }
-    if m.allowed_cores.is_some_and(|cores| m.threads > cores) {
+    if let Some(cores) = m.allowed_cores.filter(|&cores| m.threads > cores) {
         add(
             "two threads share a core".into(),
-            "--threads with the number of cores: siblings share the units that multiply",
+            format!("--threads {cores}: siblings share the units that multiply"),
         );
     }
     if m.threads > m.allowed_cpus {
         add(
             format!("{} threads on {} CPUs", m.threads, m.allowed_cpus),
-            "no more threads than CPUs",
+            format!("--threads {}, no more than CPUs", m.allowed_cpus),
         );
     }
     if m.isa != m.best_isa {
         add(
             format!("kernels for {} on a CPU that has {}", m.isa, m.best_isa),
-            "unset RUSTML_ISA",
+            "unset RUSTML_ISA".into(),
         );
     }
     let huge = round.runs.iter().filter_map(|r| r.huge_bytes).max();
     if huge.is_some_and(|huge| 2 * huge < round.model.weight_bytes) {
         let mode = m.huge_pages.as_deref().unwrap_or("unknown");
+        let advice = match mode {
+            "never" => {
+                "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled, if the \
+                        machine is yours"
+            }
+            off if off.contains("RUSTML_HUGE_PAGES") => "unset RUSTML_HUGE_PAGES",
+            _ => {
+                "echo 1 > /proc/sys/vm/compact_memory before, if the machine is yours: none \
+                  were free"
+            }
+        };
         add(
             format!("most weights lie in small pages (transparent huge pages: {mode})"),
-            "echo always > /sys/kernel/mm/transparent_hugepage/enabled, if the machine is yours",
+            advice.into(),
         );
     }
     all

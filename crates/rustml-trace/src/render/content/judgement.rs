@@ -1,7 +1,7 @@
 //! How good that is: roofs, bottlenecks, and another round beside it.
 
 use super::{bytes, ms, number, percent, some, table, Block, Chart, Section, Table};
-use crate::compare::Comparison;
+use crate::compare::{Comparison, JUDGED};
 use crate::round::Round;
 use crate::tables::{full_name, Finding, Tables};
 
@@ -47,7 +47,8 @@ pub fn roofline(round: &Round, tables: &Tables) -> Section {
         title: "Roofline",
         blocks: vec![
             Block::Note(format!(
-                "The most this machine can do, measured in {:.1} s before the model ran.",
+                "The most this machine can do, measured before the model ran and after it, {:.1} s \
+                 in all; the better one counts.",
                 r.seconds
             )),
             table(&["roof", ""], rows),
@@ -110,9 +111,19 @@ pub fn comparison(c: &Comparison) -> Section {
         let unlike = c.unlike.join("; ");
         blocks.push(Block::Note(format!("The rounds are not alike: {unlike}.")));
     }
+    if !c.settings.is_empty() {
+        let rows = c.settings.iter();
+        let rows = rows.map(|s| vec![s.what.clone(), s.before.clone(), s.after.clone()]);
+        blocks.push(Block::Table(Table {
+            head: vec!["not the same", "before", "after"],
+            rows: rows.collect(),
+            text: true,
+        }));
+    }
     blocks.push(Block::Note(
-        "Intervals hold the true change with 99 %, as far as the repeated steps tell; where \
-         one excludes that nothing changed, the change is real."
+        "All intervals together hold the true changes with 99 %, as far as the repeated steps \
+         tell; where one excludes that nothing changed, the change is real. What takes less than \
+         1 % of a step is not judged."
             .into(),
     ));
     let rows = c.rows.iter().map(|r| {
@@ -121,6 +132,7 @@ pub fn comparison(c: &Comparison) -> Section {
                 signed(c.change),
                 format!("{} to {}", signed(c.low), signed(c.high)),
                 match (c.real, c.change > 0.0) {
+                    (false, _) if r.share < JUDGED => "-",
                     (false, _) => "noise",
                     (true, true) => "slower",
                     (true, false) => "faster",

@@ -8,10 +8,11 @@ pub use judgement::comparison;
 
 use crate::document::Document;
 use crate::round::Round;
-use crate::tables::Tables;
+use crate::tables::{share, Breakdown, Of, Tables};
 use crate::{Op, Part};
 use judgement::{bottlenecks, roofline};
 use setup::setup;
+use std::borrow::Cow;
 use times::{operations, steps, timing};
 
 /// A table; the first column is text, the others are numbers, unless `text`.
@@ -77,6 +78,7 @@ pub fn percent(share: f64) -> String {
 /// Milliseconds, to four digits or so.
 pub fn ms(ms: f64) -> String {
     match ms.abs() {
+        0.0 => "0".into(),
         a if a < 0.1 => format!("{ms:.4}"),
         a if a < 10.0 => format!("{ms:.3}"),
         a if a < 100.0 => format!("{ms:.2}"),
@@ -137,17 +139,55 @@ pub fn title(round: &Round) -> String {
     }
 }
 
+/// What follows from the round.
+pub fn tables(document: &Document) -> Cow<'_, Tables> {
+    match &document.tables {
+        Some(tables) => Cow::Borrowed(tables),
+        None => Cow::Owned(Tables::of(&document.round)),
+    }
+}
+
+/// The report in some sentences, for those who read no further.
+pub fn summary(document: &Document) -> String {
+    let (round, t) = (&document.round, tables(document));
+    let reached = |b: &Breakdown| percent(share(b.roof_ms, b.ms));
+    let mut all = Vec::new();
+    if t.decode.ms > 0.0 {
+        all.push(format!(
+            "A token takes {} ms, {} tokens/s: {} of what the roofs of this machine allow.",
+            ms(t.timing.decode.median),
+            number(t.timing.decode_tokens_per_second),
+            reached(&t.decode)
+        ));
+    }
+    if t.prefill.ms > 0.0 {
+        all.push(format!(
+            "The prompt of {} tokens takes {} ms, {} tokens/s: {} of that.",
+            round.setup.prompt_tokens,
+            ms(t.timing.first_token.median),
+            number(t.timing.prefill_tokens_per_second.median),
+            reached(&t.prefill)
+        ));
+    }
+    let first = t.findings.iter().find(|f| f.gain.is_some());
+    if let Some(f) = first.filter(|f| f.of != Of::Machine) {
+        all.push(format!(
+            "What could bring most in {}, {} at most: {} ({}).",
+            match f.of {
+                Of::Prompt => "reading prompts",
+                _ => "decoding",
+            },
+            percent(f.gain.unwrap_or(0.0)),
+            f.what,
+            f.advice
+        ));
+    }
+    all.join(" ")
+}
+
 /// All sections of a report.
 pub fn sections(document: &Document) -> Vec<Section> {
-    let round = &document.round;
-    let owned;
-    let tables = match &document.tables {
-        Some(tables) => tables,
-        None => {
-            owned = Tables::of(round);
-            &owned
-        }
-    };
+    let (round, tables) = (&document.round, &*tables(document));
     let mut all = vec![
         setup(round, tables),
         timing(round, tables),

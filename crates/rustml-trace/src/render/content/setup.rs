@@ -1,6 +1,6 @@
 //! What ran, where, and how it was asked for.
 
-use super::{bytes, count, facts, megabytes, number, table, Block, Section};
+use super::{bytes, count, facts, megabytes, ms, number, table, Block, Section};
 use crate::round::{Choice, Round};
 use crate::tables::{full_name, Tables};
 
@@ -18,9 +18,13 @@ pub fn setup(round: &Round, tables: &Tables) -> Section {
         .commit
         .as_ref()
         .map_or(String::new(), |c| format!(", commit {c}"));
-    let cores = m
-        .allowed_cores
-        .map_or(String::new(), |c| format!(" on {c} cores"));
+    let cores = m.allowed_cores.map_or(String::new(), |c| {
+        let shared = c < m.allowed_cpus;
+        format!(
+            " on {c} cores{}",
+            if shared { ", which siblings share" } else { "" }
+        )
+    });
     let quota = m
         .quota
         .map_or("no quota known".into(), |q| format!("a quota of {q} CPUs"));
@@ -112,6 +116,15 @@ pub fn setup(round: &Round, tables: &Tables) -> Section {
             ],
             model.choices.iter().map(choice).collect(),
         ));
+    }
+    let load = &tables.timing.load;
+    if !load.is_empty() {
+        let rows = load
+            .iter()
+            .map(|(name, time)| vec![name.clone(), ms(*time)]);
+        let total: f64 = load.iter().map(|l| l.1).sum();
+        let total = vec!["total".to_owned(), ms(total)];
+        blocks.push(table(&["loading", "ms"], rows.chain([total]).collect()));
     }
     Section {
         title: "Setup",

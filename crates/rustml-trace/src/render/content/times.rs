@@ -28,7 +28,7 @@ pub fn timing(round: &Round, tables: &Tables) -> Section {
         String::new(),
         String::new(),
     ]);
-    let mut blocks = vec![
+    let blocks = vec![
         table(&["", "median", "p5", "p95"], rows),
         Block::Note(format!(
             "Of {} decode steps after the first of each repetition; {} of the wall time lies in \
@@ -36,14 +36,9 @@ pub fn timing(round: &Round, tables: &Tables) -> Section {
             t.steps,
             percent(t.in_steps)
         )),
+        Block::Note("Generated text:".into()),
+        Block::Quote(round.text.clone()),
     ];
-    if !t.load.is_empty() {
-        let rows = t.load.iter();
-        let rows = rows.map(|(name, time)| vec![name.clone(), ms(*time)]);
-        blocks.push(table(&["loading", "ms"], rows.collect()));
-    }
-    blocks.push(Block::Note("Generated text:".into()));
-    blocks.push(Block::Quote(round.text.clone()));
     Section {
         title: "High-level timing",
         blocks,
