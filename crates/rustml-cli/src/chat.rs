@@ -2,8 +2,8 @@
 
 use crate::input::Input;
 use rustml_nlp::cli::{
-    colours, complain, examples, note, open, print, print_text, Failure, ModelArgs, Profile,
-    ProfileArgs, SamplingArgs, Signals, SystemArgs,
+    colours, complain, examples, note, open, open_draft, print, print_text, DraftArgs, Failure,
+    ModelArgs, Profile, ProfileArgs, SamplingArgs, Signals, SystemArgs,
 };
 use rustml_nlp::{Context, Error, Finish, Generation, Model, Options, Session};
 use std::io;
@@ -36,6 +36,9 @@ const CONTEXT: usize = 8192;
 pub struct ChatArgs {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    draft: DraftArgs,
 
     #[command(flatten)]
     system: SystemArgs,
@@ -83,6 +86,7 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
     if model.tokenizer().chat_template().is_none() {
         return Err(Error::NoTemplate(model.path().to_owned()).into());
     }
+    open_draft(&mut model, &args.draft, &load)?;
     let input = Input::new(NAMES)?;
     if input.is_terminal() {
         greet(args.model.source.name(), &model);

@@ -5,7 +5,9 @@ use rustml_kernels::attention::KvShape;
 use rustml_kernels::roof;
 use rustml_model::spec::Spec;
 use rustml_model::KV_BLOCK;
-use rustml_nlp::cli::{examples, note, open, Failure, ModelArgs, Profile, ProfileArgs, Signals};
+use rustml_nlp::cli::{
+    examples, note, open, open_draft, DraftArgs, Failure, ModelArgs, Profile, ProfileArgs, Signals,
+};
 use rustml_nlp::{KvType, Model};
 use rustml_server::{serve, Config, Served};
 use std::net::{TcpListener, ToSocketAddrs};
@@ -44,6 +46,9 @@ const ROOF_TIME: Duration = Duration::from_millis(50);
 pub struct ServeArgs {
     #[command(flatten)]
     model: ModelArgs,
+
+    #[command(flatten)]
+    draft: DraftArgs,
 
     /// The address to listen at; others than the machine's own need --api-key
     #[arg(
@@ -97,8 +102,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Limits")]
     queue: usize,
 
-    /// Memory for keys and values, as 512M or 4G [default: half of what is
-    /// free, and no more than --slots and --ctx-size can use]
+    /// Memory for keys and values, a draft model's included, as 512M or 4G
+    /// [default: half of what is free, and no more than --slots and --ctx-size
+    /// can use]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, help_heading = "Limits")]
     kv_memory: Option<u64>,
 
@@ -135,6 +141,7 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
     let load = args.model.load.options();
     let name = args.model.source.name();
     let mut model = open(name, &load)?;
+    open_draft(&mut model, &args.draft, &load)?;
     let profile = args.profile.begin(&mut model)?;
     let positions = positions(args, &model)?;
     let mut names = vec![own_name(name)];
@@ -257,9 +264,17 @@ fn block_bytes(spec: &Spec, kv_type: KvType) -> usize {
     layers.map(|shape| 2 * shape.block_bytes()).sum()
 }
 
+/// Bytes of so many blocks of the caches, the draft model's included.
+fn cache_bytes(model: &Model, blocks: usize) -> usize {
+    let draft = model.draft().map(|d| d.spec());
+    let specs = [model.model().spec()].into_iter().chain(draft);
+    let block: usize = specs.map(|s| block_bytes(s, model.kv_type())).sum();
+    blocks * block
+}
+
 /// Positions of the cache.
 fn positions(args: &ServeArgs, model: &Model) -> Result<usize, Failure> {
-    let block = block_bytes(model.model().spec(), model.kv_type()).max(1);
+    let block = cache_bytes(model, 1).max(1);
     let useful = model
         .context()
         .div_ceil(KV_BLOCK)
@@ -282,7 +297,7 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
     let at = listener
         .local_addr()
         .map_or(String::new(), |a| a.to_string());
-    let cache = positions / KV_BLOCK * block_bytes(model.model().spec(), model.kv_type());
+    let cache = cache_bytes(model, positions / KV_BLOCK);
     note(format_args!(
         "{name} at http://{at}: a page to chat with, and OpenAI's API at http://{at}/v1"
     ));
@@ -295,6 +310,15 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
         cache >> 20,
         model.threads(),
     ));
+    if let (Some(draft), Some(name)) = (model.draft(), &args.draft.draft) {
+        let cache = positions / KV_BLOCK * block_bytes(draft.spec(), model.kv_type());
+        note(format_args!(
+            "{} guesses tokens ahead: {} MiB of weights beside these, {} MiB of that cache",
+            own_name(name),
+            draft.report().bytes >> 20,
+            cache >> 20,
+        ));
+    }
 }
 
 fn parse_slots(s: &str) -> Result<usize, String> {

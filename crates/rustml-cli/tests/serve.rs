@@ -73,6 +73,11 @@ fn it_ends_when_asked_to() {
             "0",
             "--threads",
             "1",
+            "--draft",
+            concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../../testdata/tiny/llama-sharded"
+            ),
             "--profile",
         ])
         .arg(&profile)
@@ -106,6 +111,11 @@ fn it_ends_when_asked_to() {
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
     assert_eq!(server.wait().unwrap().code(), Some(0), "{rest}");
+    assert!(
+        rest.contains("llama-sharded guesses tokens ahead"),
+        "{rest}"
+    );
+    assert!(rest.contains("guessed="), "{rest}");
     assert!(
         rest.contains("prompt_tokens="),
         "a line for the request: {rest}"

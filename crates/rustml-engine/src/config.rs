@@ -29,6 +29,8 @@ pub struct EngineConfig {
     /// Whether tokens are guessed ahead from what the text already said, and
     /// checked several at a time. They are the same tokens.
     pub speculate: bool,
+    /// Guess so many tokens at a time whether it pays or not, for measuring.
+    pub always_guess: Option<usize>,
 }
 
 impl Default for EngineConfig {
@@ -44,6 +46,7 @@ impl Default for EngineConfig {
             queue: usize::MAX,
             step_target: Duration::from_millis(50),
             speculate: false,
+            always_guess: None,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The loop: plan, forward, sample, settle.
 
 use crate::config::{EngineConfig, Observer, Refusal};
+use crate::draft::Drafter;
+use crate::lookup::Lookup;
 use crate::request::{Finish, Request, RequestId, Update, MAX_LOGPROBS};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Scratch, Sequence, Work};
@@ -69,6 +71,19 @@ impl Engine {
         self.observer = Some(observer);
     }
 
+    /// Has a smaller model guess tokens ahead, which this one then checks
+    /// several at a time; they are the same tokens. It gets a cache of as many
+    /// positions. If its vocabulary is not the same (see
+    /// [`crate::same_vocabulary`]), guesses are wrong, and soon no more made.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn set_draft(&mut self, draft: Arc<Model>) -> Result<(), rustml_model::Error> {
+        let drafter = Drafter::new(draft, &self.model, &self.config)?;
+        self.scheduler.drafter = Some(drafter);
+        Ok(())
+    }
+
     /// Positions of one sequence.
     pub fn context(&self) -> usize {
         self.config.context
@@ -86,7 +101,10 @@ impl Engine {
     pub fn submit(&mut self, request: Request) -> Result<RequestId, Refusal> {
         self.check(&request)?;
         let (id, config) = (self.next_id + 1, &self.config);
-        let s = Sequence::new(id, request, config.context, config.speculate);
+        let rate = self.scheduler.lookups.rate();
+        let lookup = config.speculate.then(|| Lookup::new(rate));
+        let drafted = self.scheduler.drafter.as_ref().map(Drafter::begin);
+        let s = Sequence::new(id, request, config.context, lookup, drafted);
         let (needed, cache) = (s.positions(), self.scheduler.kv.positions());
         if needed > cache {
             return Err(Refusal::CacheTooSmall { needed, cache });
@@ -180,7 +198,12 @@ impl Engine {
             let before = s.cache.len() + w.rows;
             let last = s.settle(w, mine, &self.tokenizer, &mut self.scratch, &mut updates);
             ended.extend(last);
-            self.scheduler.stats.accepted += (s.cache.len() - before) as u64;
+            let right = s.cache.len() - before;
+            self.scheduler.stats.accepted += right as u64;
+            match &mut self.scheduler.drafter {
+                Some(drafter) if w.asked => drafter.settle(s, w.drafts.len(), right),
+                _ => self.scheduler.lookups.learn(w.drafts.len(), right),
+            }
         }
         let r = &mut self.exec.recorder;
         r.record(Op::Sample, sampling, Cost::default());

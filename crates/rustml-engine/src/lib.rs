@@ -32,9 +32,11 @@
 
 mod config;
 mod constraint;
+mod draft;
 mod engine;
 pub mod grammar;
 mod logprobs;
+mod lookup;
 mod pace;
 mod prefix;
 mod request;
@@ -49,6 +51,7 @@ mod stop;
 
 pub use config::{EngineConfig, Observer, Refusal};
 pub use constraint::{Constraint, TokenMask};
+pub use draft::{same_vocabulary, VocabularyMismatch};
 pub use engine::Engine;
 pub use request::{Finish, Request, RequestId, Timings, TokenLogprobs, Update, MAX_LOGPROBS};
 pub use sampler::Sampler;

@@ -40,6 +40,11 @@ impl Pace {
         (rows / 8 * 8).max(LEAST).min(most)
     }
 
+    /// What so many rows of prompts take.
+    pub fn seconds(&self, rows: usize) -> f64 {
+        rows as f64 * self.row.unwrap_or(0.0)
+    }
+
     /// Learns from a step.
     pub fn learn(&mut self, decoding: usize, prompt_rows: usize, seconds: f64) {
         let fade = |old: &mut Option<f64>, new: f64| {

@@ -135,6 +135,12 @@ pub struct Timings {
     pub tokens: usize,
     /// How often it had to make room for others and be computed again.
     pub preemptions: usize,
+    /// Tokens guessed ahead.
+    pub guessed: usize,
+    /// Those of them that were right.
+    pub right: usize,
+    /// Whether it ended without guesses, since they had not paid.
+    pub guesses_off: bool,
 }
 
 impl Timings {

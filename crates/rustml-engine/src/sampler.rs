@@ -45,6 +45,19 @@ impl Sampler {
         }
     }
 
+    /// One that will choose just as this one.
+    pub(crate) fn twin(&self) -> Sampler {
+        Sampler {
+            sampling: self.sampling,
+            bias: self.bias.clone(),
+            rng: self.rng.clone(),
+            seen: self.seen.clone(),
+            adjusted: Vec::new(),
+            candidates: Vec::new(),
+            sums: Vec::new(),
+        }
+    }
+
     /// Takes note of the prompt, for the repetition penalty.
     pub fn observe_prompt(&mut self, ids: &[u32]) {
         if self.sampling.repetition_penalty != 1.0 {

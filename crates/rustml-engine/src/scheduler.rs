@@ -9,10 +9,11 @@
 //! it needs, so that all come to an end.
 
 use crate::config::EngineConfig;
+use crate::draft::Drafter;
 use crate::pace::Pace;
 use crate::prefix::Prefixes;
 use crate::sequence::{Sequence, Work};
-use crate::speculate::Costs;
+use crate::speculate::{Costs, Record};
 use crate::stats::Stats;
 use rustml_model::{Capacity, KvPool, KV_BLOCK};
 use std::collections::VecDeque;
@@ -29,6 +30,9 @@ pub(crate) struct Scheduler {
     pub pace: Pace,
     /// Of steps that only decode.
     pub costs: Costs,
+    /// Of guesses from what texts said.
+    pub lookups: Record,
+    pub drafter: Option<Drafter>,
     /// Blocks that could be had when the first that waits was last refused.
     refused_at: Option<usize>,
     pub stats: Stats,
@@ -43,7 +47,9 @@ impl Scheduler {
             running: Vec::new(),
             sequences: config.sequences.max(1),
             pace: Pace::new(config.step_target),
-            costs: Costs::default(),
+            costs: Costs::new(config.always_guess),
+            lookups: Record::default(),
+            drafter: None,
             refused_at: None,
             stats: Stats::default(),
         }
@@ -88,34 +94,65 @@ impl Scheduler {
                 complete,
                 decodes: pending == 1,
                 drafts: Vec::new(),
+                asked: false,
             });
         }
         if works.iter().all(|w| w.decodes) {
-            self.draft(&mut works, free, extra_logits);
+            let most = free.min(extra_logits);
+            let left = self.look_up(&mut works, most);
+            self.draft(&mut works, left);
         }
         works
     }
 
-    /// Adds guesses to a step that only decodes, as far as there is room for
-    /// them without anybody having to go.
-    fn draft(&mut self, works: &mut [Work], mut rows: usize, mut logits: usize) {
-        let mut taken = works.len();
-        for (s, w) in self.running.iter_mut().zip(works) {
-            let drafts = s.draft(rows.min(logits), &self.costs, taken);
-            let missing = (1 + drafts.len()).saturating_sub(s.cache.room());
-            let blocks = missing.div_ceil(KV_BLOCK);
-            if drafts.is_empty() || !self.prefixes.make_room(&mut self.kv, blocks) {
-                continue;
+    /// Adds guesses from what the texts said to a step that only decodes, `most`
+    /// at most; returns how many more there may be.
+    fn look_up(&mut self, works: &mut [Work], mut most: usize) -> usize {
+        let mut rows = works.len();
+        for (i, w) in works.iter_mut().enumerate() {
+            let drafts = self.running[i].draft(most, &self.costs, rows);
+            if !drafts.is_empty() && self.has_room(i, 1 + drafts.len()) {
+                rows += drafts.len();
+                most -= drafts.len();
+                self.add(w, drafts);
             }
-            let fits = self.kv.reserve(&mut s.cache, 1 + drafts.len());
-            assert!(fits, "room was made");
-            taken += drafts.len();
-            rows -= drafts.len();
-            logits -= drafts.len();
-            w.logits += drafts.len();
-            self.stats.proposed += drafts.len() as u64;
-            w.drafts = drafts;
         }
+        most
+    }
+
+    /// Adds guesses of the draft model.
+    fn draft(&mut self, works: &mut [Work], most: usize) {
+        let Some(mut drafter) = self.drafter.take() else {
+            return;
+        };
+        let mut wanted = drafter.plan(&mut self.running, works, most, &self.costs);
+        for (i, n) in wanted.iter_mut().enumerate() {
+            if *n > 0 && !self.has_room(i, 1 + *n) {
+                *n = 0;
+            }
+        }
+        let drafts = drafter.run(&mut self.running, &wanted);
+        for ((w, drafts), n) in works.iter_mut().zip(drafts).zip(wanted) {
+            if n > 0 {
+                w.asked = true;
+                self.add(w, drafts);
+            }
+        }
+        self.stats.draft_seconds = drafter.seconds;
+        self.drafter = Some(drafter);
+    }
+
+    fn add(&mut self, w: &mut Work, drafts: Vec<u32>) {
+        self.stats.proposed += drafts.len() as u64;
+        w.logits += drafts.len();
+        w.drafts = drafts;
+    }
+
+    /// Makes room for rows of a sequence, if nobody has to go for that.
+    fn has_room(&mut self, i: usize, rows: usize) -> bool {
+        let cache = &mut self.running[i].cache;
+        let blocks = rows.saturating_sub(cache.room()).div_ceil(KV_BLOCK);
+        self.prefixes.make_room(&mut self.kv, blocks) && self.kv.reserve(cache, rows)
     }
 
     /// Lets waiting requests in while there is room for their next rows, and
@@ -200,6 +237,9 @@ impl Scheduler {
         self.prefixes
             .release(&mut self.kv, cache, &s.tokens, s.sealed);
         s.sealed = 0;
+        if let Some(drafter) = &mut self.drafter {
+            drafter.release(s);
+        }
     }
 
     /// Makes what the step completed findable.
@@ -225,6 +265,7 @@ impl Scheduler {
             }
         };
         self.give_back(&mut s);
+        self.stats.guesses_off += u64::from(s.is_unguessed());
         Some(s)
     }
 
@@ -237,6 +278,7 @@ impl Scheduler {
             kv_blocks: self.kv.blocks(),
             kv_used: self.kv.blocks() - self.kv.free_blocks() - idle,
             kv_cached: idle,
+            draft_kv_used: self.drafter.as_ref().map_or(0, Drafter::used),
             ..self.stats
         }
     }

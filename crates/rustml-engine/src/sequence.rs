@@ -1,10 +1,12 @@
 //! A request at work.
 
 use crate::constraint::{Constraint, TokenMask};
+use crate::draft::Drafted;
 use crate::logprobs::Logprobs;
+use crate::lookup::Lookup;
 use crate::request::{Finish, Request, RequestId, Timings, Update};
 use crate::sampler::Sampler;
-use crate::speculate::{Costs, Lookup};
+use crate::speculate::{Costs, Record};
 use crate::stop::StopStrings;
 use rustml_model::KvSequence;
 use rustml_tokenizer::{Decode, Detokenizer, Tokenizer};
@@ -31,6 +33,10 @@ pub(crate) struct Sequence {
     detokenizer: Option<Detokenizer>,
     stop: StopStrings,
     lookup: Option<Lookup>,
+    /// With a draft model.
+    pub drafted: Option<Drafted>,
+    /// Guesses made, and those that were right.
+    guesses: (usize, usize),
     pub clock: Clock,
 }
 
@@ -46,6 +52,8 @@ pub(crate) struct Work {
     pub decodes: bool,
     /// Guesses of what follows, which are computed as well, logits and all.
     pub drafts: Vec<u32>,
+    /// Whether the draft model was asked for them; it may have made none.
+    pub asked: bool,
 }
 
 /// When things happened to a sequence.
@@ -67,7 +75,13 @@ pub(crate) struct Scratch {
 
 impl Sequence {
     /// A sequence with nothing computed; `context` is larger than its prompt.
-    pub fn new(id: RequestId, request: Request, context: usize, speculate: bool) -> Sequence {
+    pub fn new(
+        id: RequestId,
+        request: Request,
+        context: usize,
+        lookup: Option<Lookup>,
+        drafted: Option<Drafted>,
+    ) -> Sequence {
         let mut sampler = Sampler::new(request.sampling, request.logit_bias);
         sampler.observe_prompt(&request.prompt);
         Sequence {
@@ -88,7 +102,9 @@ impl Sequence {
                 continues: request.continues,
             })),
             stop: StopStrings::new(&request.stop),
-            lookup: (speculate && request.speculate).then(Lookup::new),
+            lookup: lookup.filter(|_| request.speculate),
+            drafted: drafted.filter(|_| request.speculate),
+            guesses: (0, 0),
             tokens: request.prompt,
             clock: Clock {
                 submitted: Instant::now(),
@@ -103,6 +119,24 @@ impl Sequence {
 
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
+    }
+
+    /// Tokens that it may still come to generate.
+    pub fn left(&self) -> usize {
+        self.max_tokens.min(self.room) - self.generated()
+    }
+
+    /// A sampler that will choose just as its own.
+    pub fn dice(&self) -> Sampler {
+        self.sampler.twin()
+    }
+
+    /// Whether its guesses have not paid, so that none are made.
+    pub fn is_unguessed(&self) -> bool {
+        let lookup = self.lookup.as_ref().map(|l| &l.record);
+        let drafted = self.drafted.as_ref().map(|d| &d.record);
+        let mut kinds = lookup.into_iter().chain(drafted).peekable();
+        kinds.peek().is_some() && kinds.all(Record::is_off)
     }
 
     /// Tokens that are not computed yet; at least one.
@@ -139,8 +173,7 @@ impl Sequence {
     /// so many rows.
     pub fn draft(&mut self, most: usize, costs: &Costs, rows: usize) -> Vec<u32> {
         // The next token comes without a guess.
-        let left = self.max_tokens.min(self.room) - self.generated();
-        let most = most.min(left.saturating_sub(1));
+        let most = most.min(self.left().saturating_sub(1));
         let lookup = self.lookup.as_mut();
         lookup.map_or(Vec::new(), |l| l.draft(&self.tokens, most, costs, rows))
     }
@@ -181,9 +214,7 @@ impl Sequence {
                 updates.push(std::mem::replace(&mut update, Update::of(self.id)));
             }
         }
-        if let (Some(lookup), guessed @ 1..) = (&mut self.lookup, work.drafts.len()) {
-            lookup.learn(guessed, right);
-        }
+        self.learn(work, right);
         match finish {
             Some(why) => Some((update, why)),
             None => {
@@ -192,6 +223,22 @@ impl Sequence {
                 None
             }
         }
+    }
+
+    /// Takes note of how many guesses were right.
+    fn learn(&mut self, work: &Work, right: usize) {
+        let guessed = work.drafts.len();
+        if guessed == 0 {
+            return;
+        }
+        self.guesses.0 += guessed;
+        self.guesses.1 += right;
+        let record = match (&mut self.lookup, &mut self.drafted) {
+            (_, Some(d)) if work.asked => &mut d.record,
+            (Some(l), _) => &mut l.record,
+            _ => return,
+        };
+        record.learn(guessed, right);
     }
 
     /// Chooses the next token by its logits. If it was the last, why.
@@ -289,6 +336,9 @@ impl Sequence {
             cached_tokens: c.cached_tokens,
             tokens: self.generated(),
             preemptions: c.preemptions,
+            guessed: self.guesses.0,
+            right: self.guesses.1,
+            guesses_off: self.is_unguessed(),
         }
     }
 }

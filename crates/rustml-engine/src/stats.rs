@@ -31,6 +31,12 @@ pub struct Stats {
     pub proposed: u64,
     /// Guesses that were right.
     pub accepted: u64,
+    /// Requests that ended without guesses, since theirs had not paid.
+    pub guesses_off: u64,
+    /// Seconds that the draft model took.
+    pub draft_seconds: f64,
+    /// Blocks of the draft model's cache that requests have.
+    pub draft_kv_used: usize,
     /// Steps that only decoded.
     pub decode: Reading,
 }

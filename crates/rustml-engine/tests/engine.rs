@@ -30,6 +30,8 @@ fn mixed_requests_get_what_they_get_alone() {
     for (threads, speculate) in [(1, false), (2, true), (3, false), (1, true)] {
         let config = EngineConfig {
             speculate,
+            // Whether it pays on this machine does not matter here.
+            always_guess: speculate.then_some(4),
             context: 256,
             cache_positions: 7 * KV_BLOCK,
             sequences: 8,
@@ -326,6 +328,7 @@ fn steps_are_counted() {
 fn guesses_come_true() {
     let config = EngineConfig {
         speculate: true,
+        always_guess: Some(4),
         ..common::config()
     };
     let mut e = engine_of(config, 1);

@@ -45,6 +45,8 @@ proptest! {
         sequences in 1..7usize,
         rows in 8..64usize,
         speculate: bool,
+        drafted: bool,
+        always_guess in prop::option::of(1..5usize),
     ) {
         let (model, tokenizer) = shared().clone();
         let config = EngineConfig {
@@ -52,9 +54,13 @@ proptest! {
             sequences,
             rows,
             speculate,
+            always_guess,
             ..config()
         };
-        let mut e = Engine::new(model, tokenizer, config).unwrap();
+        let mut e = Engine::new(model.clone(), tokenizer, config).unwrap();
+        if drafted {
+            e.set_draft(model).unwrap();
+        }
         let mut updates: Vec<Update> = Vec::new();
         let mut submitted = Vec::new();
         for act in acts {
@@ -69,10 +75,12 @@ proptest! {
             }
             let s = e.stats();
             prop_assert!(s.kv_used + s.kv_cached <= blocks && s.running <= sequences);
-            prop_assert!(s.running > 0 || s.kv_used == 0, "a block is lost");
+            let used = s.kv_used + s.draft_kv_used;
+            prop_assert!(s.running > 0 || used == 0, "a block is lost");
         }
         updates.extend(common::run(&mut e));
-        prop_assert_eq!(e.stats().kv_used, 0);
+        let s = e.stats();
+        prop_assert_eq!((s.kv_used, s.draft_kv_used), (0, 0));
         for (id, i) in submitted {
             let got = collect(&updates, id);
             match got.finish {

@@ -26,6 +26,14 @@ pub enum Error {
         /// The reason.
         source: rustml_tokenizer::Error,
     },
+    /// A model cannot guess for another.
+    #[error("{}: {source}", path.display())]
+    Draft {
+        /// The draft model.
+        path: PathBuf,
+        /// The reason.
+        source: rustml_engine::VocabularyMismatch,
+    },
     /// More positions are asked for than the model can have.
     #[error("{}: a context of {wanted} positions is asked for, but the model has {most} at most; lower --ctx-size", path.display())]
     Context {

@@ -8,7 +8,7 @@ use rustml_hub::Hub;
 use rustml_io::{DType, FileFormat, Store};
 use rustml_model::spec::Spec;
 use rustml_model::{
-    Batch, Calibration, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Quantize,
+    Batch, Calibration, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Quantize, Team,
 };
 use rustml_tokenizer::{Encode, Message, Tokenizer};
 use rustml_trace::{Detail, Recorder};
@@ -92,6 +92,7 @@ pub struct Model {
     load_time: Duration,
     load_phases: Vec<(&'static str, Duration)>,
     observer: Option<(Detail, Observer)>,
+    draft: Option<Arc<rustml_model::Model>>,
 }
 
 impl Model {
@@ -124,23 +125,8 @@ impl Model {
         phases.end("open");
         let tokenizer = Model::tokenizer_of(&store)?;
         phases.end("tokenizer");
-        let quantize = options.quantize.unwrap_or(default_quantize(store.format()));
         let team = rustml_model::team(options.threads.unwrap_or_else(available_threads))?;
-        let mut formats = match (quantize, formats_file()) {
-            (Quantize::Auto, Some(file)) => Calibration::open(&file, &team),
-            _ => Calibration::default(),
-        };
-        if let Some(problem) = formats.problem() {
-            tracing::warn!(
-                target: "rustml::load",
-                "formats are measured anew, since those kept cannot be read: {problem}"
-            );
-        }
-        let model = rustml_model::Model::load_with(&store, quantize, &mut formats, team, progress)?;
-        if let Err(e) = formats.save() {
-            tracing::warn!(target: "rustml::load", "the formats measured cannot be kept: {e}");
-        }
-        drop(formats);
+        let model = load_weights(&store, options.quantize, team, progress)?;
         phases.end_load(&model.report().times);
         let context = context(path, options.context, model.spec())?;
         let kv_type = options.kv_type.unwrap_or(KvType::F16);
@@ -157,7 +143,38 @@ impl Model {
             load_time: start.elapsed(),
             load_phases: phases.all,
             observer: None,
+            draft: None,
         })
+    }
+
+    /// Loads a smaller model of the same vocabulary, which guesses tokens ahead
+    /// from now on; this one checks several at a time, so that they come
+    /// sooner where that pays, and stay the same. Of the options only
+    /// `quantize` and `warm_up` matter: it runs on the same threads, and its
+    /// cache is like the model's.
+    ///
+    /// # Errors
+    /// If it cannot be read or run, or has another vocabulary.
+    pub fn set_draft(
+        &mut self,
+        path: &Path,
+        options: &LoadOptions,
+        progress: rustml_model::Progress,
+    ) -> Result<()> {
+        let store = Store::open(path)?;
+        let tokenizer = Model::tokenizer_of(&store)?;
+        let differs = |source| Error::Draft {
+            path: path.to_owned(),
+            source,
+        };
+        rustml_engine::same_vocabulary(&self.tokenizer, &tokenizer).map_err(differs)?;
+        let team = self.model.team().clone();
+        let draft = load_weights(&store, options.quantize, team, progress)?;
+        if options.warm_up {
+            warm_up(&draft, self.kv_type)?;
+        }
+        self.draft = Some(Arc::new(draft));
+        Ok(())
     }
 
     /// The tokenizer of an open model.
@@ -182,6 +199,10 @@ impl Model {
     /// Weights and architecture.
     pub fn model(&self) -> &Arc<rustml_model::Model> {
         &self.model
+    }
+    /// The model that guesses tokens ahead, if there is one.
+    pub fn draft(&self) -> Option<&Arc<rustml_model::Model>> {
+        self.draft.as_ref()
     }
     /// Its tokenizer.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
@@ -300,7 +321,8 @@ impl Model {
     }
 
     /// An engine for `sequences` at a time that together take `positions`;
-    /// `speculate` lets it guess tokens ahead, which are the same tokens.
+    /// `speculate` lets it guess tokens ahead from what a text already said. They
+    /// are the same tokens.
     ///
     /// # Errors
     /// If the memory cannot be had.
@@ -324,6 +346,9 @@ impl Model {
             ..EngineConfig::default()
         };
         let mut engine = Engine::new(self.model.clone(), self.tokenizer.clone(), config)?;
+        if let Some(draft) = &self.draft {
+            engine.set_draft(draft.clone())?;
+        }
         if let Some((_, observer)) = &self.observer {
             engine.set_observer(observer.clone());
         }
@@ -359,6 +384,31 @@ impl Phases {
         ]);
         self.start = Instant::now();
     }
+}
+
+/// Loads weights, for [`Quantize::Auto`] with what was measured before.
+fn load_weights(
+    store: &Store,
+    quantize: Option<Quantize>,
+    team: Arc<Team>,
+    progress: rustml_model::Progress,
+) -> Result<rustml_model::Model> {
+    let quantize = quantize.unwrap_or(default_quantize(store.format()));
+    let mut formats = match (quantize, formats_file()) {
+        (Quantize::Auto, Some(file)) => Calibration::open(&file, &team),
+        _ => Calibration::default(),
+    };
+    if let Some(problem) = formats.problem() {
+        tracing::warn!(
+            target: "rustml::load",
+            "formats are measured anew, since those kept cannot be read: {problem}"
+        );
+    }
+    let model = rustml_model::Model::load_with(store, quantize, &mut formats, team, progress)?;
+    if let Err(e) = formats.save() {
+        tracing::warn!(target: "rustml::load", "the formats measured cannot be kept: {e}");
+    }
+    Ok(model)
 }
 
 /// Runs one step of one row.

@@ -385,3 +385,11 @@ mod unix {
         assert!(repo("models").is_dir());
     }
 }
+
+/// A draft model with other tokens is refused by a sentence that names it.
+#[test]
+fn a_draft_model_has_the_same_vocabulary() {
+    let err = refused(&["--prompt", "a", "--draft", &tiny("llama-tied")], 1);
+    assert!(err.contains("llama-tied") && err.contains("320"), "{err}");
+    refused(&["--prompt", "a", "--draft", "/nowhere/at/all"], 1);
+}

@@ -153,6 +153,25 @@ fn a_batch_is_answered_in_order_as_each_alone() {
     assert!(text.lines().count() >= prompts.len());
 }
 
+/// A draft model changes nothing but the time, and is reported on.
+#[test]
+fn a_draft_model_leaves_the_text_as_it_is() {
+    let (model, draft) = (tiny("llama"), tiny("llama-sharded"));
+    let args = |more: &[&str]| {
+        let line = ["--prompt", "Hello", "--max-tokens", "60", "--seed", "7"];
+        let all = [&[&model[..]], &line[..], &["--format", "json"], more].concat();
+        let json: Value = serde_json::from_str(&infer(&all).run().ok()).unwrap();
+        json
+    };
+    let (plain, drafted) = (args(&[]), args(&["--draft", &draft]));
+    assert_eq!(plain["ids"], drafted["ids"]);
+    assert!(plain["guesses"].is_null());
+    assert!(
+        drafted["guesses"]["made"].as_u64().unwrap() > 0,
+        "{drafted}"
+    );
+}
+
 #[test]
 fn the_seed_decides() {
     let run = |seed: &str, threads: &str| {

@@ -62,7 +62,8 @@ pub(crate) async fn answer<A: Answers>(
         .reading(bytes.len(), move || read(shared, &bytes))
         .await?;
     app.constrain(&mut job.requests, job.shape).await?;
-    let running = app.worker.submit(kind, job.requests).await?;
+    let streams = job.stream.is_some();
+    let running = app.worker.submit(kind, job.requests, streams).await?;
     match job.stream {
         Some(include_usage) => {
             let chunks = job.answers.chunks(include_usage);
@@ -76,11 +77,13 @@ pub(crate) async fn answer<A: Answers>(
 async fn whole<A: Answers>(mut running: Running, mut answers: A) -> Result<A::Whole, ApiError> {
     while answers.left() > 0 {
         match running.next().await {
-            Some(Event::Update(i, update)) => {
-                if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
-                    return Err(e);
+            Some(Event::Updates(updates)) => {
+                for (i, update) in updates {
+                    if let Some(e) = update.finish.as_ref().and_then(|(why, _)| failure(why)) {
+                        return Err(e);
+                    }
+                    answers.keep(i, update);
                 }
-                answers.keep(i, *update);
             }
             other => return Err(sse::broken(other)),
         }

@@ -274,6 +274,11 @@ impl Collector for OfEngine {
                 s.accepted,
             ),
             (
+                "spec_decode_switched_off",
+                "Answers that ended without guesses, since theirs had not paid",
+                s.guesses_off,
+            ),
+            (
                 "decode_read_bytes",
                 "Bytes that steps read that only decoded",
                 s.decode.bytes,
@@ -282,14 +287,21 @@ impl Collector for OfEngine {
             let counter = ConstCounter::new(value);
             counter.encode(to.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
-        let seconds = ConstCounter::new(s.decode.seconds);
-        let help =
-            "How long those steps took; bytes a second of both is to be held against the roof";
-        seconds.encode(to.encode_descriptor(
-            "decode_read_seconds",
-            help,
-            None,
-            seconds.metric_type(),
-        )?)
+        for (name, help, seconds) in [
+            (
+                "decode_read_seconds",
+                "How long those steps took; bytes a second of both is to be held against the roof",
+                s.decode.seconds,
+            ),
+            (
+                "spec_decode_draft_seconds",
+                "Time that the draft model took",
+                s.draft_seconds,
+            ),
+        ] {
+            let counter = ConstCounter::new(seconds);
+            counter.encode(to.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
     }
 }

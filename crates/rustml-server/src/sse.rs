@@ -62,13 +62,20 @@ impl<S: Shape> Stream<S> {
                 return None;
             }
             match self.running.next().await {
-                Some(Event::Update(i, update)) => self.take(i, *update),
+                Some(Event::Updates(updates)) => {
+                    for (i, update) in updates {
+                        self.take(i, update);
+                    }
+                }
                 other => self.fail(broken(other)),
             }
         }
     }
 
     fn take(&mut self, i: usize, update: Update) {
+        if self.over {
+            return;
+        }
         let failed = update.finish.as_ref().and_then(|(why, _)| failure(why));
         if let Some(e) = failed {
             return self.fail(e);

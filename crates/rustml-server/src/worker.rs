@@ -23,10 +23,10 @@ pub type MakeEngine = Box<dyn FnMut() -> Result<Engine, String> + Send>;
 /// A step that takes longer than this is taken for stuck.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// What a step brought for one of a job's answers, or why that job is over.
+/// What steps brought for a job's answers, or why that job is over.
 pub(crate) enum Event {
-    /// For the answer of that index.
-    Update(usize, Box<Update>),
+    /// Each for the answer of that index.
+    Updates(Vec<(usize, Update)>),
     /// The engine is broken, and with it all that it was at.
     Failed,
 }
@@ -42,6 +42,7 @@ struct Job {
     key: u64,
     /// For the log: `chat` or `completions`.
     kind: &'static str,
+    streams: bool,
     requests: Vec<Request>,
     accepted: oneshot::Sender<Result<(), ApiError>>,
     events: mpsc::Sender<Event>,
@@ -119,11 +120,14 @@ impl Worker {
         })
     }
 
-    /// Submits requests that belong together: all of them run, or none.
+    /// Submits requests that belong together: all of them run, or none. Unless
+    /// somebody `streams`, updates come when an answer is over: to wake a thread
+    /// for each would take time from the steps.
     pub async fn submit(
         &self,
         kind: &'static str,
         requests: Vec<Request>,
+        streams: bool,
     ) -> Result<Running, ApiError> {
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
         // A step brings every answer something.
@@ -132,6 +136,7 @@ impl Worker {
         let job = Job {
             key,
             kind,
+            streams,
             requests,
             accepted,
             events,
@@ -205,6 +210,9 @@ impl Drop for Running {
 /// A job in the engine.
 struct Active {
     kind: &'static str,
+    streams: bool,
+    /// Updates that were not sent.
+    held: Vec<(usize, Update)>,
     events: mpsc::Sender<Event>,
     /// What the engine calls its requests; `None` once they are over.
     ids: Vec<Option<RequestId>>,
@@ -222,6 +230,9 @@ struct Log {
     queued: Duration,
     prefill: Duration,
     decode: Duration,
+    guessed: usize,
+    right: usize,
+    guesses_off: usize,
     reasons: Vec<&'static str>,
 }
 
@@ -245,7 +256,7 @@ impl Loop {
             match stepped {
                 Ok(updates) => {
                     self.metrics.engine(self.engine.stats());
-                    updates.into_iter().for_each(|u| self.deliver(u));
+                    self.deliver(updates);
                 }
                 Err(_) => {
                     if !self.replace() {
@@ -282,7 +293,7 @@ impl Loop {
                 Some(Message::Cancel(key)) => self.cancel(key),
                 Some(Message::CancelAll) => {
                     let updates = self.engine.cancel_all(Finish::Cancelled);
-                    updates.into_iter().for_each(|u| self.deliver(u));
+                    self.deliver(updates);
                 }
                 Some(Message::Stop) | None => {
                     self.engine.cancel_all(Finish::Cancelled);
@@ -304,6 +315,8 @@ impl Loop {
                 }
                 let active = Active {
                     kind: job.kind,
+                    streams: job.streams,
+                    held: Vec::new(),
                     events: job.events,
                     log: Log {
                         prompt,
@@ -362,25 +375,43 @@ impl Loop {
         self.close(&active);
     }
 
-    fn deliver(&mut self, update: Update) {
-        let Some(&(key, i)) = self.owners.get(&update.id) else {
-            return;
-        };
-        let Some(active) = self.jobs.get_mut(&key) else {
-            return;
-        };
+    /// Gives each job what is for it.
+    fn deliver(&mut self, updates: Vec<Update>) {
+        let mut jobs: Vec<u64> = updates.into_iter().filter_map(|u| self.hold(u)).collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        for key in jobs {
+            self.send(key);
+        }
+    }
+
+    /// Puts an update to what its job is to get; which job, if it is to be sent.
+    fn hold(&mut self, update: Update) -> Option<u64> {
+        let &(key, i) = self.owners.get(&update.id)?;
+        let active = self.jobs.get_mut(&key)?;
         if update.token.is_some() {
             active.first.get_or_insert_with(Instant::now);
             active.log.generated += 1;
             self.metrics.generated();
         }
+        let ends = update.finish.is_some();
         if let Some((why, timings)) = &update.finish {
             self.metrics.answer(why.name(), timings);
             active.log.add(why, timings);
             active.ids[i] = None;
             self.owners.remove(&update.id);
         }
-        let sent = active.events.try_send(Event::Update(i, Box::new(update)));
+        active.held.push((i, update));
+        (active.streams || ends).then_some(key)
+    }
+
+    /// Sends a job what is held for it.
+    fn send(&mut self, key: u64) {
+        let Some(active) = self.jobs.get_mut(&key) else {
+            return;
+        };
+        let held = std::mem::take(&mut active.held);
+        let sent = active.events.try_send(Event::Updates(held));
         let over = active.ids.iter().all(Option::is_none);
         if over {
             if let Some(active) = self.jobs.remove(&key) {
@@ -432,6 +463,9 @@ impl Loop {
             prefill_ms = ms(log.prefill),
             decode_ms = ms(log.decode),
             total_ms = ms(total),
+            guessed = log.guessed,
+            guessed_right = log.right,
+            guesses_off = log.guesses_off,
             finish = log.reasons.join(","),
         );
     }
@@ -449,6 +483,9 @@ impl Log {
         self.prefill = self.prefill.max(timings.prefill);
         self.cached += timings.cached_tokens;
         self.decode = self.decode.max(timings.decode);
+        self.guessed += timings.guessed;
+        self.right += timings.right;
+        self.guesses_off += usize::from(timings.guesses_off);
         self.reasons.push(why.name());
     }
 }

@@ -7,15 +7,24 @@ use rustml_engine::{
 use rustml_io::Store;
 use rustml_model::{team, KvType, Model, Quantize};
 use rustml_tokenizer::Tokenizer;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A tiny model's.
+pub fn folder(name: &str) -> PathBuf {
+    let all = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny");
+    all.join(name)
+}
+
 pub fn load(threads: usize) -> (Arc<Model>, Arc<Tokenizer>) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny/llama");
-    let store = Store::open(&dir).unwrap();
+    load_from(&folder("llama"), threads)
+}
+
+pub fn load_from(dir: &Path, threads: usize) -> (Arc<Model>, Arc<Tokenizer>) {
+    let store = Store::open(dir).unwrap();
     let team = team(threads).unwrap();
     let model = Model::load(&store, Quantize::None, team, &mut |_, _| {}).unwrap();
-    let tokenizer = Tokenizer::from_dir(&dir).unwrap();
+    let tokenizer = Tokenizer::from_dir(dir).unwrap();
     (Arc::new(model), Arc::new(tokenizer))
 }
 

@@ -87,6 +87,19 @@ impl LoadArgs {
     }
 }
 
+/// What guesses tokens ahead.
+#[derive(Args, Clone, Debug)]
+pub struct DraftArgs {
+    /// A smaller model of the same vocabulary that guesses tokens ahead, as
+    /// MODEL is named
+    ///
+    /// The model checks several guesses at a time, and the text stays the
+    /// same. What is gained is measured for each request, and where nothing is,
+    /// no more guesses are made.
+    #[arg(long, value_name = "MODEL", help_heading = "Model")]
+    pub draft: Option<String>,
+}
+
 /// How tokens are chosen, and how many.
 #[derive(Args, Clone, Debug)]
 pub struct SamplingArgs {
@@ -221,6 +234,10 @@ pub struct InferArgs {
     /// Which model.
     #[command(flatten)]
     pub model: ModelArgs,
+
+    /// What guesses ahead.
+    #[command(flatten)]
+    pub draft: DraftArgs,
 
     /// The text to continue, or with --chat to answer [default: standard input]
     #[arg(long, short, value_name = "TEXT", conflicts_with = "batch_file")]

@@ -1,7 +1,7 @@
 //! `rustml infer`, which is `rustml-infer`.
 
 use super::args::{Format, InferArgs};
-use super::open::open;
+use super::open::{open, open_draft};
 use super::output::{note, print, print_text, Failure};
 use super::profile::Profile;
 use super::signals::Signals;
@@ -19,7 +19,9 @@ pub fn infer(args: &InferArgs, signals: &Signals) -> Result<(), Failure> {
     let mut options = args.sampling.options().map_err(Failure::Usage)?;
     let texts = prompts(args)?;
     args.profile.check()?;
-    let mut model = open(args.model.source.name(), &args.model.load.options())?;
+    let load = args.model.load.options();
+    let mut model = open(args.model.source.name(), &load)?;
+    open_draft(&mut model, &args.draft, &load)?;
     let profile = args.profile.begin(&mut model)?;
     let encode = |text: &String| -> Result<Prompt, crate::Error> {
         if !args.chat {
@@ -156,7 +158,7 @@ fn to_json(model: &Model, g: &Generation, prompt: &str) -> serde_json::Value {
         true => None,
         false => Some((tokens as f64 / time.as_secs_f64() * 100.0).round() / 100.0),
     };
-    json!({
+    let mut json = json!({
         "prompt": prompt,
         "text": g.text,
         "ids": g.ids,
@@ -172,7 +174,15 @@ fn to_json(model: &Model, g: &Generation, prompt: &str) -> serde_json::Value {
             "decode_ms": ms(t.decode),
             "decode_tokens_per_second": rate(t.decode_tokens(), t.decode),
         },
-    })
+    });
+    if model.draft().is_some() {
+        json["guesses"] = json!({
+            "made": t.guessed,
+            "right": t.right,
+            "switched_off": t.guesses_off,
+        });
+    }
+    json
 }
 
 /// The closing lines on standard error.

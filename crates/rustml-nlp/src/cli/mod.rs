@@ -16,12 +16,13 @@ mod profile;
 mod signals;
 
 pub use args::{
-    Format, InferArgs, LoadArgs, ModelArgs, ProfileArgs, SamplingArgs, SourceArgs, SystemArgs,
+    DraftArgs, Format, InferArgs, LoadArgs, ModelArgs, ProfileArgs, SamplingArgs, SourceArgs,
+    SystemArgs,
 };
 pub use file::Output;
 pub use help::{examples, ENVIRONMENT};
 pub use infer::{infer, stdin};
-pub use open::{locate, open, open_tokenizer};
+pub use open::{locate, open, open_draft, open_tokenizer};
 pub use output::{
     colours, complain, fail, harmless, init_logging, note, print, print_text, Failure,
 };

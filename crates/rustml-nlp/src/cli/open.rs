@@ -1,5 +1,6 @@
 //! From a name on the command line to a loaded model.
 
+use super::args::DraftArgs;
 use super::output::{note, Failure};
 use crate::{Error, LoadOptions, Model};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,28 +30,9 @@ pub fn locate(name: &str) -> Result<PathBuf, Failure> {
 /// If it cannot be found, read, or run here.
 pub fn open(name: &str, options: &LoadOptions) -> Result<Model, Failure> {
     let path = locate(name)?;
-    let bar = ProgressBar::no_length().with_message("Loading");
-    let style = "{msg} {wide_bar} {bytes}/{total_bytes}";
-    if let Ok(style) = ProgressStyle::with_template(style) {
-        bar.set_style(style);
-    }
-    let model = Model::open(&path, options, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    let model = model?;
+    let model = with_bar("Loading", |progress| Model::open(&path, options, progress))?;
     let report = model.model().report();
-    for (from, to, count) in &report.quantised {
-        note(format_args!(
-            "Quantized {count} linear layers {from} -> {to}"
-        ));
-    }
-    for (kept, width, count) in &report.kept {
-        note(format_args!(
-            "Kept {count} linear layers in {kept}: their width of {width} is no whole number of blocks"
-        ));
-    }
+    tell(report);
     tracing::info!(
         target: "rustml::load",
         "{} loaded in {:.2} s: {} parameters, {} MiB of weights, {} on {} threads",
@@ -62,6 +44,56 @@ pub fn open(name: &str, options: &LoadOptions) -> Result<Model, Failure> {
         model.threads(),
     );
     Ok(model)
+}
+
+/// Finds and loads a smaller model that is to guess tokens for `model`, if one
+/// is named.
+///
+/// # Errors
+/// If it cannot be found, read, or run here, or has another vocabulary.
+pub fn open_draft(
+    model: &mut Model,
+    draft: &DraftArgs,
+    options: &LoadOptions,
+) -> Result<(), Failure> {
+    let Some(name) = &draft.draft else {
+        return Ok(());
+    };
+    let path = locate(name)?;
+    with_bar("Loading the draft model", |progress| {
+        model.set_draft(&path, options, progress)
+    })?;
+    model.draft().into_iter().for_each(|d| tell(d.report()));
+    Ok(())
+}
+
+/// Loads with a progress bar.
+fn with_bar<T>(what: &'static str, load: impl FnOnce(rustml_model::Progress) -> T) -> T {
+    let bar = ProgressBar::no_length().with_message(what);
+    let style = "{msg} {wide_bar} {bytes}/{total_bytes}";
+    if let Ok(style) = ProgressStyle::with_template(style) {
+        bar.set_style(style);
+    }
+    let loaded = load(&mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    loaded
+}
+
+/// Says what was done to a model.
+fn tell(report: &rustml_model::LoadReport) {
+    for (from, to, count) in &report.quantised {
+        note(format_args!(
+            "Quantized {count} linear layers {from} -> {to}"
+        ));
+    }
+    for (kept, width, count) in &report.kept {
+        note(format_args!(
+            "Kept {count} linear layers in {kept}: their width of {width} is no whole number of blocks"
+        ));
+    }
 }
 
 /// Finds a model and loads its tokenizer alone. A directory without weights
