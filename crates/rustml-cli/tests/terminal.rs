@@ -61,6 +61,7 @@ fn a_conversation_and_its_history() {
     s.exp_string("ear").unwrap();
     s.send_line("").unwrap();
     s.exp_string("A new conversation.").unwrap();
+    s.exp_string("> ").unwrap();
     s.send_control('d').unwrap();
     left(s, 0);
     let history = home.path().join("rustml/chat-history");

@@ -130,8 +130,8 @@ impl Worker {
         streams: bool,
     ) -> Result<Running, ApiError> {
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
-        // A step brings every answer something.
-        let (events, receiver) = mpsc::channel(self.backlog.saturating_mul(requests.len()).max(1));
+        // A step sends a job one event.
+        let (events, receiver) = mpsc::channel(self.backlog.max(1));
         let (accepted, is_accepted) = oneshot::channel();
         let job = Job {
             key,

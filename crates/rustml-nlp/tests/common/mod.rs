@@ -56,11 +56,20 @@ pub fn trace(path: &Path) -> Vec<Value> {
         assert!(e["name"].as_str().is_some_and(|n| !n.is_empty()), "{e}");
     }
     let mut threads: Vec<u64> = Vec::new();
+    let mut processes = 0;
     for e in &names {
-        assert_eq!((&e["ph"], &e["name"]), (&"M".into(), &"thread_name".into()));
-        assert!(e["args"]["name"].is_string(), "{e}");
-        threads.push(e["tid"].as_u64().unwrap());
+        assert_eq!(e["ph"], "M", "{e}");
+        match e["name"].as_str().unwrap() {
+            "process_name" => processes += 1,
+            "thread_sort_index" => assert_eq!(e["args"]["sort_index"], e["tid"]),
+            "thread_name" => {
+                assert!(e["args"]["name"].is_string(), "{e}");
+                threads.push(e["tid"].as_u64().unwrap());
+            }
+            _ => panic!("{e}"),
+        }
     }
+    assert_eq!(processes, 1, "the process has one name");
     let count = threads.len();
     threads.sort();
     threads.dedup();
