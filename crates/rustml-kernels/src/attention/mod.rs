@@ -244,6 +244,19 @@ pub struct Job<'a> {
     pub q: &'a Queries<'a>,
     /// The head.
     pub kv_head: usize,
+    /// What is read after this.
+    pub after: Option<After>,
+}
+
+/// Keys that are to be fetched ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct After {
+    /// Where they are.
+    pub block: usize,
+    /// The head.
+    pub kv_head: usize,
+    /// How many positions of the block.
+    pub positions: usize,
 }
 
 impl Job<'_> {
@@ -261,6 +274,17 @@ impl Job<'_> {
         };
         let window = self.shape.window;
         window.map_or(0, |w| (position + 1).saturating_sub(w))..last
+    }
+
+    /// The keys that `rows` begin with, in stretch `split` or the first.
+    pub fn begins(&self, rows: Range<usize>, split: Option<usize>) -> Option<After> {
+        let (first, last) = (rows.clone().next()?, rows.last()?);
+        let start = self.sees(first).start.max(split.unwrap_or(0) * SPLIT) / KV_BLOCK;
+        Some(After {
+            block: *self.q.blocks.get(start)? as usize,
+            kv_head: self.kv_head,
+            positions: self.sees(last).end.saturating_sub(start * KV_BLOCK),
+        })
     }
 
     /// The stretches of [`SPLIT`] positions that some of `rows` see.

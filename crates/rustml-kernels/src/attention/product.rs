@@ -1,6 +1,7 @@
 //! The one matrix product of attention, of few rows with cached keys or values.
 
 use super::{KV_BLOCK, KV_GROUP};
+use crate::panel::LINE;
 use rustml_simd::Simd;
 use std::ops::Range;
 
@@ -84,11 +85,53 @@ impl<const N: usize> To<'_, N> {
     }
 }
 
+/// Lines of memory to be fetched while something else is computed.
+pub struct Fetch {
+    at: *const u8,
+    /// Bytes from one to the next.
+    step: usize,
+    lines: usize,
+    /// How many at a time.
+    each: usize,
+}
+
+impl Fetch {
+    /// `bytes` from `at` on.
+    pub fn all(at: *const u8, bytes: usize) -> Fetch {
+        Fetch::lines(at, LINE, bytes.div_ceil(LINE))
+    }
+
+    /// So many lines, each `step` bytes after the one before.
+    pub fn lines(at: *const u8, step: usize, lines: usize) -> Fetch {
+        Fetch {
+            at,
+            step,
+            lines,
+            each: 1,
+        }
+    }
+
+    /// Has them all fetched in so many steps.
+    fn within(&mut self, steps: usize) {
+        self.each = self.lines.div_ceil(steps.max(1));
+    }
+
+    #[inline(always)]
+    fn step<S: Simd>(&mut self, s: S) {
+        let now = self.each.min(self.lines);
+        for _ in 0..now {
+            s.prefetch(self.at);
+            self.at = self.at.wrapping_add(self.step);
+        }
+        self.lines -= now;
+    }
+}
+
 /// `sum over k of a[n][k] * b[k][c]` for all `cols`, whole vectors of them, put
 /// into `out[n][c]` as `to` says. `out` comes with the values from row to row,
 /// as does `a`, and with those from one [`KV_GROUP`] of columns' rows to the
-/// next's. `read` is `b`, what is read after it, and the values from row to row
-/// of both.
+/// next's. `read` is `b`, the values from row to row, and what is fetched
+/// meanwhile if the rows of `a` are so few that they wait for memory.
 ///
 /// # Safety
 /// `a`, `b` and the scales are readable there, `out` is writable.
@@ -97,16 +140,17 @@ pub unsafe fn product<S: Simd, T: Stored, const N: usize>(
     s: S,
     a: (*mut f32, usize, usize),
     k: Range<usize>,
-    read: (*mut u8, *mut u8, usize),
+    read: (*mut u8, usize, &mut Fetch),
     cols: Range<usize>,
     out: (*mut f32, usize),
     to: To<N>,
 ) {
     let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
-    let (b, next) = (read.0.cast::<T::T>(), read.1.cast::<T::T>());
+    let (b, stride, fetch) = (read.0.cast::<T::T>(), read.1, read.2);
+    fetch.within(k.len() * (cols.len() / S::LANES).div_ceil(step));
     while c < cols.end {
         let a = (a.0.add(c / KV_GROUP * a.2), a.1, a.2);
-        let read = (b.add(c).cast_const(), next.wrapping_add(c), read.2);
+        let read = (b.add(c).cast_const(), stride, &mut *fetch);
         let (out, to) = ((out.0.add(c), out.1), to.from(c));
         let left = (cols.end - c) / S::LANES;
         c += S::LANES
@@ -136,7 +180,7 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     s: S,
     a: (*mut f32, usize, usize),
     k: &Range<usize>,
-    (b, next, stride): (*const T::T, *mut T::T, usize),
+    (b, stride, fetch): (*const T::T, usize, &mut Fetch),
     out: (*mut f32, usize),
     to: To<N>,
 ) -> usize {
@@ -152,14 +196,7 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     for k in k.clone() {
         let row = b.add(k * stride);
         if N < 8 {
-            // Few queries wait for memory; many find the block in the cache.
-            for line in 0..(V * S::LANES * size_of::<T::T>()).div_ceil(64) {
-                s.prefetch(
-                    next.wrapping_add(k * stride)
-                        .cast::<u8>()
-                        .wrapping_add(64 * line),
-                );
-            }
+            fetch.step(s);
         }
         let mut x = [s.splat(0.0); V];
         for v in 0..V {

@@ -1,8 +1,9 @@
 //! The kernel of attention: some queries at once against what they see.
 
-use super::product::{product, weigh, Stored, To};
-use super::{Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, SPLIT};
+use super::product::{product, weigh, Fetch, Stored, To};
+use super::{After, Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, SPLIT};
 use crate::ops::cap_row;
+use crate::panel::LINE;
 use crate::ticks::{ticks, ticks_since};
 use rustml_simd::{exp, Simd};
 use std::mem::MaybeUninit;
@@ -109,6 +110,8 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
         Some((split, _)) => split..split + 1,
         None => first / SPLIT..last.div_ceil(SPLIT),
     };
+    // The block after the last.
+    let end = last.min(splits.end * SPLIT).div_ceil(KV_BLOCK);
     let (mut state, mut before) = (State::<N>::EMPTY, State::<N>::EMPTY);
     for split in splits.clone() {
         let stretch = first.max(split * SPLIT)..last.min((split + 1) * SPLIT);
@@ -123,19 +126,34 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             let cols = stretch.start.max(start) - start..stretch.end.min(start + KV_BLOCK) - start;
             let clock = phases.is_some().then(ticks);
             // The block's values are fetched while its keys are read, and the
-            // next block's keys with its values.
-            let next = job.q.blocks.get(b + 1).map_or(block, |&n| n as usize);
-            let (next_keys, _) = job.cache.head(next, job.kv_head);
+            // next block's keys, or what comes after all of them, with its values.
+            let row = padded * size_of::<T::T>();
+            let seen = values.add(cols.start * row);
+            let mut fetch_values = Fetch::all(seen, cols.len() * row);
+            let mut fetch_keys = if b + 1 < end {
+                let next = job.q.blocks[b + 1] as usize;
+                let (keys, _) = job.cache.head(next, job.kv_head);
+                fetch_keys::<T>(keys, hd, last - start - KV_BLOCK)
+            } else {
+                let after = job.after.unwrap_or(After {
+                    block,
+                    kv_head: job.kv_head,
+                    positions: 0,
+                });
+                let (keys, _) = job.cache.head(after.block, after.kv_head);
+                fetch_keys::<T>(keys, hd, after.positions)
+            };
             let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
-            let (read, into) = ((keys, values, KV_BLOCK), (scores, KV_BLOCK));
-            let of = (queries, ROW, 0);
+            let (of, into) = ((queries, ROW, 0), (scores, KV_BLOCK));
             if T::SCALED {
                 for (g, d) in (0..hd).step_by(KV_GROUP).enumerate() {
                     let k = d..hd.min(d + KV_GROUP);
                     let to = To::Scaled(scales(keys).add(g * KV_BLOCK), g > 0);
+                    let read = (keys, KV_BLOCK, &mut fetch_values);
                     product::<S, T, N>(s, of, k, read, wide.clone(), into, to);
                 }
             } else {
+                let read = (keys, KV_BLOCK, &mut fetch_values);
                 product::<S, T, N>(s, of, 0..hd, read, wide, into, To::New);
             }
             let scored = clock.map(|_| ticks());
@@ -155,7 +173,7 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
                 state.total[n] = total * keep[n] + weights;
             }
             let weighed = clock.map(|_| ticks());
-            let (read, into) = ((values, next_keys, padded), (to, ROW));
+            let (read, into) = ((values, padded, &mut fetch_keys), (to, ROW));
             let weights = if T::SCALED {
                 weigh::<S, N>(s, scores, scales(values), kv.groups(), scaled);
                 (scaled, KV_BLOCK, N * KV_BLOCK)
@@ -201,6 +219,17 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
         }
     }
     N
+}
+
+/// A head's keys in a block, of so many positions.
+fn fetch_keys<T: Stored>(keys: *const u8, hd: usize, positions: usize) -> Fetch {
+    let row = KV_BLOCK * size_of::<T::T>();
+    match positions * size_of::<T::T>() {
+        0 => Fetch::lines(keys, row, 0),
+        // A part of each row.
+        1..=LINE => Fetch::lines(keys, row, hd),
+        _ => Fetch::all(keys, hd * row),
+    }
 }
 
 /// Turns the scores of a block into weights, 0 where `seen` is not. Returns

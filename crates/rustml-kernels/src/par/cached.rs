@@ -272,6 +272,7 @@ impl<'a> Pieces<'a> {
                         cache,
                         q,
                         kv_head,
+                        after: None,
                     };
                     let rows = at..(at + step).min(q.rows);
                     pieces.push(Piece {
@@ -315,7 +316,12 @@ impl<'a> Pieces<'a> {
     unsafe fn run(&self, isa: Isa, chunk: usize, phases: Option<&mut Phases>) {
         let (i, split) = self.chunks[chunk];
         let piece = &self.pieces[i];
-        let (job, rows) = (&piece.job, piece.rows.clone());
+        let (mut job, rows) = (piece.job, piece.rows.clone());
+        // A thread takes neighbours.
+        job.after = self.chunks.get(chunk + 1).and_then(|&(i, split)| {
+            let next = &self.pieces[i];
+            next.job.begins(next.rows.clone(), split)
+        });
         let Some(split) = split else {
             return job.attend(isa, rows, phases);
         };

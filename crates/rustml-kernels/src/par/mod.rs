@@ -50,7 +50,7 @@ impl Shared<f32> {
 }
 
 /// Below this many values an operation on rows is not worth waking threads.
-const INLINE_VALUES: usize = 16 * 1024;
+const INLINE_VALUES: usize = 4 * 1024;
 
 /// Runs `body` for every row, on several threads if that pays.
 fn for_rows(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(usize) + Sync)) {
