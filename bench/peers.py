@@ -434,9 +434,15 @@ def versus(kept, group, of, digits, smaller_is_better=False, roof=None):
         pair = (theirs, ours) if smaller_is_better else (ours, theirs)
         row = [*model.split(":"), shown(ours, digits), shown(theirs, digits), ratio(*pair)]
         if roof:
-            row.append(shown(kept.values(group, model, "rustml", roof), 0))
+            row += against(ratio(*pair), kept.values(group, model, "rustml", roof))
         rows.append(row)
     return rows
+
+
+def against(better, shares):
+    """Percent of a roof, and how many times better than llama.cpp the whole of it would be."""
+    known = shares and better != "-"
+    return [shown(shares, 0), f"{100 * float(better) / statistics.median(shares):.1f}" if known else "-"]
 
 
 HEAD = ["model", "type", "rustml", "llama.cpp", "times better"]
@@ -451,7 +457,7 @@ def deep(kept):
         best = max((v for v in (off, on) if v), key=statistics.median, default=[])
         share = kept.values("depth", model, "rustml", of_test("tg", "percent_of_roof"))
         rows.append([*model.split(":"), shown(ours, 1), shown(off, 1), shown(on, 1),
-                     ratio(ours, best), shown(share, 0)])
+                     ratio(ours, best), *against(ratio(ours, best), share)])
     return rows
 
 
@@ -527,10 +533,10 @@ def markdown(result):
                  ["working set", "threads", "GB/s"], roofs(kept))
     of_read, of_dot = of_test("tg", "percent_of_roof"), of_test("pp", "percent_of_op_roof")
     tables = {
-        "decode": ([*HEAD, "% of roof"], lambda: versus(kept, "plain", speed("tg"), 1, roof=of_read)),
-        "prefill": ([*HEAD, "% of peak"], lambda: versus(kept, "plain", speed("pp"), 0, roof=of_dot)),
+        "decode": ([*HEAD, "% of roof", "all of it"], lambda: versus(kept, "plain", speed("tg"), 1, roof=of_read)),
+        "prefill": ([*HEAD, "% of peak", "all of it"], lambda: versus(kept, "plain", speed("pp"), 0, roof=of_dot)),
         "depth": (["model", "type", "rustml", "llama.cpp, flash off", "flash on", "times better",
-                   "% of roof"], lambda: deep(kept)),
+                   "% of roof", "all of it"], lambda: deep(kept)),
         "together": (["model", "type", "sequences", *HEAD[2:]], lambda: together(kept)),
         "busy": (["model", "type", "test", "rustml", "share", "llama.cpp", "share"],
                  lambda: busy(kept)),
