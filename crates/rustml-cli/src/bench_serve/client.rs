@@ -43,6 +43,8 @@ fn agent(timeout: Duration) -> Agent {
         .timeout_global(Some(timeout))
         .http_status_as_error(false)
         .max_redirects(0)
+        // A server may close a connection that nobody uses, just as it is used.
+        .max_idle_age(Duration::from_secs(1))
         // The way to a proxy is not what is measured.
         .proxy(None);
     config.build().new_agent()
