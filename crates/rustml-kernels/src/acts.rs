@@ -1,6 +1,6 @@
 //! Activations prepared once for all matrix products that read them.
 //!
-//! Rows (tokens) are grouped into *tiles* of up to [`MAX_TILE`]; within a tile
+//! Rows (tokens) are grouped into *tiles* of up to 8; within a tile
 //! the values of all rows for a block of inputs lie together, so that the
 //! product's inner loop addresses them by constants from one pointer. A tile
 //! that begins at row `r` begins at `r` times the bytes of a row in every
@@ -13,10 +13,21 @@
 use crate::panel::codes::BLOCK;
 use rustml_simd::Simd;
 
-/// Rows of the largest tile.
-pub const MAX_TILE: usize = 8;
-/// Sizes of tiles, largest first.
-pub const TILES: [usize; 4] = [MAX_TILE, 4, 2, 1];
+/// Rows up to which a product reads each weight from memory once, and takes it
+/// through all tiles. With more, as in a prompt, the arithmetic takes longer than
+/// the memory, and each tile is taken through all weights.
+pub const FEW_ROWS: usize = 32;
+
+/// Sizes of the tiles of so many rows, largest first. Few rows make as few tiles as
+/// they can; of many rows as many are computed together as leave registers to
+/// spare: two panels by 6 rows take 24 of AVX-512's 32 for sums and products.
+pub const fn tile_sizes(rows: usize) -> [usize; 4] {
+    if rows <= FEW_ROWS {
+        [8, 4, 2, 1]
+    } else {
+        [6, 4, 2, 1]
+    }
+}
 
 /// A correction for the offset of a format's codes, made from sums of
 /// activation codes over 16 or 32 inputs.
@@ -118,9 +129,10 @@ pub struct Acts {
 
 /// Splits `rows` into tiles: `(first row, rows)`.
 pub fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let sizes = tile_sizes(rows);
     let mut at = 0;
     std::iter::from_fn(move || {
-        let n = *TILES.iter().find(|&&n| n <= rows - at)?;
+        let n = *sizes.iter().find(|&&n| n <= rows - at)?;
         at += n;
         Some((at - n, n))
     })
@@ -128,14 +140,20 @@ pub fn tiles(rows: usize) -> impl Iterator<Item = (usize, usize)> {
 
 /// The tile that holds `row`: `(first row, rows)`.
 fn tile_of(rows: usize, row: usize) -> (usize, usize) {
-    let full = rows / MAX_TILE * MAX_TILE;
-    if row < full {
-        return (row / MAX_TILE * MAX_TILE, MAX_TILE);
+    let [largest, smaller @ ..] = tile_sizes(rows);
+    let mut at = row / largest * largest;
+    if at + largest <= rows {
+        return (at, largest);
     }
-    let (at, n) = tiles(rows - full)
-        .find(|(at, n)| row - full < at + n)
-        .expect("row < rows");
-    (full + at, n)
+    for n in smaller {
+        while at + n <= rows {
+            if row < at + n {
+                return (at, n);
+            }
+            at += n;
+        }
+    }
+    unreachable!("row {row} of {rows}")
 }
 
 impl Acts {

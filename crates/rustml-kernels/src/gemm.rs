@@ -4,11 +4,12 @@
 //! accumulator; so its bits depend neither on the number of rows computed
 //! together nor on the number of threads.
 
-use crate::acts::{tiles, Acts, Correction};
+use crate::acts::{tiles, Acts, Correction, FEW_ROWS};
 use crate::formats::with_format;
 use crate::panel::codes::{Codes, BLOCK, GROUPS};
 use crate::panel::scales::Scales;
-use crate::panel::{correction, Format, Matrix, LINE};
+use crate::panel::wide::{Unpacked, Wide};
+use crate::panel::{correction, Format, Matrix, PanelShape, LINE};
 use rustml_io::DType;
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::marker::PhantomData;
@@ -84,12 +85,6 @@ pub(crate) fn panel_fn(dtype: DType, isa: Isa) -> PanelFn {
     }
 }
 
-/// Rows up to which each panel is taken through all tiles before the next one:
-/// weights are then read once from memory, and fetched ahead of their use. With
-/// more rows the arithmetic takes longer than the memory, and results are better
-/// written in the order in which they lie.
-const FEW_ROWS: usize = 32;
-
 /// Which blocks of weights a tile fetches for the panels after its own: those of
 /// a step have shares, so that the requests are spread over its time.
 #[derive(Clone, Copy)]
@@ -100,58 +95,103 @@ struct Fetch {
     first: usize,
 }
 
-/// Runs a tile function for every tile of the activations and every panel, as
-/// many panels at a time as `$at_once` says for the tile's rows.
-macro_rules! for_tiles {
-    ($s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
-        let rows = $acts.rows();
-        if rows > FEW_ROWS {
-            let fetch = Fetch { every: 1, first: 0 };
-            for (row0, n) in tiles(rows) {
-                for_tiles!(@rows $s, $p, $acts, $panels, $tile, $f, row0, n, $at_once, fetch, false);
+/// What a tile works on.
+struct Work<'a> {
+    product: &'a Product<'a>,
+    acts: &'a Acts,
+    /// Where panel 0 of the weights begins; not all panels need be there.
+    data: *const u8,
+    shape: PanelShape,
+}
+
+impl<'a> Work<'a> {
+    fn new(product: &'a Product<'a>, acts: &'a Acts) -> Work<'a> {
+        Work {
+            product,
+            acts,
+            data: product.weights.data().as_ptr(),
+            shape: product.weights.shape(),
+        }
+    }
+
+    /// Where a panel begins.
+    fn panel(&self, panel: usize) -> *const u8 {
+        self.data.wrapping_add(panel * self.shape.stride)
+    }
+}
+
+/// Runs a tile function for every panel and every tile of the activations, as
+/// many panels at a time as `$at_once` says for the tile's rows: each panel is
+/// taken through all tiles.
+macro_rules! few_rows {
+    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
+        let rows = $work.acts.rows();
+        let every = tiles(rows).count();
+        // One tile takes them all; several, as many as the smallest takes at once.
+        let step = match every {
+            1 => $panels.len().max(1),
+            _ => const { $at_once(S::LANES, 1) },
+        };
+        let mut from = $panels.start;
+        while from < $panels.end {
+            let to = (from + step).min($panels.end);
+            for (first, (row0, n)) in tiles(rows).enumerate() {
+                let fetch = Fetch { every, first };
+                one_tile!(
+                    $s,
+                    $work,
+                    (from..to),
+                    $tile,
+                    $f,
+                    row0,
+                    n,
+                    $at_once,
+                    fetch,
+                    true
+                );
             }
-        } else {
-            let every = tiles(rows).count();
-            // One tile takes them all; several, as many as the smallest takes at once.
-            let step = match every {
-                1 => $panels.len().max(1),
-                _ => const { $at_once(S::LANES, 1) },
-            };
-            let mut from = $panels.start;
-            while from < $panels.end {
-                let to = (from + step).min($panels.end);
-                for (first, (row0, n)) in tiles(rows).enumerate() {
-                    let fetch = Fetch { every, first };
-                    for_tiles!(@rows $s, $p, $acts, (from..to), $tile, $f, row0, n, $at_once, fetch, true);
-                }
-                from = to;
-            }
+            from = to;
         }
     }};
-    (@rows $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr, $few:literal) => {
+}
+
+/// The same for many rows: each tile is taken through all panels.
+macro_rules! many_rows {
+    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
+        let fetch = Fetch { every: 1, first: 0 };
+        for (row0, n) in tiles($work.acts.rows()) {
+            one_tile!($s, $work, $panels, $tile, $f, row0, n, $at_once, fetch, false);
+        }
+    }};
+}
+
+/// One tile, all panels.
+macro_rules! one_tile {
+    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr, $few:literal) => {
         match $n {
-            8 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 8, $at_once, $fetch, $few),
+            8 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 8, $at_once, $fetch, $few),
+            6 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 6, $at_once, $fetch, $few),
             // The last rows of many cost nothing either way.
-            4 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 4, $at_once, $fetch, true),
-            2 => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 2, $at_once, $fetch, true),
-            _ => for_tiles!(@ $s, $p, $acts, $panels, $tile, $f, $row0, 1, $at_once, $fetch, true),
+            4 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 4, $at_once, $fetch, true),
+            2 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 2, $at_once, $fetch, true),
+            _ => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 1, $at_once, $fetch, true),
         }
     };
-    (@ $s:expr, $p:expr, $acts:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr, $few:literal) => {{
+    (@ $s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr, $few:literal) => {{
         let mut panel = $panels.start;
         match const { $at_once(S::LANES, $n) } {
             4 => while panel + 4 <= $panels.end {
-                $tile::<S, $f, $n, 4, $few>($s, $p, $acts, panel, $row0, $fetch);
+                $tile::<S, $f, $n, 4, $few>($s, $work, panel, $row0, $fetch);
                 panel += 4;
             },
             2 => while panel + 2 <= $panels.end {
-                $tile::<S, $f, $n, 2, $few>($s, $p, $acts, panel, $row0, $fetch);
+                $tile::<S, $f, $n, 2, $few>($s, $work, panel, $row0, $fetch);
                 panel += 2;
             },
             _ => {}
         }
         while panel < $panels.end {
-            $tile::<S, $f, $n, 1, $few>($s, $p, $acts, panel, $row0, $fetch);
+            $tile::<S, $f, $n, 1, $few>($s, $work, panel, $row0, $fetch);
             panel += 1;
         }
     }};
@@ -178,23 +218,80 @@ const fn float_panels_at_once(lanes: usize, rows: usize) -> usize {
     }
 }
 
+/// How the integer weights lie that a tile reads.
+trait Layout {
+    type Codes: Codes;
+    type Scales: Scales;
+    /// That of the format's products.
+    fn correction(i8_bias: i32) -> Option<Correction>;
+}
+
+/// As a matrix keeps them.
+struct Packed<F>(PhantomData<F>);
+impl<F: Format> Layout for Packed<F> {
+    type Codes = F::Codes;
+    type Scales = F::Scales;
+    #[inline(always)]
+    fn correction(i8_bias: i32) -> Option<Correction> {
+        correction::<F>(i8_bias)
+    }
+}
+
+/// Unpacked for many rows.
+struct AsBytes<F>(PhantomData<F>);
+impl<F: Format> Layout for AsBytes<F> {
+    type Codes = Wide<F::Codes>;
+    type Scales = Wide<F::Scales>;
+    #[inline(always)]
+    fn correction(i8_bias: i32) -> Option<Correction> {
+        correction::<F>(i8_bias)
+    }
+}
+
 unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: Range<usize>) {
     struct Run<'a, F>(&'a Product<'a>, &'a Acts, Range<usize>, PhantomData<F>);
     impl<F: Format> Kernel for Run<'_, F> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
+            let Run(product, acts, panels, _) = self;
             // SAFETY: by the contract of `Product::run`.
             unsafe {
-                for_tiles!(
-                    s,
-                    self.0,
-                    self.1,
-                    self.2,
-                    integer_tile,
-                    F,
-                    integer_panels_at_once
-                )
+                let mut work = Work::new(product, acts);
+                if acts.rows() <= FEW_ROWS {
+                    few_rows!(
+                        s,
+                        &work,
+                        panels,
+                        integer_tile,
+                        Packed<F>,
+                        integer_panels_at_once
+                    );
+                } else if const { F::Scales::BLOCK == BLOCK } {
+                    many_rows!(
+                        s,
+                        &work,
+                        panels,
+                        integer_tile,
+                        Packed<F>,
+                        integer_panels_at_once
+                    );
+                } else {
+                    let mut unpacked = Unpacked::new::<S, F>(product.weights);
+                    work.shape = unpacked.shape;
+                    for from in panels.clone().step_by(unpacked.room) {
+                        let panels = from..panels.end.min(from + unpacked.room);
+                        work.data = unpacked.fill::<S, F>(s, panels.clone());
+                        many_rows!(
+                            s,
+                            &work,
+                            panels,
+                            integer_tile,
+                            AsBytes<F>,
+                            integer_panels_at_once
+                        );
+                    }
+                }
             }
         }
     }
@@ -203,25 +300,24 @@ unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: R
 
 /// `N` rows of activations times `P` panels.
 #[inline(always)]
-unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize, const FEW: bool>(
+unsafe fn integer_tile<S: Simd, F: Layout, const N: usize, const P: usize, const FEW: bool>(
     s: S,
-    p: &Product,
-    acts: &Acts,
+    work: &Work,
     panel: usize,
     row0: usize,
     fetch: Fetch,
 ) {
-    let shape = p.weights.shape();
+    let (p, acts, shape) = (work.product, work.acts, work.shape);
     let blocks = acts.cols() / BLOCK;
     let subs = const { BLOCK / F::Scales::SUB };
     let a = acts.codes.as_ptr().add(row0 * acts.cols()).cast::<u8>();
     let a_scales = acts.scales.as_ptr().add(row0 * blocks);
-    let correction = const { correction::<F>(S::I8_BIAS) };
+    let correction = F::correction(S::I8_BIAS);
     let a_sums = match correction {
         Some(c) => acts.sums[c.index()].as_ptr().add(row0 * blocks * subs),
         None => std::ptr::null(),
     };
-    let first = p.weights.data().as_ptr().add(panel * shape.stride);
+    let first = work.panel(panel);
     let code_bytes = const { F::Codes::ROW_BYTES * S::LANES };
     let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes, fetch.every > 1);
     let mut acc = [[s.splat(0.0); N]; P];
@@ -262,10 +358,10 @@ unsafe fn integer_tile<S: Simd, F: Format, const N: usize, const P: usize, const
                 (1, _) => (true, true),
                 (_, sub) => (sub == 0, sub == 1),
             };
-            step::<S, F, N, P, 0>(s, &codes, a, halves, &mut dots);
-            step::<S, F, N, P, 1>(s, &codes, a, halves, &mut dots);
-            step::<S, F, N, P, 2>(s, &codes, a, halves, &mut dots);
-            step::<S, F, N, P, 3>(s, &codes, a, halves, &mut dots);
+            step::<S, F::Codes, N, P, 0>(s, &codes, a, halves, &mut dots);
+            step::<S, F::Codes, N, P, 1>(s, &codes, a, halves, &mut dots);
+            step::<S, F::Codes, N, P, 2>(s, &codes, a, halves, &mut dots);
+            step::<S, F::Codes, N, P, 3>(s, &codes, a, halves, &mut dots);
             let sub_at = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub;
             for i in 0..P {
                 let scale = F::Scales::scale(s, scales[i], sub_at);
@@ -304,7 +400,7 @@ fn ahead(panels: usize, code_bytes: usize, shared: bool) -> (usize, usize) {
 
 /// Adds the products of groups `J` and `J + 4`, or of one of them.
 #[inline(always)]
-unsafe fn step<S: Simd, F: Format, const N: usize, const P: usize, const J: usize>(
+unsafe fn step<S: Simd, C: Codes, const N: usize, const P: usize, const J: usize>(
     s: S,
     codes: &[*const u8; P],
     a: *const u8,
@@ -314,27 +410,27 @@ unsafe fn step<S: Simd, F: Format, const N: usize, const P: usize, const J: usiz
     let zero = s.splat_i32(0);
     let mut groups = [(zero, zero); P];
     for i in 0..P {
-        groups[i] = F::Codes::pair::<S, J>(s, codes[i]);
+        groups[i] = C::pair::<S, J>(s, codes[i]);
     }
     for n in 0..N {
         if halves.0 {
             let x = s.splat_load(a.add(n * BLOCK + 4 * J));
             for i in 0..P {
-                dots[i][n] = dot::<S, F>(s, dots[i][n], groups[i].0, x);
+                dots[i][n] = dot::<S, C>(s, dots[i][n], groups[i].0, x);
             }
         }
         if halves.1 {
             let x = s.splat_load(a.add(n * BLOCK + 4 * J + BLOCK / 2));
             for i in 0..P {
-                dots[i][n] = dot::<S, F>(s, dots[i][n], groups[i].1, x);
+                dots[i][n] = dot::<S, C>(s, dots[i][n], groups[i].1, x);
             }
         }
     }
 }
 
 #[inline(always)]
-fn dot<S: Simd, F: Format>(s: S, acc: S::I, codes: S::I, a: S::I) -> S::I {
-    if F::Codes::SIGNED {
+fn dot<S: Simd, C: Codes>(s: S, acc: S::I, codes: S::I, a: S::I) -> S::I {
+    if C::SIGNED {
         s.dot_i8(acc, codes, a)
     } else {
         s.dot_u7(acc, codes, a)
@@ -379,15 +475,13 @@ unsafe fn float_panels<S: Simd, F: Float>(p: &Product, acts: &Acts, panels: Rang
         fn run<S: Simd>(self, s: S) {
             // SAFETY: by the contract of `Product::run`.
             unsafe {
-                for_tiles!(
-                    s,
-                    self.0,
-                    self.1,
-                    self.2,
-                    float_tile,
-                    F,
-                    float_panels_at_once
-                )
+                let work = Work::new(self.0, self.1);
+                let panels = self.2;
+                if self.1.rows() <= FEW_ROWS {
+                    few_rows!(s, &work, panels, float_tile, F, float_panels_at_once)
+                } else {
+                    many_rows!(s, &work, panels, float_tile, F, float_panels_at_once)
+                }
             }
         }
     }
@@ -402,14 +496,14 @@ const FLOATS_AHEAD: usize = 4096;
 #[inline(always)]
 unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FEW: bool>(
     s: S,
-    p: &Product,
-    acts: &Acts,
+    work: &Work,
     panel: usize,
     row0: usize,
     _fetch: Fetch,
 ) {
-    let stride = p.weights.shape().stride;
-    let w = p.weights.data().as_ptr().add(panel * stride);
+    let (p, acts) = (work.product, work.acts);
+    let stride = work.shape.stride;
+    let w = work.panel(panel);
     let x = acts.floats.as_ptr().add(row0 * acts.cols());
     let mut acc = [[s.splat(0.0); N]; P];
     let bytes = const { F::BYTES * S::LANES };

@@ -122,6 +122,20 @@ fn products_match_on_every_isa() {
     }
 }
 
+/// As many rows as of a prompt, and more panels than are unpacked at a time.
+#[test]
+fn products_of_prompts_match_on_every_isa() {
+    for isa in Isa::available() {
+        for dtype in DType::ALL {
+            let cols = match dtype.block_len() {
+                256 => 20 * 256,
+                _ => 96,
+            };
+            check(dtype, isa, 97, cols, 35);
+        }
+    }
+}
+
 /// Codes and activations at the ends of their ranges, where sums of products
 /// in 16 bits, or instructions that saturate, would fail. Row `r` of the weights
 /// has all codes at their lowest, all at their highest, in turns, or at random;
@@ -251,7 +265,7 @@ fn a_row_does_not_depend_on_its_neighbours() {
                 encode_row(dtype, &values, &mut data[r * row_bytes..][..row_bytes]);
             }
             let m = Matrix::pack(dtype, 20, cols, &data, isa).unwrap();
-            let x: Vec<f32> = (0..31 * cols).map(|_| rng.float()).collect();
+            let x = rng.floats(47 * cols);
             let run = |x: &[f32]| {
                 let rows = x.len() / cols;
                 let mut acts = Acts::new(rows, cols, m.forms());
@@ -270,12 +284,13 @@ fn a_row_does_not_depend_on_its_neighbours() {
                 out
             };
             let together = run(&x);
-            for r in 0..31 {
-                assert_eq!(
-                    run(&x[r * cols..][..cols]),
-                    together[r * 20..][..20],
-                    "{dtype} {isa:?}"
-                );
+            for r in 0..47 {
+                let alone = run(&x[r * cols..][..cols]);
+                assert_eq!(alone, together[r * 20..][..20], "{dtype} {isa:?} row {r}");
+            }
+            for rows in [2, 7, 31, 32, 33] {
+                let few = run(&x[..rows * cols]);
+                assert_eq!(few, together[..rows * 20], "{dtype} {isa:?} {rows} rows");
             }
         }
     }

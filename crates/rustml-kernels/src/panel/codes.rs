@@ -16,19 +16,13 @@ pub const BLOCK: usize = 32;
 /// Groups of 4 inputs in a code block.
 pub const GROUPS: usize = BLOCK / 4;
 
-/// A packing of codes into a code block.
+/// How the codes of a code block are read.
 pub trait Codes {
     /// Bytes of one row in a code block.
     const ROW_BYTES: usize;
     /// Codes are signed bytes, given to [`Simd::dot_i8`] with
     /// [`Simd::I8_BIAS`] added; otherwise they are in 0..=127.
     const SIGNED: bool = false;
-
-    /// One row of a code block: of the words returned the first
-    /// `ROW_BYTES / 4` count. `groups[g]` holds the stored codes of inputs
-    /// `4 g .. 4 g + 4`, the first in the lowest byte; `bias` is
-    /// [`Simd::I8_BIAS`] of the instruction set that will unpack.
-    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS];
 
     /// Groups `J` and `J + 4` of the block at `p`, for `J` below 4: a pair
     /// because in most packings the two share their bytes.
@@ -47,6 +41,15 @@ pub trait Codes {
         let (c, d) = (Self::pair::<S, 2>(s, p), Self::pair::<S, 3>(s, p));
         [a.0, b.0, c.0, d.0, a.1, b.1, c.1, d.1]
     }
+}
+
+/// A packing of codes into a code block.
+pub trait PackCodes: Codes {
+    /// One row of a code block: of the words returned the first
+    /// `ROW_BYTES / 4` count. `groups[g]` holds the stored codes of inputs
+    /// `4 g .. 4 g + 4`, the first in the lowest byte; `bias` is
+    /// [`Simd::I8_BIAS`] of the instruction set that will unpack.
+    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS];
 }
 
 /// Bytes of one vector.
@@ -86,14 +89,17 @@ impl Codes for Bits8 {
     const SIGNED: bool = true;
 
     #[inline(always)]
-    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        // The bias is 0 or 128; adding 128 to a byte flips its highest bit.
-        groups.map(|g| g ^ u32::from_ne_bytes([bias; 4]))
-    }
-    #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         let v = vb::<S>();
         (s.load_i(p.add(J * v)), s.load_i(p.add((J + 4) * v)))
+    }
+}
+
+impl PackCodes for Bits8 {
+    #[inline(always)]
+    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        // The bias is 0 or 128; adding 128 to a byte flips its highest bit.
+        groups.map(|g| g ^ u32::from_ne_bytes([bias; 4]))
     }
 }
 
@@ -101,18 +107,21 @@ impl Codes for Bits4 {
     const ROW_BYTES: usize = 16;
 
     #[inline(always)]
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let v = s.load_i(p.add(J * vb::<S>()));
+        let mask = s.splat_i32(NIBBLES as i32);
+        (s.and(v, mask), s.and(s.shr::<4>(v), mask))
+    }
+}
+
+impl PackCodes for Bits4 {
+    #[inline(always)]
     fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
         let mut words = [0; GROUPS];
         for j in 0..4 {
             words[j] = g[j] | g[j + 4] << 4;
         }
         words
-    }
-    #[inline(always)]
-    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
-        let v = s.load_i(p.add(J * vb::<S>()));
-        let mask = s.splat_i32(NIBBLES as i32);
-        (s.and(v, mask), s.and(s.shr::<4>(v), mask))
     }
 }
 
@@ -139,12 +148,6 @@ impl Codes for Bits5 {
     const ROW_BYTES: usize = 20;
 
     #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
-        words[4] = plane(g.map(|g| g >> 4));
-        words
-    }
-    #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         let (lo, hi) = Bits4::pair::<S, J>(s, p);
         let h = s.load_i(p.add(4 * vb::<S>()));
@@ -155,16 +158,18 @@ impl Codes for Bits5 {
     }
 }
 
-impl Codes for Bits6 {
-    const ROW_BYTES: usize = 24;
-
+impl PackCodes for Bits5 {
     #[inline(always)]
     fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
         let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
-        let high = Bits2::pack(&g.map(|g| g >> 4), bias);
-        (words[4], words[5]) = (high[0], high[1]);
+        words[4] = plane(g.map(|g| g >> 4));
         words
     }
+}
+
+impl Codes for Bits6 {
+    const ROW_BYTES: usize = 24;
+
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         let (lo, hi) = Bits4::pair::<S, J>(s, p);
@@ -178,17 +183,19 @@ impl Codes for Bits6 {
     }
 }
 
+impl PackCodes for Bits6 {
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
+        let high = Bits2::pack(&g.map(|g| g >> 4), bias);
+        (words[4], words[5]) = (high[0], high[1]);
+        words
+    }
+}
+
 impl Codes for Bits2 {
     const ROW_BYTES: usize = 8;
 
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
-        let mut words = [0; GROUPS];
-        for j in 0..GROUPS {
-            words[j / 4] |= (g[j] & PAIRS) << (2 * (j % 4));
-        }
-        words
-    }
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         let (a, b) = (s.load_i(p), s.load_i(p.add(vb::<S>())));
@@ -197,15 +204,20 @@ impl Codes for Bits2 {
     }
 }
 
+impl PackCodes for Bits2 {
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
+        let mut words = [0; GROUPS];
+        for j in 0..GROUPS {
+            words[j / 4] |= (g[j] & PAIRS) << (2 * (j % 4));
+        }
+        words
+    }
+}
+
 impl Codes for Bits3 {
     const ROW_BYTES: usize = 12;
 
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        let mut words = Bits2::pack(g, bias);
-        words[2] = plane(g.map(|g| g >> 2));
-        words
-    }
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         let (lo, hi) = Bits2::pair::<S, J>(s, p);
@@ -217,14 +229,19 @@ impl Codes for Bits3 {
     }
 }
 
+impl PackCodes for Bits3 {
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        let mut words = Bits2::pack(g, bias);
+        words[2] = plane(g.map(|g| g >> 2));
+        words
+    }
+}
+
 impl Codes for Table4 {
     const ROW_BYTES: usize = 16;
     const SIGNED: bool = true;
 
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        Bits4::pack(g, bias)
-    }
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         // The table holds the bias, so the indices are stored without it.
@@ -234,5 +251,12 @@ impl Codes for Table4 {
         }
         let (lo, hi) = Bits4::pair::<S, J>(s, p);
         (s.lookup(&table, lo), s.lookup(&table, hi))
+    }
+}
+
+impl PackCodes for Table4 {
+    #[inline(always)]
+    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
+        Bits4::pack(g, bias)
     }
 }

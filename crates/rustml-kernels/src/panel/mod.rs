@@ -9,24 +9,25 @@
 
 pub mod codes;
 pub mod scales;
+pub(crate) mod wide;
 
 use crate::acts::{Correction, Forms};
 use crate::buffer::AlignedBytes;
 use crate::formats::{self, with_format, BlockFormat, MAX_LEN};
 use crate::gemm::{panel_fn, PanelFn};
-use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Table4, BLOCK, GROUPS};
+use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, PackCodes, Table4, BLOCK, GROUPS};
 use rustml_io::DType;
 use rustml_simd::Isa;
-use scales::{Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
+use scales::{PackScales, Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
 
 /// How a format's blocks become panels: a packing of its codes and one of its
 /// scales. `weight = scale * (code - ZERO) + offset`, where a table takes the
 /// place of `code - ZERO` in [`Table4`].
 pub trait Format: BlockFormat {
     /// Packing of the codes.
-    type Codes: Codes;
+    type Codes: PackCodes;
     /// Packing of the scales.
-    type Scales: Scales;
+    type Scales: PackScales;
 }
 
 macro_rules! packed {

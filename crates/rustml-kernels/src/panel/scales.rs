@@ -8,7 +8,7 @@ use crate::formats::Factors;
 use half::f16;
 use rustml_simd::Simd;
 
-/// A packing of scales. A weight is `scale * code + offset`.
+/// How scales are read. A weight is `scale * code + offset`.
 pub trait Scales {
     /// Inputs of a scale block.
     const BLOCK: usize;
@@ -18,9 +18,6 @@ pub trait Scales {
     const OFFSET: bool;
     /// Bytes of one row in a scale block.
     const ROW_BYTES: usize;
-
-    /// Writes the factors of row `row`.
-    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors);
 
     /// Scales of all rows for sub-block `sub` of the block at `p`.
     ///
@@ -38,6 +35,12 @@ pub trait Scales {
     }
 }
 
+/// A packing of scales.
+pub trait PackScales: Scales {
+    /// Writes the factors of row `row`.
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors);
+}
+
 #[inline(always)]
 fn put_f16(block: &mut [u8], at: usize, x: f16) {
     block[2 * at..2 * at + 2].copy_from_slice(&x.to_le_bytes());
@@ -53,12 +56,15 @@ impl Scales for Plain {
     const ROW_BYTES: usize = 2;
 
     #[inline(always)]
-    fn put(block: &mut [u8], _lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-    }
-    #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
         s.load_f16(p.cast())
+    }
+}
+
+impl PackScales for Plain {
+    #[inline(always)]
+    fn put(block: &mut [u8], _lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
     }
 }
 
@@ -74,17 +80,20 @@ impl Scales for WithOffset {
     const ROW_BYTES: usize = 4;
 
     #[inline(always)]
-    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-        put_f16(block, lanes + row, -f.dmin);
-    }
-    #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
         s.load_f16(p.cast())
     }
     #[inline(always)]
     unsafe fn offset<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
         s.load_f16(p.cast::<u16>().add(S::LANES))
+    }
+}
+
+impl PackScales for WithOffset {
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        put_f16(block, lanes + row, -f.dmin);
     }
 }
 
@@ -98,16 +107,19 @@ impl<const SUB: usize> Scales for Super<SUB> {
     const ROW_BYTES: usize = 2 + 256 / SUB;
 
     #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        let d = s.load_f16(p.cast());
+        s.mul(d, s.to_f32(s.load_i8(p.add((2 + sub) * S::LANES))))
+    }
+}
+
+impl<const SUB: usize> PackScales for Super<SUB> {
+    #[inline(always)]
     fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
         put_f16(block, row, f.d);
         for (sub, &sc) in f.sc[..256 / SUB].iter().enumerate() {
             block[(2 + sub) * lanes + row] = sc as u8;
         }
-    }
-    #[inline(always)]
-    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
-        let d = s.load_f16(p.cast());
-        s.mul(d, s.to_f32(s.load_i8(p.add((2 + sub) * S::LANES))))
     }
 }
 
@@ -122,15 +134,6 @@ impl Scales for SuperOffset {
     const ROW_BYTES: usize = 4 + 16;
 
     #[inline(always)]
-    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-        put_f16(block, lanes + row, -f.dmin);
-        for sub in 0..8 {
-            block[(4 + sub) * lanes + row] = f.sc[sub] as u8;
-            block[(12 + sub) * lanes + row] = f.m[sub];
-        }
-    }
-    #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
         let d = s.load_f16(p.cast());
         s.mul(d, s.to_f32(s.load_u8(p.add((4 + sub) * S::LANES))))
@@ -139,6 +142,18 @@ impl Scales for SuperOffset {
     unsafe fn offset<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
         let m = s.load_f16(p.cast::<u16>().add(S::LANES));
         s.mul(m, s.to_f32(s.load_u8(p.add((12 + sub) * S::LANES))))
+    }
+}
+
+impl PackScales for SuperOffset {
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        put_f16(block, lanes + row, -f.dmin);
+        for sub in 0..8 {
+            block[(4 + sub) * lanes + row] = f.sc[sub] as u8;
+            block[(12 + sub) * lanes + row] = f.m[sub];
+        }
     }
 }
 
@@ -153,14 +168,6 @@ impl Scales for SuperNibbles {
     const ROW_BYTES: usize = 4 + 16;
 
     #[inline(always)]
-    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-        put_f16(block, lanes + row, -f.dmin);
-        for sub in 0..16 {
-            block[(4 + sub) * lanes + row] = f.sc[sub] as u8 | f.m[sub] << 4;
-        }
-    }
-    #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
         let d = s.load_f16(p.cast());
         let sc = s.and(s.load_u8(p.add((4 + sub) * S::LANES)), s.splat_i32(15));
@@ -171,5 +178,16 @@ impl Scales for SuperNibbles {
         let m = s.load_f16(p.cast::<u16>().add(S::LANES));
         let sc = s.shr::<4>(s.load_u8(p.add((4 + sub) * S::LANES)));
         s.mul(m, s.to_f32(sc))
+    }
+}
+
+impl PackScales for SuperNibbles {
+    #[inline(always)]
+    fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+        put_f16(block, row, f.d);
+        put_f16(block, lanes + row, -f.dmin);
+        for sub in 0..16 {
+            block[(4 + sub) * lanes + row] = f.sc[sub] as u8 | f.m[sub] << 4;
+        }
     }
 }

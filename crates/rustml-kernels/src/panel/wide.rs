@@ -1,0 +1,165 @@
+//! Panels unpacked for many rows.
+//!
+//! A prompt's product reads each panel again for every tile of rows. Where the
+//! scales are themselves packed, in super-blocks, some panels at a time are unpacked
+//! once, codes to bytes and scales to single precision, into memory that stays in
+//! the core's own cache, and all tiles read that.
+
+use super::codes::{Bits8, Codes, BLOCK};
+use super::scales::Scales;
+use super::{Format, Matrix, PanelShape, LINE};
+use rustml_simd::Simd;
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// What `T` reads, unpacked: of codes, bytes; of scales and offsets, single
+/// precision.
+pub struct Wide<T>(PhantomData<T>);
+
+impl<C: Codes> Codes for Wide<C> {
+    const ROW_BYTES: usize = BLOCK;
+    const SIGNED: bool = C::SIGNED;
+
+    #[inline(always)]
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        Bits8::pair::<S, J>(s, p)
+    }
+}
+
+impl<Sc: Scales> Wide<Sc> {
+    /// Bytes of one row for a sub-block: a scale, then an offset if there are any.
+    const SUB_BYTES: usize = if Sc::OFFSET { 8 } else { 4 };
+}
+
+impl<Sc: Scales> Scales for Wide<Sc> {
+    const BLOCK: usize = BLOCK;
+    const SUB: usize = Sc::SUB;
+    const OFFSET: bool = Sc::OFFSET;
+    const ROW_BYTES: usize = BLOCK / Sc::SUB * Self::SUB_BYTES;
+
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        s.load(p.add(sub * Self::SUB_BYTES * S::LANES).cast())
+    }
+    #[inline(always)]
+    unsafe fn offset<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
+        s.load(p.add((sub * Self::SUB_BYTES + 4) * S::LANES).cast())
+    }
+}
+
+/// Bytes of unpacked panels at a time: what leaves room for activations and
+/// results in a second cache of 1 MB.
+const AT_ONCE: usize = 320 << 10;
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; LINE]);
+
+thread_local! {
+    static UNPACKED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// Room for some unpacked panels of a matrix. It is the thread's own, kept from
+/// one product to the next.
+pub(crate) struct Unpacked<'a> {
+    from: &'a Matrix,
+    /// Of the unpacked panels.
+    pub shape: PanelShape,
+    /// How many panels there is room for.
+    pub room: usize,
+    lines: Vec<Line>,
+}
+
+impl<'a> Unpacked<'a> {
+    /// Room for panels of weights of the format `F`, packed for `S`.
+    pub fn new<S: Simd, F: Format>(from: &'a Matrix) -> Unpacked<'a> {
+        let blocks = from.cols() / BLOCK;
+        let scale_bytes = blocks * const { Wide::<F::Scales>::ROW_BYTES * S::LANES };
+        let scale_bytes = scale_bytes.next_multiple_of(LINE);
+        let bytes = scale_bytes + from.cols() * S::LANES;
+        let stride = bytes.next_multiple_of(LINE);
+        // Panels are computed in pairs where there are registers for that.
+        let room = (AT_ONCE / stride / 2 * 2).max(2);
+        let mut lines = UNPACKED.take();
+        if lines.len() < room * stride / LINE {
+            lines.resize(room * stride / LINE, Line([0; LINE]));
+        }
+        Unpacked {
+            from,
+            shape: PanelShape {
+                scale_bytes,
+                stride,
+            },
+            room,
+            lines,
+        }
+    }
+
+    /// Unpacks `panels`, as many as there is room for or fewer, in place of those
+    /// before. Returns where panel 0 would begin.
+    ///
+    /// # Safety
+    /// This was made for `S` and `F`.
+    #[inline(always)]
+    pub unsafe fn fill<S: Simd, F: Format>(&mut self, s: S, panels: Range<usize>) -> *const u8 {
+        assert!(panels.len() <= self.room);
+        let first = self.lines.as_mut_ptr().cast::<u8>();
+        for (i, panel) in panels.clone().enumerate() {
+            unpack::<S, F>(
+                s,
+                self.from,
+                panel,
+                self.shape,
+                first.add(i * self.shape.stride),
+            );
+        }
+        first.wrapping_sub(panels.start * self.shape.stride)
+    }
+}
+
+impl Drop for Unpacked<'_> {
+    fn drop(&mut self) {
+        UNPACKED.set(std::mem::take(&mut self.lines));
+    }
+}
+
+/// Unpacks one panel.
+///
+/// # Safety
+/// `m` holds weights of the format `F`, packed for `S`, and a panel of `shape` can be written at `to`.
+#[inline(always)]
+unsafe fn unpack<S: Simd, F: Format>(
+    s: S,
+    m: &Matrix,
+    panel: usize,
+    shape: PanelShape,
+    to: *mut u8,
+) {
+    let from = m.data().as_ptr().add(panel * m.shape().stride);
+    let codes = from.add(m.shape().scale_bytes);
+    let subs = const { BLOCK / F::Scales::SUB };
+    for b in 0..m.cols() / BLOCK {
+        let at = b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES;
+        let scales = to
+            .add(b * const { Wide::<F::Scales>::ROW_BYTES * S::LANES })
+            .cast::<f32>();
+        for sub in 0..subs {
+            let (p, i) = (
+                from.add(at),
+                b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub,
+            );
+            let scales = scales.add(sub * const { Wide::<F::Scales>::SUB_BYTES / 4 * S::LANES });
+            s.store(scales, F::Scales::scale(s, p, i));
+            if F::Scales::OFFSET {
+                s.store(scales.add(S::LANES), F::Scales::offset(s, p, i));
+            }
+        }
+        let groups = F::Codes::unpack(s, codes.add(b * const { F::Codes::ROW_BYTES * S::LANES }));
+        let codes = to.add(shape.scale_bytes + b * BLOCK * S::LANES);
+        for (g, group) in groups.into_iter().enumerate() {
+            s.store_i(codes.add(g * 4 * S::LANES), group);
+        }
+    }
+}
