@@ -6,12 +6,12 @@
 
 use crate::acts::{tiles, Acts, Correction, FEW_ROWS};
 use crate::formats::with_format;
-use crate::panel::codes::{Codes, BLOCK, GROUPS};
+use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
 use crate::panel::wide::{Unpacked, Wide};
 use crate::panel::{correction, Format, Matrix, PanelShape, LINE};
 use rustml_io::DType;
-use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use rustml_simd::{Isa, Kernel, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -115,6 +115,7 @@ impl<'a> Work<'a> {
     }
 
     /// Where a panel begins.
+    #[inline(always)]
     fn panel(&self, panel: usize) -> *const u8 {
         self.data.wrapping_add(panel * self.shape.stride)
     }
@@ -220,32 +221,25 @@ const fn float_panels_at_once(lanes: usize, rows: usize) -> usize {
 
 /// How the integer weights lie that a tile reads.
 trait Layout {
+    type Format: Format;
     type Codes: Codes;
     type Scales: Scales;
-    /// That of the format's products.
-    fn correction(i8_bias: i32) -> Option<Correction>;
 }
 
 /// As a matrix keeps them.
 struct Packed<F>(PhantomData<F>);
 impl<F: Format> Layout for Packed<F> {
+    type Format = F;
     type Codes = F::Codes;
     type Scales = F::Scales;
-    #[inline(always)]
-    fn correction(i8_bias: i32) -> Option<Correction> {
-        correction::<F>(i8_bias)
-    }
 }
 
 /// Unpacked for many rows.
 struct AsBytes<F>(PhantomData<F>);
 impl<F: Format> Layout for AsBytes<F> {
+    type Format = F;
     type Codes = Wide<F::Codes>;
     type Scales = Wide<F::Scales>;
-    #[inline(always)]
-    fn correction(i8_bias: i32) -> Option<Correction> {
-        correction::<F>(i8_bias)
-    }
 }
 
 unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: Range<usize>) {
@@ -300,7 +294,7 @@ unsafe fn integer_panels<S: Simd, F: Format>(p: &Product, acts: &Acts, panels: R
 
 /// `N` rows of activations times `P` panels.
 #[inline(always)]
-unsafe fn integer_tile<S: Simd, F: Layout, const N: usize, const P: usize, const FEW: bool>(
+unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const FEW: bool>(
     s: S,
     work: &Work,
     panel: usize,
@@ -309,16 +303,16 @@ unsafe fn integer_tile<S: Simd, F: Layout, const N: usize, const P: usize, const
 ) {
     let (p, acts, shape) = (work.product, work.acts, work.shape);
     let blocks = acts.cols() / BLOCK;
-    let subs = const { BLOCK / F::Scales::SUB };
+    let subs = const { BLOCK / L::Scales::SUB };
     let a = acts.codes.as_ptr().add(row0 * acts.cols()).cast::<u8>();
     let a_scales = acts.scales.as_ptr().add(row0 * blocks);
-    let correction = F::correction(S::I8_BIAS);
+    let correction = const { correction::<L::Format>(S::I8_BIAS) };
     let a_sums = match correction {
         Some(c) => acts.sums[c.index()].as_ptr().add(row0 * blocks * subs),
         None => std::ptr::null(),
     };
     let first = work.panel(panel);
-    let code_bytes = const { F::Codes::ROW_BYTES * S::LANES };
+    let code_bytes = const { L::Codes::ROW_BYTES * S::LANES };
     let (codes_ahead, scales_ahead) = ahead(P * shape.stride, code_bytes, fetch.every > 1);
     let mut acc = [[s.splat(0.0); N]; P];
     let mut fetched = fetch.first;
@@ -328,7 +322,7 @@ unsafe fn integer_tile<S: Simd, F: Layout, const N: usize, const P: usize, const
         let a = a.add(b * N * BLOCK);
         let mut codes = [first; P];
         let mut scales = [first; P];
-        let scales_at = b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES;
+        let scales_at = b * BLOCK / L::Scales::BLOCK * L::Scales::ROW_BYTES * S::LANES;
         for i in 0..P {
             codes[i] = first_codes.add(i * stride + b * code_bytes);
             scales[i] = first.add(i * stride + scales_at);
@@ -358,19 +352,19 @@ unsafe fn integer_tile<S: Simd, F: Layout, const N: usize, const P: usize, const
                 (1, _) => (true, true),
                 (_, sub) => (sub == 0, sub == 1),
             };
-            step::<S, F::Codes, N, P, 0>(s, &codes, a, halves, &mut dots);
-            step::<S, F::Codes, N, P, 1>(s, &codes, a, halves, &mut dots);
-            step::<S, F::Codes, N, P, 2>(s, &codes, a, halves, &mut dots);
-            step::<S, F::Codes, N, P, 3>(s, &codes, a, halves, &mut dots);
-            let sub_at = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub;
+            step::<S, L::Codes, N, P, 0>(s, &codes, a, halves, &mut dots);
+            step::<S, L::Codes, N, P, 1>(s, &codes, a, halves, &mut dots);
+            step::<S, L::Codes, N, P, 2>(s, &codes, a, halves, &mut dots);
+            step::<S, L::Codes, N, P, 3>(s, &codes, a, halves, &mut dots);
+            let sub_at = b * BLOCK % L::Scales::BLOCK / L::Scales::SUB + sub;
             for i in 0..P {
-                let scale = F::Scales::scale(s, scales[i], sub_at);
+                let scale = L::Scales::scale(s, scales[i], sub_at);
                 for n in 0..N {
                     let scale = s.mul(scale, s.splat(*a_scales.add(b * N + n)));
                     acc[i][n] = s.fma(scale, s.to_f32(dots[i][n]), acc[i][n]);
                 }
-                if F::Scales::OFFSET {
-                    let offset = F::Scales::offset(s, scales[i], sub_at);
+                if L::Scales::OFFSET {
+                    let offset = L::Scales::offset(s, scales[i], sub_at);
                     for n in 0..N {
                         let sum = s.bits_to_f32(s.splat_load(a_sums.add(4 * n)));
                         acc[i][n] = s.fma(offset, sum, acc[i][n]);
@@ -561,57 +555,4 @@ unsafe fn finish<S: Simd, const N: usize>(
             }
         }
     }
-}
-
-/// Decodes row `row` of integer weights; see [`Matrix::decode_row`].
-pub(crate) fn decode_row(m: &Matrix, row: usize, out: &mut [f32]) {
-    struct Row<'a, F>(&'a Matrix, usize, &'a mut [f32], PhantomData<F>);
-    impl<F: Format> Kernel for Row<'_, F> {
-        type Out = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            let Row(m, row, out, _) = self;
-            let lane = row % S::LANES;
-            let shape = m.shape();
-            let panel = &m.data()[row / S::LANES * shape.stride..][..shape.stride];
-            let (scales, codes) = panel.split_at(shape.scale_bytes);
-            let zero = if F::Codes::SIGNED {
-                S::I8_BIAS
-            } else {
-                i32::from(F::ZERO)
-            };
-            let subs = BLOCK / F::Scales::SUB;
-            for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-                // SAFETY: the blocks lie within the panel, by its shape; the
-                // arrays hold the widest vector.
-                unsafe {
-                    let code_bytes = F::Codes::ROW_BYTES * S::LANES;
-                    let groups = F::Codes::unpack(s, codes[b * code_bytes..].as_ptr());
-                    let scale_bytes = F::Scales::ROW_BYTES * S::LANES;
-                    let block = scales[b * BLOCK / F::Scales::BLOCK * scale_bytes..].as_ptr();
-                    let (mut bytes, mut scale, mut offset) = ([0u8; 64], [0f32; 16], [0f32; 16]);
-                    for (g, group) in groups.into_iter().enumerate() {
-                        let sub = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + g * subs / GROUPS;
-                        s.store_i(bytes.as_mut_ptr(), group);
-                        s.store(scale.as_mut_ptr(), F::Scales::scale(s, block, sub));
-                        s.store(offset.as_mut_ptr(), F::Scales::offset(s, block, sub));
-                        for i in 0..4 {
-                            let byte = bytes[4 * lane + i];
-                            let code = if F::Codes::SIGNED && S::I8_BIAS == 0 {
-                                i32::from(byte as i8)
-                            } else {
-                                i32::from(byte) - zero
-                            };
-                            out[4 * g + i] = scale[lane] * code as f32 + offset[lane];
-                        }
-                    }
-                }
-            }
-        }
-    }
-    with_format!(
-        m.dtype(),
-        F => with_isa(m.isa(), Row::<F>(m, row, out, PhantomData)),
-        float => unreachable!("float rows are read directly")
-    )
 }

@@ -8,6 +8,7 @@
 //! `[input][row]`; each begins on a cache line. Rows beyond the last are zeros.
 
 pub mod codes;
+mod decode;
 pub mod scales;
 pub(crate) mod wide;
 
@@ -245,7 +246,7 @@ impl Matrix {
             }),
             DType::F16 => float(out, &|i| half::f16::from_bits(u16_at(i)).to_f32()),
             DType::BF16 => float(out, &|i| half::bf16::from_bits(u16_at(i)).to_f32()),
-            _ => crate::gemm::decode_row(self, row, out),
+            _ => decode::decode_row(self, row, out),
         }
     }
 }

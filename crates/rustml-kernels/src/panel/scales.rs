@@ -46,6 +46,13 @@ fn put_f16(block: &mut [u8], at: usize, x: f16) {
     block[2 * at..2 * at + 2].copy_from_slice(&x.to_le_bytes());
 }
 
+/// The scale of row `row`, and after all scales what is added.
+#[inline(always)]
+fn put_pair(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
+    put_f16(block, row, f.d);
+    put_f16(block, lanes + row, -f.dmin);
+}
+
 /// One half-precision scale for 32 inputs.
 pub struct Plain;
 
@@ -92,8 +99,7 @@ impl Scales for WithOffset {
 impl PackScales for WithOffset {
     #[inline(always)]
     fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-        put_f16(block, lanes + row, -f.dmin);
+        put_pair(block, lanes, row, f);
     }
 }
 
@@ -148,8 +154,7 @@ impl Scales for SuperOffset {
 impl PackScales for SuperOffset {
     #[inline(always)]
     fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-        put_f16(block, lanes + row, -f.dmin);
+        put_pair(block, lanes, row, f);
         for sub in 0..8 {
             block[(4 + sub) * lanes + row] = f.sc[sub] as u8;
             block[(12 + sub) * lanes + row] = f.m[sub];
@@ -184,8 +189,7 @@ impl Scales for SuperNibbles {
 impl PackScales for SuperNibbles {
     #[inline(always)]
     fn put(block: &mut [u8], lanes: usize, row: usize, f: &Factors) {
-        put_f16(block, row, f.d);
-        put_f16(block, lanes + row, -f.dmin);
+        put_pair(block, lanes, row, f);
         for sub in 0..16 {
             block[(4 + sub) * lanes + row] = f.sc[sub] as u8 | f.m[sub] << 4;
         }

@@ -128,7 +128,8 @@ impl Drop for Unpacked<'_> {
 /// Unpacks one panel.
 ///
 /// # Safety
-/// `m` holds weights of the format `F`, packed for `S`, and a panel of `shape` can be written at `to`.
+/// `m` holds weights of the format `F`, packed for `S`, and a panel of `shape`
+/// can be written at `to`.
 #[inline(always)]
 unsafe fn unpack<S: Simd, F: Format>(
     s: S,
