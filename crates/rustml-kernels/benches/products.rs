@@ -1,9 +1,9 @@
 //! Matrix products by format, instruction set, shape and number of rows.
 //!
 //! ```text
-//! cargo bench -p rustml-kernels                       all that this CPU has
-//! cargo bench -p rustml-kernels -- q4_0/avx512        a part, by its name
-//! RUSTML_THREADS=1 cargo bench -p rustml-kernels      one thread instead of all
+//! cargo bench -p rustml-kernels --bench products      all that this CPU has
+//! cargo bench -p rustml-kernels --bench products -- q4_0/avx512    a part, by its name
+//! RUSTML_THREADS=1 cargo bench -p rustml-kernels --bench products   one thread instead of all
 //! ```
 //!
 //! A benchmark is named `format/instruction set/outputs x inputs/rows`. Products
