@@ -11,12 +11,18 @@
 //! of the codes that correct for codes stored with an offset.
 
 use crate::panel::codes::BLOCK;
-use rustml_simd::Simd;
+
+mod write;
+
+pub use write::RowWriter;
 
 /// Rows up to which a product reads each weight from memory once, and takes it
 /// through all tiles. With more, as in a prompt, the arithmetic takes longer than
 /// the memory, and each tile is taken through all weights.
 pub const FEW_ROWS: usize = 32;
+
+/// Rows of a tile where there are more than [`FEW_ROWS`].
+const MANY: usize = 6;
 
 /// Sizes of the tiles of so many rows, largest first. Few rows make as few tiles as
 /// they can; of many rows as many are computed together as leave registers to
@@ -25,7 +31,7 @@ pub const fn tile_sizes(rows: usize) -> [usize; 4] {
     if rows <= FEW_ROWS {
         [8, 4, 2, 1]
     } else {
-        [6, 4, 2, 1]
+        [MANY, 4, 2, 1]
     }
 }
 
@@ -219,151 +225,6 @@ impl Acts {
             _acts: std::marker::PhantomData,
         }
     }
-}
-
-/// Writes rows of [`Acts`], from several threads if each row has one writer.
-pub struct RowWriter<'a> {
-    rows: usize,
-    cols: usize,
-    forms: Forms,
-    floats: *mut f32,
-    codes: *mut i8,
-    scales: *mut f32,
-    sums: [*mut u32; CORRECTIONS.len()],
-    _acts: std::marker::PhantomData<&'a mut Acts>,
-}
-
-// SAFETY: `put` of different rows touches different memory, and its contract
-// forbids two writers of one row.
-unsafe impl Sync for RowWriter<'_> {}
-// SAFETY: as above.
-unsafe impl Send for RowWriter<'_> {}
-
-impl RowWriter<'_> {
-    /// Writes row `row` in all announced forms.
-    ///
-    /// # Safety
-    /// No other thread writes this row at the same time.
-    ///
-    /// # Panics
-    /// If the row's length or number is not as announced.
-    #[inline(always)]
-    pub unsafe fn put<S: Simd>(&self, s: S, row: usize, x: &[f32]) {
-        assert!(row < self.rows && x.len() == self.cols);
-        let (row0, n) = tile_of(self.rows, row);
-        let lane = row - row0;
-        if self.forms.contains(Forms::FLOATS) {
-            let to = self.floats.add(row0 * self.cols);
-            for (i, x) in x.iter().enumerate() {
-                *to.add(i * n + lane) = *x;
-            }
-        }
-        if !self.forms.contains(Forms::CODES) {
-            return;
-        }
-        let blocks = self.cols / BLOCK;
-        for first in (0..blocks).step_by(GROUP) {
-            let count = (blocks - first).min(GROUP);
-            let group = quantize::<S>(s, x.as_ptr().add(first * BLOCK), count, |i| {
-                let at = row0 * self.cols + ((first + i) * n + lane) * BLOCK;
-                self.codes.add(at)
-            });
-            let scales = self.scales.add(row0 * blocks + first * n + lane);
-            for (i, scale) in group.scales[..count].iter().enumerate() {
-                *scales.add(i * n) = *scale;
-            }
-            for (c, correction) in CORRECTIONS.iter().enumerate() {
-                if self.forms.has_correction(c) {
-                    let subs = BLOCK / correction.sub();
-                    let to = self.sums[c].add((row0 * blocks + first * n) * subs + lane);
-                    group.correct(*correction, count, to, n);
-                }
-            }
-        }
-    }
-}
-
-/// Blocks quantised together: the largest values of so many are found at once.
-const GROUP: usize = 16;
-
-/// What quantising some blocks gave, apart from the codes.
-struct Group {
-    scales: [f32; GROUP],
-    /// Of the codes of each half of a block.
-    sums: [[i32; GROUP]; 2],
-}
-
-impl Group {
-    /// Writes the correction of the first `count` blocks, every `stride` values.
-    ///
-    /// # Safety
-    /// They are writable at `to`, and nobody else uses them.
-    #[inline(always)]
-    unsafe fn correct(&self, c: Correction, count: usize, to: *mut u32, stride: usize) {
-        let [low, high] = self.sums;
-        let value = |scale: f32, sum: i32| match c {
-            // Sums of codes that mean nothing may be anything.
-            Correction::Integer { zero, .. } => (-zero).wrapping_mul(sum) as u32,
-            Correction::Float { .. } => (scale * sum as f32).to_bits(),
-        };
-        for i in 0..count {
-            let scale = self.scales[i];
-            if c.sub() == BLOCK {
-                *to.add(i * stride) = value(scale, low[i].wrapping_add(high[i]));
-            } else {
-                *to.add(2 * i * stride) = value(scale, low[i]);
-                *to.add((2 * i + 1) * stride) = value(scale, high[i]);
-            }
-        }
-    }
-}
-
-/// Quantises `count` blocks of 32 values to codes in -127..=127, written where
-/// `codes` says for each block.
-///
-/// Where a value is infinite or NaN the scale is NaN, so that every product of
-/// the block says so; the codes then mean nothing.
-///
-/// # Safety
-/// `x` is readable for `count` blocks, at most [`GROUP`], and the codes are
-/// writable.
-#[inline(always)]
-unsafe fn quantize<S: Simd>(
-    s: S,
-    x: *const f32,
-    count: usize,
-    codes: impl Fn(usize) -> *mut i8,
-) -> Group {
-    let zero = s.splat_i32(0);
-    // Without their sign, floats are ordered as their bits are; infinity and
-    // NaN come last.
-    let unsigned = s.splat_i32(i32::MAX);
-    let mut largest = [zero; GROUP];
-    for (i, m) in largest[..count].iter_mut().enumerate() {
-        for j in (0..BLOCK).step_by(S::LANES) {
-            let v = s.load_i(x.add(i * BLOCK + j).cast());
-            *m = s.max_i32(*m, s.and(v, unsigned));
-        }
-    }
-    let largest = s.max_each(&largest).map(|bits| f32::from_bits(bits as u32));
-    // The second term is 0, or NaN.
-    let scales = largest.map(|m| m / 127.0 + 0.0 * m);
-    // The inverse of a scale that is subnormal, or none, may not be finite.
-    let inverse = scales.map(|scale| if scale.is_normal() { 1.0 / scale } else { 0.0 });
-    let mut sums = [[zero; GROUP]; 2];
-    for i in 0..count {
-        let (codes, inverse) = (codes(i), s.splat(inverse[i]));
-        for (half, sums) in sums.iter_mut().enumerate() {
-            for j in (half * 16..half * 16 + 16).step_by(S::LANES) {
-                let v = s.mul(s.load(x.add(i * BLOCK + j)), inverse);
-                let v = s.round_i32(v);
-                s.store_i8(codes.add(j), v);
-                sums[i] = s.add_i32(sums[i], v);
-            }
-        }
-    }
-    let sums = [s.sum_each(&sums[0]), s.sum_each(&sums[1])];
-    Group { scales, sums }
 }
 
 #[cfg(test)]

@@ -15,12 +15,9 @@ impl Kernel for Put<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let (rows, cols) = (self.0.rows(), self.0.cols());
-        let w = self.0.writer();
-        for row in 0..rows {
-            // SAFETY: one thread.
-            unsafe { w.put(s, row, &self.1[row * cols..][..cols]) };
-        }
+        let rows = 0..self.0.rows();
+        // SAFETY: one thread.
+        unsafe { self.0.writer().put(s, rows, self.1) };
     }
 }
 

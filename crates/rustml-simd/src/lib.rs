@@ -180,6 +180,31 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn sum_each(self, v: &[Self::I; 16]) -> [i32; 16] {
         each(self, v, i32::wrapping_add)
     }
+    /// Rounds `count` blocks, 16 at most, of 32 values times the block's factor to
+    /// bytes, saturated: the values at `from(block)`, the bytes to `to(block)`.
+    /// Returns the sums of the bytes of each block's lower half, and of the upper:
+    /// of blocks beyond `count`, and where a byte was saturated, they mean nothing.
+    #[inline(always)]
+    unsafe fn round_blocks(
+        self,
+        factors: &[f32; 16],
+        count: usize,
+        from: impl Fn(usize) -> *const f32,
+        to: impl Fn(usize) -> *mut i8,
+    ) -> [[i32; 16]; 2] {
+        let mut sums = [[self.splat_i32(0); 16]; 2];
+        for i in 0..count {
+            let (from, to, factor) = (from(i), to(i), self.splat(factors[i]));
+            for (half, sums) in sums.iter_mut().enumerate() {
+                for j in (half * 16..half * 16 + 16).step_by(Self::LANES) {
+                    let v = self.round_i32(self.mul(self.load(from.add(j)), factor));
+                    self.store_i8(to.add(j), v);
+                    sums[i] = self.add_i32(sums[i], v);
+                }
+            }
+        }
+        [self.sum_each(&sums[0]), self.sum_each(&sums[1])]
+    }
     /// The largest of each vector's signed lanes.
     #[inline(always)]
     fn max_each(self, v: &[Self::I; 16]) -> [i32; 16] {

@@ -85,6 +85,56 @@ fn lanes_of_sixteen_vectors_are_folded_each_for_itself() {
     }
 }
 
+kernel!(
+    /// Blocks of 32 values that follow each other, rounded to bytes every 40 bytes.
+    fn round_blocks<S>(s, x: &'a [f32], factors: &'a [f32; 16]) -> (Vec<i8>, [[i32; 16]; 2]) {
+        let count = x.len() / 32;
+        let mut bytes = vec![99; 16 * 40];
+        let to = bytes.as_mut_ptr();
+        // SAFETY: room for 16 blocks in both.
+        let sums = unsafe {
+            s.round_blocks(
+                factors,
+                count,
+                #[inline(always)]
+                |i| x.as_ptr().add(i * 32),
+                #[inline(always)]
+                |i| to.add(i * 40),
+            )
+        };
+        (bytes, sums)
+    }
+);
+
+#[test]
+fn blocks_are_rounded_and_their_halves_summed() {
+    let mut rng = Rng(3);
+    // Up to 150 after the factor: some saturate.
+    let x: Vec<f32> = (0..16 * 32).map(|_| rng.unit() * 600.0).collect();
+    let factors: [f32; 16] = std::array::from_fn(|i| [0.25, 0.1, 0.0][i % 3]);
+    for isa in Isa::available() {
+        for count in 0..=16 {
+            let (bytes, sums) = round_blocks(isa, &x[..count * 32], &factors);
+            for (i, bytes) in bytes.chunks(40).enumerate() {
+                let what = format!("{isa:?} block {i} of {count}");
+                let (block, rest) = bytes.split_at(if i < count { 32 } else { 0 });
+                assert!(rest.iter().all(|&b| b == 99), "{what}");
+                for (j, &byte) in block.iter().enumerate() {
+                    let exact = (x[i * 32 + j] * factors[i]).round_ties_even();
+                    assert_eq!(f32::from(byte), exact.clamp(-128.0, 127.0), "{what}");
+                }
+                for (half, bytes) in block.chunks(16).enumerate() {
+                    let x = &x[i * 32 + half * 16..][..16];
+                    if x.iter().all(|x| (x * factors[i]).abs() <= 127.0) {
+                        let sum: i32 = bytes.iter().map(|&b| i32::from(b)).sum();
+                        assert_eq!(sums[half][i], sum, "{what}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 macro_rules! shifts {
     ($($n:literal)*) => {
         kernel!(

@@ -3,6 +3,7 @@
 use super::{KvShape, KvType, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM};
 use half::f16;
 use rustml_simd::Simd;
+use std::mem::MaybeUninit;
 
 /// Stores one head's key `k` as a column, and its value `v` as a row, in the
 /// type that the shape says.
@@ -21,8 +22,9 @@ pub unsafe fn head<S: Simd>(
     match sh.kv_type {
         KvType::F32 => codes(to, sh, slot, k, v),
         KvType::F16 => {
-            let (k, v) = (to_f16(s, k), to_f16(s, v));
-            codes(to, sh, slot, &k[..sh.head_dim], &v[..sh.head_dim]);
+            let mut halves = [[MaybeUninit::uninit(); MAX_HEAD_DIM]; 2];
+            let [kh, vh] = &mut halves;
+            codes(to, sh, slot, to_f16(s, k, kh), to_f16(s, v, vh));
         }
         KvType::Q8_0 => {
             let (k, v) = (Quantised::new(s, k), Quantised::new(s, v));
@@ -52,19 +54,24 @@ unsafe fn codes<T: Copy>(to: (*mut u8, *mut u8), sh: KvShape, slot: usize, k: &[
     std::ptr::copy_nonoverlapping(v.as_ptr(), row, v.len());
 }
 
-/// The values in half precision; what lies beyond them means nothing.
+/// The values in half precision, written to `out`.
 #[inline(always)]
-fn to_f16<S: Simd>(s: S, x: &[f32]) -> [u16; MAX_HEAD_DIM] {
-    let mut out = [0; MAX_HEAD_DIM];
+fn to_f16<'a, S: Simd>(
+    s: S,
+    x: &[f32],
+    out: &'a mut [MaybeUninit<u16>; MAX_HEAD_DIM],
+) -> &'a [u16] {
+    let out = &mut out[..x.len()];
     let whole = x.len() / S::LANES * S::LANES;
     for i in (0..whole).step_by(S::LANES) {
         // SAFETY: whole vectors of both.
-        unsafe { s.store_f16(out.as_mut_ptr().add(i), s.load(x.as_ptr().add(i))) };
+        unsafe { s.store_f16(out.as_mut_ptr().add(i).cast(), s.load(x.as_ptr().add(i))) };
     }
     for i in whole..x.len() {
-        out[i] = f16::from_f32(x[i]).to_bits();
+        out[i].write(f16::from_f32(x[i]).to_bits());
     }
-    out
+    // SAFETY: every value was written above.
+    unsafe { std::slice::from_raw_parts(out.as_ptr().cast(), x.len()) }
 }
 
 /// A head's row in bytes; what lies beyond it means nothing.

@@ -157,21 +157,13 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
                 product::<S, T, N>(s, of, 0..hd, read, wide, into, To::New);
             }
             let scored = clock.map(|_| ticks());
-            let mut keep = [1f32; N];
-            for n in 0..N {
-                let row = scores.add(n * KV_BLOCK);
-                let from = sees[n].0.max(start + cols.start);
-                let to = sees[n].1.min(start + cols.end);
-                let seen = from.saturating_sub(start)..to.saturating_sub(start);
-                let (max, total) = (state.max[n], state.total[n]);
-                let cap = job.shape.soft_cap;
-                let (new, weights) = softmax(s, row, seen, cap, max);
-                if new > max {
-                    keep[n] = (max - new).exp();
-                    state.max[n] = new;
-                }
-                state.total[n] = total * keep[n] + weights;
-            }
+            let seen = sees.map(|(from, to)| {
+                let from = from.max(start + cols.start).saturating_sub(start);
+                let to = to.min(start + cols.end).saturating_sub(start);
+                // A window may begin after the block.
+                from.min(to)..to
+            });
+            let keep = softmax(s, scores, &seen, job.shape.soft_cap, &mut state);
             let weighed = clock.map(|_| ticks());
             let (read, into) = ((values, padded, &mut fetch_keys), (to, ROW));
             let weights = if T::SCALED {
@@ -232,56 +224,80 @@ fn fetch_keys<T: Stored>(keys: *const u8, hd: usize, positions: usize) -> Fetch 
     }
 }
 
-/// Turns the scores of a block into weights, 0 where `seen` is not. Returns
-/// the larger of `max` and the largest score, and the sum of the weights,
-/// always added up over the whole block in one order.
+/// Turns the scores of a block into weights, 0 where `seen` is not, and brings
+/// maxima and sums up to date; returns the factors of what was summed before.
+/// A query's weights are always added up over the whole block in one order.
+///
+/// Each step is taken for all queries, whose chains of dependent operations
+/// hide each other's latency.
 ///
 /// # Safety
-/// `row` is a block's scores, readable and writable; `seen` is within it.
+/// `scores` holds the block's scores of `N` queries; each `seen` is within it.
 #[inline(always)]
-unsafe fn softmax<S: Simd>(
+unsafe fn softmax<S: Simd, const N: usize>(
     s: S,
-    row: *mut f32,
-    seen: Range<usize>,
+    scores: *mut f32,
+    seen: &[Range<usize>; N],
     cap: Option<f32>,
-    max: f32,
-) -> (f32, f32) {
-    let scores = std::slice::from_raw_parts_mut(row, KV_BLOCK);
-    if seen.is_empty() {
-        scores.fill(0.0);
-        return (max, 0.0);
+    state: &mut State<N>,
+) -> [f32; N] {
+    let mut max = [s.splat(0.0); N];
+    for n in 0..N {
+        let (row, seen) = (scores.add(n * KV_BLOCK), seen[n].clone());
+        if seen != (0..KV_BLOCK) {
+            let row = std::slice::from_raw_parts_mut(row, KV_BLOCK);
+            row[..seen.start].fill(f32::NEG_INFINITY);
+            row[seen.end..].fill(f32::NEG_INFINITY);
+        }
+        if let Some(cap) = cap {
+            let row = std::slice::from_raw_parts_mut(row, KV_BLOCK);
+            cap_row(s, &mut row[seen], cap);
+        }
+        max[n] = s.splat(state.max[n]);
+        for i in (0..KV_BLOCK).step_by(S::LANES) {
+            max[n] = s.max(max[n], s.load(row.add(i)));
+        }
     }
-    if let Some(cap) = cap {
-        cap_row(s, &mut scores[seen.clone()], cap);
+    let mut keep = [0f32; 16]; // the widest vector
+    for n in 0..N {
+        let new = s.reduce_max(max[n]);
+        // Nobody may have seen anything yet.
+        keep[n] = if new > state.max[n] {
+            state.max[n] - new
+        } else {
+            0.0
+        };
+        state.max[n] = new;
     }
-    let masked = seen != (0..KV_BLOCK);
-    if masked {
-        scores[..seen.start].fill(f32::NEG_INFINITY);
-        scores[seen.end..].fill(f32::NEG_INFINITY);
+    for i in (0..N).step_by(S::LANES) {
+        let factors = keep.as_mut_ptr().add(i);
+        s.store(factors, exp(s, s.load(factors)));
     }
-    let mut largest = s.splat(max);
-    for i in (0..KV_BLOCK).step_by(S::LANES) {
-        largest = s.max(largest, s.load(row.add(i)));
-    }
-    let new = s.reduce_max(largest);
-    let (m, mut sum) = (s.splat(new), s.splat(0.0));
-    if masked {
+    let mut sums = [s.splat(0.0); N];
+    for n in 0..N {
+        let row = scores.add(n * KV_BLOCK);
+        if seen[n].is_empty() {
+            std::slice::from_raw_parts_mut(row, KV_BLOCK).fill(0.0);
+            continue;
+        }
+        let m = s.splat(state.max[n]);
         for i in (0..KV_BLOCK).step_by(S::LANES) {
             s.store(row.add(i), exp(s, s.sub(s.load(row.add(i)), m)));
         }
-        scores[..seen.start].fill(0.0);
-        scores[seen.end..].fill(0.0);
-        for i in (0..KV_BLOCK).step_by(S::LANES) {
-            sum = s.add(sum, s.load(row.add(i)));
+        if seen[n] != (0..KV_BLOCK) {
+            // Not quite 0 as they are.
+            let row = std::slice::from_raw_parts_mut(row, KV_BLOCK);
+            row[..seen[n].start].fill(0.0);
+            row[seen[n].end..].fill(0.0);
         }
-    } else {
         for i in (0..KV_BLOCK).step_by(S::LANES) {
-            let e = exp(s, s.sub(s.load(row.add(i)), m));
-            s.store(row.add(i), e);
-            sum = s.add(sum, e);
+            sums[n] = s.add(sums[n], s.load(row.add(i)));
         }
     }
-    (new, s.reduce_add(sum))
+    for n in 0..N {
+        state.total[n] = state.total[n] * keep[n] + s.reduce_add(sums[n]);
+    }
+    std::array::from_fn(|n| keep[n])
 }
 
 /// Adds what a query got from one stretch to what it got from those before:

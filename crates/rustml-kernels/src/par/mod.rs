@@ -4,13 +4,14 @@
 //! work into chunks that touch disjoint memory, and run them. With `Timing`
 //! they also say how the threads' time divides among the parts of one region.
 
-use crate::acts::{Acts, Forms, RowWriter};
+use crate::acts::{tiles, Acts, Forms, RowWriter, FEW_ROWS};
 use crate::gemm::Product;
 use crate::ops::{self, Activation, NormKind};
 use crate::panel::Matrix;
 use crate::pool::Pool;
 use crate::ticks::{ticks, ticks_since};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -64,8 +65,21 @@ fn for_rows(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(usize) +
     });
 }
 
-fn put_row(isa: Isa, writer: &RowWriter, row: usize, x: &[f32]) {
-    struct Put<'a>(&'a RowWriter<'a>, usize, &'a [f32]);
+/// Runs `body` for rows that are prepared together, on several threads if that
+/// pays: the tiles of many rows, else single rows.
+fn for_tiles(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+    if rows <= FEW_ROWS {
+        return for_rows(team, rows, row_values, &|row| body(row..row + 1));
+    }
+    let tiles: Vec<_> = tiles(rows).collect();
+    team.pool.run(tiles.len(), &|c, _| {
+        let (first, n) = tiles[c];
+        body(first..first + n);
+    });
+}
+
+fn put_rows(isa: Isa, writer: &RowWriter, rows: Range<usize>, x: &[f32]) {
+    struct Put<'a>(&'a RowWriter<'a>, Range<usize>, &'a [f32]);
     impl Kernel for Put<'_> {
         type Out = ();
         #[inline(always)]
@@ -74,7 +88,7 @@ fn put_row(isa: Isa, writer: &RowWriter, row: usize, x: &[f32]) {
             unsafe { self.0.put(s, self.1, self.2) }
         }
     }
-    with_isa(isa, Put(writer, row, x))
+    with_isa(isa, Put(writer, rows, x))
 }
 
 /// What one product of a region computes: see [`Product`].
@@ -201,11 +215,15 @@ pub fn norm_rows(
     assert!(x.len() == rows * cols && out.len() == x.len());
     acts.begin(rows, cols, forms);
     let (writer, out) = (acts.writer(), Shared(out.as_mut_ptr()));
-    for_rows(team, rows, cols, &|row| {
-        // SAFETY: row by row, within the length checked above.
-        let out = unsafe { out.slice(row * cols, cols) };
-        norm.apply(team.isa, &x[row * cols..][..cols], out);
-        put_row(team.isa, &writer, row, out);
+    for_tiles(team, rows, cols, &|tile| {
+        let values = tile.start * cols..tile.end * cols;
+        // SAFETY: tile by tile, within the length checked above.
+        let out = unsafe { out.slice(values.start, values.len()) };
+        let x = x[values].chunks_exact(cols);
+        for (x, out) in x.zip(out.chunks_exact_mut(cols)) {
+            norm.apply(team.isa, x, out);
+        }
+        put_rows(team.isa, &writer, tile, out);
     });
 }
 
@@ -235,8 +253,9 @@ pub fn prepare_rows(team: &Team, x: &[f32], cols: usize, acts: &mut Acts, forms:
     assert_eq!(x.len(), rows * cols);
     acts.begin(rows, cols, forms);
     let writer = acts.writer();
-    for_rows(team, rows, cols, &|row| {
-        put_row(team.isa, &writer, row, &x[row * cols..][..cols]);
+    for_tiles(team, rows, cols, &|tile| {
+        let x = &x[tile.start * cols..tile.end * cols];
+        put_rows(team.isa, &writer, tile, x);
     });
 }
 
@@ -258,16 +277,13 @@ pub fn activate_rows(
     assert!(gate.len() == rows * cols && (up.is_empty() || up.len() == gate.len()));
     acts.begin(rows, cols, forms);
     let (writer, gate) = (acts.writer(), Shared(gate.as_mut_ptr()));
-    for_rows(team, rows, cols * 4, &|row| {
-        // SAFETY: row by row, within the length checked above.
-        let gate = unsafe { gate.slice(row * cols, cols) };
-        let up = if up.is_empty() {
-            up
-        } else {
-            &up[row * cols..][..cols]
-        };
+    for_tiles(team, rows, cols * 4, &|tile| {
+        let values = tile.start * cols..tile.end * cols;
+        // SAFETY: tile by tile, within the length checked above.
+        let gate = unsafe { gate.slice(values.start, values.len()) };
+        let up = if up.is_empty() { up } else { &up[values] };
         ops::activate(team.isa, f, gate, up);
-        put_row(team.isa, &writer, row, gate);
+        put_rows(team.isa, &writer, tile, gate);
     });
 }
 

@@ -27,6 +27,18 @@ macro_rules! fold_each {
     }};
 }
 
+/// 32 values times `factor` as words, quarter by quarter of the two vectors.
+///
+/// # Safety
+/// The values are readable, and the CPU has the features.
+#[inline(always)]
+unsafe fn round_block(x: *const f32, factor: f32) -> __m512i {
+    let factor = _mm512_set1_ps(factor);
+    let low = _mm512_mul_ps(_mm512_loadu_ps(x), factor);
+    let high = _mm512_mul_ps(_mm512_loadu_ps(x.add(16)), factor);
+    _mm512_packs_epi32(_mm512_cvtps_epi32(low), _mm512_cvtps_epi32(high))
+}
+
 // In every method: the token proves that the CPU has the features.
 #[allow(clippy::undocumented_unsafe_blocks)]
 // SAFETY: the token is only made by `assume`.
@@ -166,9 +178,55 @@ unsafe impl Simd for Avx512 {
         unsafe { _mm512_max_epi32(a, b) }
     }
     #[inline(always)]
-    fn sum_each(self, v: &[Self::I; 16]) -> [i32; 16] {
-        let sums = unsafe { fold_each!(v, _mm512_add_epi32) };
-        unsafe { std::mem::transmute::<__m512i, [i32; 16]>(sums) }
+    unsafe fn round_blocks(
+        self,
+        factors: &[f32; 16],
+        count: usize,
+        from: impl Fn(usize) -> *const f32,
+        to: impl Fn(usize) -> *mut i8,
+    ) -> [[i32; 16]; 2] {
+        let zero = _mm512_setzero_si512();
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        // Of each pair of blocks, the sums of four bytes in each lane.
+        let mut pairs = [zero; 8];
+        for (i, sums) in (0..count).step_by(2).zip(&mut pairs) {
+            let first = round_block(from(i), factors[i]);
+            let second = match i + 1 < count {
+                true => round_block(from(i + 1), factors[i + 1]),
+                false => zero,
+            };
+            // Packing goes quarter by quarter of a vector.
+            let codes = _mm512_packs_epi16(first, second);
+            let codes = _mm512_permutexvar_epi32(order, codes);
+            _mm256_storeu_si256(to(i).cast(), _mm512_castsi512_si256(codes));
+            if i + 1 < count {
+                let codes = _mm512_extracti64x4_epi64::<1>(codes);
+                _mm256_storeu_si256(to(i + 1).cast(), codes);
+            }
+            *sums = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(1), codes);
+        }
+        // Each quarter of a vector holds the four sums of half a block.
+        let mut sums = [[0; 16]; 2];
+        for (at, p) in [(0, &pairs[..4]), (8, &pairs[4..])] {
+            let add = _mm512_add_epi32;
+            let ab = add(
+                _mm512_unpacklo_epi32(p[0], p[1]),
+                _mm512_unpackhi_epi32(p[0], p[1]),
+            );
+            let cd = add(
+                _mm512_unpacklo_epi32(p[2], p[3]),
+                _mm512_unpackhi_epi32(p[2], p[3]),
+            );
+            let halves = add(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+            // Now lower and upper halves of the first blocks of all pairs, then of the second.
+            let order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+            let halves = _mm512_permutexvar_epi32(order, halves);
+            let low = _mm512_castsi512_si256(halves);
+            let high = _mm512_extracti64x4_epi64::<1>(halves);
+            _mm256_storeu_si256(sums[0].as_mut_ptr().add(at).cast(), low);
+            _mm256_storeu_si256(sums[1].as_mut_ptr().add(at).cast(), high);
+        }
+        sums
     }
     #[inline(always)]
     fn max_each(self, v: &[Self::I; 16]) -> [i32; 16] {

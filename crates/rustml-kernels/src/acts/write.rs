@@ -1,0 +1,213 @@
+//! Writing activations in the forms that products read.
+
+use super::{tile_of, Correction, Forms, CORRECTIONS, MANY};
+use crate::panel::codes::BLOCK;
+use rustml_simd::Simd;
+use std::ops::Range;
+
+/// Writes rows of [`Acts`](super::Acts), from several threads if each row has one
+/// writer.
+pub struct RowWriter<'a> {
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    pub(super) forms: Forms,
+    pub(super) floats: *mut f32,
+    pub(super) codes: *mut i8,
+    pub(super) scales: *mut f32,
+    pub(super) sums: [*mut u32; CORRECTIONS.len()],
+    pub(super) _acts: std::marker::PhantomData<&'a mut super::Acts>,
+}
+
+// SAFETY: `put` of different rows touches different memory, and its contract
+// forbids two writers of one row.
+unsafe impl Sync for RowWriter<'_> {}
+// SAFETY: as above.
+unsafe impl Send for RowWriter<'_> {}
+
+/// Blocks quantised together: the largest values of so many are found at once.
+const GROUP: usize = 16;
+
+/// Rows of one tile that are written together.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// Their values, one row after the other.
+    x: *const f32,
+    /// Where their tile begins, and how many rows it has.
+    row0: usize,
+    n: usize,
+    /// The first of them within the tile.
+    lane: usize,
+}
+
+impl RowWriter<'_> {
+    /// Writes `rows` in all announced forms; `x` holds them one after the other.
+    ///
+    /// # Safety
+    /// No other thread writes these rows at the same time.
+    ///
+    /// # Panics
+    /// If the rows' lengths or numbers are not as announced.
+    #[inline(always)]
+    pub unsafe fn put<S: Simd>(&self, s: S, rows: Range<usize>, x: &[f32]) {
+        assert!(rows.end <= self.rows && x.len() == rows.len() * self.cols);
+        let (codes, blocks) = (self.forms.contains(Forms::CODES), self.cols / BLOCK);
+        let mut row = rows.start;
+        while row < rows.end {
+            let (row0, n) = tile_of(self.rows, row);
+            let x = x.as_ptr().add((row - rows.start) * self.cols);
+            // A tile of many rows is written as a whole, so that its blocks lie
+            // together where they go.
+            if n == MANY && row == row0 && row + n <= rows.end {
+                let (n, lane) = (MANY, 0);
+                let to = Rows { x, row0, n, lane };
+                self.put_floats::<MANY>(to);
+                if codes {
+                    let b = self.put_blocks::<S, MANY, 2>(s, to, 0..blocks);
+                    self.put_blocks::<S, MANY, 1>(s, to, b..blocks);
+                }
+                row += MANY;
+            } else {
+                let lane = row - row0;
+                let to = Rows { x, row0, n, lane };
+                self.put_floats::<1>(to);
+                if codes {
+                    let b = self.put_blocks::<S, 1, 16>(s, to, 0..blocks);
+                    let b = self.put_blocks::<S, 1, 4>(s, to, b..blocks);
+                    self.put_blocks::<S, 1, 1>(s, to, b..blocks);
+                }
+                row += 1;
+            }
+        }
+    }
+
+    /// `R` rows in single precision, if that is announced.
+    ///
+    /// # Safety
+    /// As for [`RowWriter::put`].
+    #[inline(always)]
+    unsafe fn put_floats<const R: usize>(&self, to: Rows) {
+        if !self.forms.contains(Forms::FLOATS) {
+            return;
+        }
+        let floats = self.floats.add(to.row0 * self.cols + to.lane);
+        for i in 0..self.cols {
+            for r in 0..R {
+                *floats.add(i * to.n + r) = *to.x.add(r * self.cols + i);
+            }
+        }
+    }
+
+    /// Quantises `blocks` of `R` rows, `K` of each row at a time, as far as there
+    /// are so many; returns the block after them.
+    ///
+    /// # Safety
+    /// As for [`RowWriter::put`].
+    #[inline(always)]
+    unsafe fn put_blocks<S: Simd, const R: usize, const K: usize>(
+        &self,
+        s: S,
+        to: Rows,
+        blocks: Range<usize>,
+    ) -> usize {
+        let mut b = blocks.start;
+        while b + K <= blocks.end {
+            self.put_group::<S, R, K>(s, to, b);
+            b += K;
+        }
+        b
+    }
+
+    /// Blocks `b..b + K` of `R` rows as codes, scales and sums; together they are
+    /// no more than a [`GROUP`]. Their number and the places are constants, as far
+    /// as they can be: all loops here are unrolled.
+    ///
+    /// Where a value is infinite or NaN the block's scale is NaN, so that every
+    /// product of the block says so; its codes then mean nothing.
+    ///
+    /// # Safety
+    /// As for [`RowWriter::put`].
+    #[inline(always)]
+    unsafe fn put_group<S: Simd, const R: usize, const K: usize>(&self, s: S, to: Rows, b: usize) {
+        let (count, blocks) = (const { R * K }, self.cols / BLOCK);
+        // Block `i` of the group: where it comes from, and its place in the tile.
+        let from = |i: usize| to.x.add(i % R * self.cols + (b + i / R) * BLOCK);
+        let place = |i: usize| (b + i / R) * to.n + to.lane + i % R;
+        let (scales, inverse) = scales::<S>(s, count, from);
+        let codes = self.codes.add(to.row0 * self.cols);
+        let sums = s.round_blocks(&inverse, count, from, |i| codes.add(place(i) * BLOCK));
+        let at = self.scales.add(to.row0 * blocks);
+        for i in 0..count {
+            *at.add(place(i)) = scales[i];
+        }
+        for (c, correction) in CORRECTIONS.iter().enumerate() {
+            if !self.forms.has_correction(c) {
+                continue;
+            }
+            let subs = BLOCK / correction.sub();
+            let at = self.sums[c].add(to.row0 * blocks * subs);
+            if subs == 1 {
+                let both = std::array::from_fn(|i| sums[0][i].wrapping_add(sums[1][i]));
+                let values = corrected(*correction, &both, &scales);
+                for i in 0..count {
+                    *at.add(place(i)) = values[i];
+                }
+            } else {
+                for (half, sums) in sums.iter().enumerate() {
+                    let values = corrected(*correction, sums, &scales);
+                    for i in 0..count {
+                        let sub_block = (b + i / R) * 2 + half;
+                        *at.add(sub_block * to.n + to.lane + i % R) = values[i];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The scales of `count` blocks of 32 values from where `from` says, by which the
+/// largest becomes the code 127; and their inverses.
+///
+/// # Safety
+/// The values are readable.
+#[inline(always)]
+unsafe fn scales<S: Simd>(
+    s: S,
+    count: usize,
+    from: impl Fn(usize) -> *const f32,
+) -> ([f32; GROUP], [f32; GROUP]) {
+    // Without their sign, floats are ordered as their bits are; infinity and
+    // NaN come last.
+    let unsigned = s.splat_i32(i32::MAX);
+    let mut largest = [s.splat_i32(0); GROUP];
+    for i in 0..count {
+        let x = from(i);
+        let mut max = s.and(s.load_i(x.cast()), unsigned);
+        for j in (S::LANES..BLOCK).step_by(S::LANES) {
+            max = s.max_i32(max, s.and(s.load_i(x.add(j).cast()), unsigned));
+        }
+        largest[i] = max;
+    }
+    let largest = s.max_each(&largest);
+    let (mut scales, mut inverse) = ([0f32; GROUP], [0f32; GROUP]);
+    for i in (0..GROUP).step_by(S::LANES) {
+        let m = s.bits_to_f32(s.load_i(largest.as_ptr().add(i).cast()));
+        // The second term is 0, or NaN.
+        let scale = s.add(s.div(m, s.splat(127.0)), s.mul(m, s.splat(0.0)));
+        s.store(scales.as_mut_ptr().add(i), scale);
+        // The inverse of a scale that is subnormal, or none, may not be finite. The
+        // scale comes second, where NaN is kept.
+        let normal = s.max(s.splat(f32::MIN_POSITIVE), scale);
+        s.store(inverse.as_mut_ptr().add(i), s.div(s.splat(1.0), normal));
+    }
+    (scales, inverse)
+}
+
+/// The correction for sums of codes and their blocks' scales, in bits. Sums of
+/// codes that mean nothing may be anything.
+#[inline(always)]
+fn corrected(c: Correction, sums: &[i32; GROUP], scales: &[f32; GROUP]) -> [u32; GROUP] {
+    std::array::from_fn(|i| match c {
+        Correction::Integer { zero, .. } => (-zero).wrapping_mul(sums[i]) as u32,
+        Correction::Float { .. } => (scales[i] * sums[i] as f32).to_bits(),
+    })
+}
