@@ -249,7 +249,8 @@ fn fingerprint(model: &Model) -> String {
     let report = model.model().report();
     env!("CARGO_PKG_VERSION").hash(&mut h);
     (report.parameters, report.bytes).hash(&mut h);
-    model.model().team().isa.name().hash(&mut h);
+    let isa = model.model().team().isa;
+    (isa.name(), isa.dots_bf16()).hash(&mut h);
     format!("{:?} {:?}", model.kv_type(), model.model().spec()).hash(&mut h);
     format!("fp_{:012x}", h.finish() >> 16)
 }

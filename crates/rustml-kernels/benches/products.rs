@@ -41,12 +41,14 @@ fn products(c: &mut Criterion) {
         let budget = Duration::from_millis(300);
         let read = roof::read_bandwidth(&team, WORKING_SET, budget).unwrap_or(f64::NAN);
         eprintln!(
-            "{}, {} threads: reads {:.1} GB/s; peaks: dot {:.0} Gop/s, multiply-add {:.0} Gflop/s",
+            "{}, {} threads: reads {:.1} GB/s; peaks: dot {:.0} Gop/s, multiply-add {:.0} Gflop/s, \
+             bf16 {:.0} Gflop/s",
             isa.name(),
             team.pool.threads(),
             read / 1e9,
             roof::dot_peak(&team, budget) / 1e9,
             roof::fma_peak(&team, budget) / 1e9,
+            roof::bf16_peak(&team, budget) / 1e9,
         );
         for dtype in DType::ALL {
             for (outputs, inputs) in SHAPES {

@@ -6,9 +6,10 @@
 //! that begins at row `r` begins at `r` times the bytes of a row in every
 //! buffer.
 //!
-//! Which forms are needed depends on the weights: single precision for float
-//! weights; for integer ones 8-bit codes with a scale for 32 inputs, and sums
-//! of the codes that correct for codes stored with an offset.
+//! Which forms are needed depends on the weights: bfloat16 for weights in
+//! bfloat16, single precision for other float weights; for integer ones 8-bit
+//! codes with a scale for 32 inputs, and sums of the codes that correct for
+//! codes stored with an offset.
 
 use crate::panel::codes::BLOCK;
 
@@ -99,10 +100,12 @@ impl Forms {
     pub const FLOATS: Forms = Forms(1);
     /// 8-bit codes and scales.
     pub const CODES: Forms = Forms(2);
+    /// Pairs of bfloat16, rounded to nearest, ties to even.
+    pub const PAIRS: Forms = Forms(4);
 
     /// Codes with a correction.
     pub const fn corrected(c: Correction) -> Forms {
-        Forms(Forms::CODES.0 | 4 << c.index())
+        Forms(Forms::CODES.0 | 8 << c.index())
     }
     /// Both sets of forms.
     pub const fn union(self, other: Forms) -> Forms {
@@ -113,7 +116,7 @@ impl Forms {
         self.0 & other.0 == other.0
     }
     const fn has_correction(self, i: usize) -> bool {
-        self.0 & (4 << i) != 0
+        self.0 & (8 << i) != 0
     }
 }
 
@@ -125,6 +128,9 @@ pub struct Acts {
     forms: Forms,
     /// `[tile][input][row of tile]`
     pub(crate) floats: Vec<f32>,
+    /// `[tile][pair of inputs][row of tile]`: the first input in the low half, and
+    /// zero beside the last of an odd number.
+    pub(crate) pairs: Vec<u32>,
     /// `[tile][block][row of tile][32]`
     pub(crate) codes: Vec<i8>,
     /// `[tile][block][row of tile]`
@@ -170,6 +176,9 @@ impl Acts {
         if forms.contains(Forms::FLOATS) {
             a.floats = vec![0.0; capacity * max_cols];
         }
+        if forms.contains(Forms::PAIRS) {
+            a.pairs = vec![0; capacity * max_cols.div_ceil(2)];
+        }
         if forms.contains(Forms::CODES) {
             a.codes = vec![0; capacity * max_cols];
             a.scales = vec![0.0; blocks];
@@ -192,6 +201,8 @@ impl Acts {
         let values = values.expect("a number of values that exists");
         assert!(!codes || cols.is_multiple_of(BLOCK));
         assert!(!forms.contains(Forms::FLOATS) || values <= self.floats.len());
+        let pairs = rows * cols.div_ceil(2);
+        assert!(!forms.contains(Forms::PAIRS) || pairs <= self.pairs.len());
         assert!(!codes || values <= self.codes.len() && values / BLOCK <= self.scales.len());
         for (i, sums) in self.sums.iter().enumerate() {
             assert!(!forms.has_correction(i) || values.div_ceil(16) <= sums.len());
@@ -219,6 +230,7 @@ impl Acts {
             cols: self.cols,
             forms: self.forms,
             floats: self.floats.as_mut_ptr(),
+            pairs: self.pairs.as_mut_ptr(),
             codes: self.codes.as_mut_ptr(),
             scales: self.scales.as_mut_ptr(),
             sums: self.sums.each_mut().map(|s| s.as_mut_ptr()),

@@ -59,8 +59,18 @@ impl Product<'_> {
     }
 }
 
-/// The compiled loop for weights of `dtype` on `isa`.
+/// The compiled loop for weights of `dtype` on `isa`, with what this CPU has
+/// beyond that.
 pub(crate) fn panel_fn(dtype: DType, isa: Isa) -> PanelFn {
+    #[cfg(target_arch = "x86_64")]
+    if dtype == DType::BF16 && isa.dots_bf16() {
+        return float_panels::<rustml_simd::Avx512Bf16, BF16>;
+    }
+    set_panel_fn(dtype, isa)
+}
+
+/// The compiled loop for weights of `dtype` on `isa`.
+pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
     fn of<S: Simd>(dtype: DType) -> PanelFn {
         with_format!(dtype, F => integer_panels::<S, F>, float => match dtype {
             DType::F16 => float_panels::<S, F16>,
@@ -131,7 +141,7 @@ macro_rules! few_rows {
         // One tile takes them all; several, as many as the smallest takes at once.
         let step = match every {
             1 => $panels.len().max(1),
-            _ => const { $at_once(S::LANES, 1) },
+            _ => const { $at_once::<S, $f>(1) },
         };
         let mut from = $panels.start;
         while from < $panels.end {
@@ -180,7 +190,7 @@ macro_rules! one_tile {
     };
     (@ $s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr, $few:literal) => {{
         let mut panel = $panels.start;
-        match const { $at_once(S::LANES, $n) } {
+        match const { $at_once::<S, $f>($n) } {
             4 => while panel + 4 <= $panels.end {
                 $tile::<S, $f, $n, 4, $few>($s, $work, panel, $row0, $fetch);
                 panel += 4;
@@ -200,8 +210,8 @@ macro_rules! one_tile {
 
 /// Panels of integer weights at a time: two share each broadcast of
 /// activations where there are registers for their sums.
-const fn integer_panels_at_once(lanes: usize, _rows: usize) -> usize {
-    if lanes == 16 {
+const fn integer_panels_at_once<S: Simd, L: Layout>(_rows: usize) -> usize {
+    if S::LANES == 16 {
         2
     } else {
         1
@@ -209,12 +219,14 @@ const fn integer_panels_at_once(lanes: usize, _rows: usize) -> usize {
 }
 
 /// Panels of float weights at a time: enough sums to hide the latency of the
-/// multiply-add, as far as there are registers.
-const fn float_panels_at_once(lanes: usize, rows: usize) -> usize {
+/// multiply-add, as far as there are registers; of those there are more where
+/// pairs need not be taken apart.
+const fn float_panels_at_once<S: Simd, F: Float>(rows: usize) -> usize {
     match rows {
         1 | 2 => 4,
         4 => 2,
-        _ if lanes == 16 => 2,
+        6 if F::INPUTS == 2 && S::DOTS_BF16 => 4,
+        _ if S::LANES == 16 => 2,
         _ => 1,
     }
 }
@@ -431,33 +443,69 @@ fn dot<S: Simd, C: Codes>(s: S, acc: S::I, codes: S::I, a: S::I) -> S::I {
     }
 }
 
-/// How a float format's values are read.
+/// How a float format's values lie, and what they are multiplied with.
 trait Float {
+    /// Inputs of a step, which lie together.
+    const INPUTS: usize;
+    /// Their bytes in one row of weights.
     const BYTES: usize;
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F;
+    /// Weights of a step, of all rows of a panel.
+    type Weights<S: Simd>: Copy;
+    /// Where the activations lie that it reads: 4 bytes a step and row.
+    fn acts(acts: &Acts) -> *const u8;
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> Self::Weights<S>;
+    /// Adds the products with one row's activations, in all lanes.
+    fn dot<S: Simd>(s: S, acc: S::F, w: Self::Weights<S>, x: S::I) -> S::F;
 }
 struct F32;
 struct F16;
 struct BF16;
 impl Float for F32 {
+    const INPUTS: usize = 1;
     const BYTES: usize = 4;
+    type Weights<S: Simd> = S::F;
+    fn acts(acts: &Acts) -> *const u8 {
+        acts.floats.as_ptr().cast()
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
         s.load(p.cast())
     }
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::F, w: S::F, x: S::I) -> S::F {
+        s.fma(w, s.bits_to_f32(x), acc)
+    }
 }
 impl Float for F16 {
+    const INPUTS: usize = 1;
     const BYTES: usize = 2;
+    type Weights<S: Simd> = S::F;
+    fn acts(acts: &Acts) -> *const u8 {
+        F32::acts(acts)
+    }
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
         s.load_f16(p.cast())
     }
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::F, w: S::F, x: S::I) -> S::F {
+        F32::dot(s, acc, w, x)
+    }
 }
 impl Float for BF16 {
-    const BYTES: usize = 2;
+    const INPUTS: usize = 2;
+    const BYTES: usize = 4;
+    type Weights<S: Simd> = S::I;
+    fn acts(acts: &Acts) -> *const u8 {
+        acts.pairs.as_ptr().cast()
+    }
     #[inline(always)]
-    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::F {
-        s.load_bf16(p.cast())
+    unsafe fn load<S: Simd>(s: S, p: *const u8) -> S::I {
+        s.load_i(p)
+    }
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, acc: S::F, w: S::I, x: S::I) -> S::F {
+        s.dot_bf16(acc, w, x)
     }
 }
 
@@ -497,24 +545,25 @@ unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FE
 ) {
     let (p, acts) = (work.product, work.acts);
     let stride = work.shape.stride;
+    let steps = acts.cols().div_ceil(F::INPUTS);
     let w = work.panel(panel);
-    let x = acts.floats.as_ptr().add(row0 * acts.cols());
+    let x = F::acts(acts).add(4 * row0 * steps);
     let mut acc = [[s.splat(0.0); N]; P];
     let bytes = const { F::BYTES * S::LANES };
-    for k in 0..acts.cols() {
+    for k in 0..steps {
         if FEW && N <= 2 && (k * bytes).is_multiple_of(LINE) {
             for i in 0..P {
                 s.prefetch(w.wrapping_add(i * stride + k * bytes + FLOATS_AHEAD));
             }
         }
-        let mut weights = [s.splat(0.0); P];
-        for i in 0..P {
+        let mut weights = [F::load(s, w.add(k * bytes)); P];
+        for i in 1..P {
             weights[i] = F::load(s, w.add(i * stride + k * bytes));
         }
         for n in 0..N {
-            let x = s.splat(*x.add(k * N + n));
+            let x = s.splat_load(x.add(4 * (k * N + n)));
             for i in 0..P {
-                acc[i][n] = s.fma(weights[i], x, acc[i][n]);
+                acc[i][n] = F::dot(s, acc[i][n], weights[i], x);
             }
         }
     }

@@ -22,7 +22,7 @@
 
 use crate::buffer::AlignedBytes;
 use crate::par::Team;
-use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use rustml_simd::{with_bf16, with_isa, Isa, Kernel, Simd};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,12 @@ pub fn dot_peak(team: &Team, budget: Duration) -> f64 {
 /// The same of the single-precision [`Simd::fma`].
 pub fn fma_peak(team: &Team, budget: Duration) -> f64 {
     peak(team, budget, 1, &|isa| with_isa(isa, Fmas))
+}
+
+/// The same of [`Simd::dot_bf16`], as the kernels of weights in bfloat16 use it:
+/// with the CPU's instruction for it, if the set has one.
+pub fn bf16_peak(team: &Team, budget: Duration) -> f64 {
+    peak(team, budget, 2, &|isa| with_bf16(isa, Pairs))
 }
 
 /// Operations per second of `chains`, whose every link computes `products` in
@@ -175,12 +181,41 @@ impl Kernel for Fmas {
                 *chain = s.fma(*chain, factor, summand);
             }
         }
-        let mut seen = [0f32; 16];
-        for chain in chains {
-            // SAFETY: no vector is longer.
-            unsafe { s.store(seen.as_mut_ptr(), chain) };
-            black_box(&seen);
+        see(s, chains);
+    }
+}
+
+/// Chains of dot products of pairs of bfloat16.
+struct Pairs;
+
+impl Kernel for Pairs {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // Twice 0.5.
+        let (w, x) = (0x3f00_3f00, 0x3f00_3f00);
+        let (w, x) = (s.splat_i32(black_box(w)), s.splat_i32(black_box(x)));
+        let mut chains = [s.splat(0.0); CHAINS];
+        for (i, chain) in chains.iter_mut().enumerate() {
+            *chain = s.splat(black_box(i as f32));
         }
+        for _ in 0..LINKS {
+            for chain in &mut chains {
+                *chain = s.dot_bf16(*chain, w, x);
+            }
+        }
+        see(s, chains);
+    }
+}
+
+/// What nobody sees would not be computed.
+#[inline(always)]
+fn see<S: Simd>(s: S, chains: [S::F; CHAINS]) {
+    let mut seen = [0f32; 16];
+    for chain in chains {
+        // SAFETY: no vector is longer.
+        unsafe { s.store(seen.as_mut_ptr(), chain) };
+        black_box(&seen);
     }
 }
 
@@ -207,6 +242,8 @@ mod tests {
             let (dot, fma) = (dot_peak(&team, budget), fma_peak(&team, budget));
             assert!((1e7..4.0 * most).contains(&dot), "{isa:?} {dot}");
             assert!((1e7..most).contains(&fma), "{isa:?} {fma}");
+            let bf16 = bf16_peak(&team, budget);
+            assert!((1e7..2.0 * most).contains(&bf16), "{isa:?} {bf16}");
         }
     }
 

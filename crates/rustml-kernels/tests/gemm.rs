@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{quantised, Rng};
-use half::f16;
+use common::{bits, quantised, Rng};
+use half::{bf16, f16};
 use rustml_io::DType;
 use rustml_kernels::formats::*;
 use rustml_kernels::{Acts, Forms, Matrix, Product};
@@ -18,6 +18,47 @@ impl Kernel for Put<'_> {
         let rows = 0..self.0.rows();
         // SAFETY: one thread.
         unsafe { self.0.writer().put(s, rows, self.1) };
+    }
+}
+
+/// The weights packed, once for each way there is to compute with them on `isa`.
+fn pack(dtype: DType, outputs: usize, cols: usize, data: &[u8], isa: Isa) -> Vec<Matrix> {
+    let packed = || Matrix::pack(dtype, outputs, cols, data, isa).unwrap();
+    let mut all = vec![packed()];
+    if dtype == DType::BF16 && isa.dots_bf16() {
+        all.push(packed().without_extras());
+    }
+    all
+}
+
+/// The product of all rows, into rows `stride` values apart that hold `initial`.
+fn multiply(m: &Matrix, isa: Isa, x: &[f32], bias: Option<&[f32]>, initial: f32) -> Vec<f32> {
+    let (rows, stride) = (x.len() / m.cols(), m.rows() + PADDING);
+    let mut acts = Acts::new(rows, m.cols(), m.forms());
+    acts.begin(rows, m.cols(), m.forms());
+    with_isa(isa, Put(&mut acts, x));
+    let mut out = vec![initial; rows * stride];
+    let p = Product {
+        weights: m,
+        bias,
+        accumulate: !initial.is_nan(),
+        out: out.as_mut_ptr(),
+        out_stride: stride,
+    };
+    // SAFETY: `out` holds `rows` rows, and this thread alone writes.
+    unsafe { p.run(&acts, 0..m.panels()) };
+    out
+}
+
+/// Values between rows of results.
+const PADDING: usize = 3;
+
+/// What products with weights in `dtype` see of activations.
+fn seen(dtype: DType, x: &[f32]) -> Vec<f32> {
+    match dtype {
+        DType::BF16 => x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect(),
+        _ if dtype.is_float() => x.to_vec(),
+        _ => quantised(x),
     }
 }
 
@@ -42,57 +83,43 @@ fn compare(dtype: DType, isa: Isa, cols: usize, data: &[u8], x: Vec<f32>) {
     for (bytes, weights) in data.chunks(row_bytes).zip(weights.chunks_mut(cols)) {
         decode_row(dtype, bytes, weights);
     }
-    let m = Matrix::pack(dtype, outputs, cols, data, isa).unwrap();
-    let mut decoded = vec![f32::NAN; cols];
-    for r in 0..outputs {
-        m.decode_row(r, &mut decoded);
-        for (d, w) in decoded.iter().zip(&weights[r * cols..]) {
-            assert!(
-                (d - w).abs() <= w.abs() * 1e-6 + 1e-7,
-                "{dtype} {isa:?} row {r}: {d} != {w}"
-            );
-        }
-    }
-    let mut acts = Acts::new(rows, cols, m.forms());
-    acts.begin(rows, cols, m.forms());
-    with_isa(isa, Put(&mut acts, &x));
-    let seen = if dtype.is_float() { x } else { quantised(&x) };
-    let bias: Vec<f32> = (0..outputs).map(|_| rng.float()).collect();
-    for (use_bias, accumulate) in [(false, false), (true, true)] {
-        let stride = outputs + 3;
-        let initial = if accumulate { 2.5 } else { f32::NAN };
-        let mut out = vec![initial; rows * stride];
-        let p = Product {
-            weights: &m,
-            bias: use_bias.then_some(&bias[..]),
-            accumulate,
-            out: out.as_mut_ptr(),
-            out_stride: stride,
-        };
-        // SAFETY: `out` holds `rows` rows, and this thread alone writes.
-        unsafe { p.run(&acts, 0..m.panels()) };
-        for r in 0..rows {
-            for o in 0..outputs {
-                let (mut y, mut size) = (0f64, 0f64);
-                for i in 0..cols {
-                    let t = f64::from(weights[o * cols + i]) * f64::from(seen[r * cols + i]);
-                    y += t;
-                    size += t.abs();
-                }
-                y += if use_bias { f64::from(bias[o]) } else { 0.0 };
-                y += if accumulate { 2.5 } else { 0.0 };
-                // One rounding per term at most, each of a partial sum; offsets
-                // and scales add terms of the size of the sums of magnitudes.
-                let tolerance = (size * 4.0 + 4.0) * (cols as f64 + 8.0) * f64::from(f32::EPSILON);
-                let got = f64::from(out[r * stride + o]);
+    let seen = seen(dtype, &x);
+    let bias = rng.floats(outputs);
+    for m in pack(dtype, outputs, cols, data, isa) {
+        let mut decoded = vec![f32::NAN; cols];
+        for r in 0..outputs {
+            m.decode_row(r, &mut decoded);
+            for (d, w) in decoded.iter().zip(&weights[r * cols..]) {
                 assert!(
-                    (got - y).abs() <= tolerance,
-                    "{dtype} {isa:?} {outputs}x{cols} rows {rows}, [{r}, {o}]: {got} != {y} (within {tolerance})"
+                    (d - w).abs() <= w.abs() * 1e-6 + 1e-7,
+                    "{dtype} {isa:?} row {r}: {d} != {w}"
                 );
             }
-            for pad in outputs..stride {
-                let v = out[r * stride + pad];
-                assert!(v.is_nan() || v == 2.5, "wrote beyond the row");
+        }
+        for (bias, initial) in [(None, f32::NAN), (Some(&bias[..]), 2.5)] {
+            let out = multiply(&m, isa, &x, bias, initial);
+            for (r, out) in out.chunks(outputs + PADDING).enumerate() {
+                let (out, padding) = out.split_at(outputs);
+                let unwritten = |v: &f32| v.is_nan() || *v == 2.5;
+                assert!(padding.iter().all(unwritten), "wrote beyond the row");
+                for (o, got) in out.iter().enumerate() {
+                    let (mut y, mut size) = (0f64, 0f64);
+                    for i in 0..cols {
+                        let t = f64::from(weights[o * cols + i]) * f64::from(seen[r * cols + i]);
+                        y += t;
+                        size += t.abs();
+                    }
+                    y += bias.map_or(0.0, |b| f64::from(b[o]));
+                    y += if initial.is_nan() { 0.0 } else { 2.5 };
+                    // One rounding per term at most, each of a partial sum; offsets
+                    // and scales add terms of the size of the sums of magnitudes.
+                    let tolerance =
+                        (size * 4.0 + 4.0) * (cols as f64 + 8.0) * f64::from(f32::EPSILON);
+                    assert!(
+                        (f64::from(*got) - y).abs() <= tolerance,
+                        "{dtype} {isa:?} {outputs}x{cols} rows {rows}, [{r}, {o}]: {got} != {y} (within {tolerance})"
+                    );
+                }
             }
         }
     }
@@ -248,47 +275,155 @@ fn no_rows_is_no_work() {
     unsafe { p.run(&acts, 0..1) };
 }
 
+/// Every number of rows, at widths where pairs and vectors end well and badly.
+#[test]
+fn bfloat16_at_every_number_of_rows() {
+    for isa in Isa::available() {
+        for rows in 1..=47 {
+            let outputs = [1, 4, 15, 16, 17, 37, 64, 70][rows % 8];
+            check(DType::BF16, isa, outputs, [31, 64, 101][rows % 3], rows);
+        }
+    }
+}
+
+/// Infinities, NaN, numbers that are nearly too large and too small, in
+/// weights and activations: all ways to compute say the same.
+#[test]
+fn bfloat16_at_the_ends_of_its_range() {
+    let (outputs, cols, rows) = (19, 23, 35);
+    let odd = [
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        1e-40, // subnormal, as are the next two
+        -1e-40,
+        f32::from_bits(1),
+        f32::MIN_POSITIVE,
+        1e18,
+        -0.0,
+        3.39e38, // largest in bfloat16
+    ];
+    let mut rng = Rng(0xb0b);
+    let mut numbers = |n: usize| {
+        let mut all = rng.floats(n);
+        for x in &mut all {
+            // So few that most sums have one or none.
+            let at = rng.bits() as usize;
+            if at.is_multiple_of(29) {
+                *x = odd[at / 29 % odd.len()];
+            }
+        }
+        all
+    };
+    let (weights, x) = (numbers(outputs * cols), numbers(rows * cols));
+    let mut data = vec![0; 2 * weights.len()];
+    encode_row(DType::BF16, &weights, &mut data);
+    let (w, x_seen) = (seen(DType::BF16, &weights), seen(DType::BF16, &x));
+    let mut kinds = [0; 3];
+    for isa in Isa::available() {
+        for m in pack(DType::BF16, outputs, cols, &data, isa) {
+            let out = multiply(&m, isa, &x, None, f32::NAN);
+            for (r, out) in out.chunks(outputs + PADDING).enumerate() {
+                for (o, got) in out[..outputs].iter().enumerate() {
+                    let terms = (0..cols).map(|i| {
+                        let (w, x) = (w[o * cols + i], x_seen[r * cols + i]);
+                        f64::from(w) * f64::from(x)
+                    });
+                    let y: f64 = terms.clone().sum();
+                    let size: f64 = terms.map(f64::abs).sum();
+                    let what = format!("{isa:?} [{r}, {o}]: {got} instead of {y}");
+                    if y.is_nan() {
+                        kinds[0] += 1;
+                        assert!(got.is_nan(), "{what}");
+                    } else if y.is_infinite() || size > f64::from(f32::MAX) {
+                        // Sums that leave the range on their way may come back
+                        // in double precision; here they need not.
+                        kinds[1] += 1;
+                        assert!(!y.is_infinite() || f64::from(*got) == y, "{what}");
+                    } else {
+                        kinds[2] += 1;
+                        // Subnormal terms may be taken for zero.
+                        let flushed = cols as f64 * f64::from(f32::MIN_POSITIVE);
+                        let tolerance = size * cols as f64 * f64::from(f32::EPSILON) + flushed;
+                        assert!((f64::from(*got) - y).abs() <= tolerance, "{what}");
+                    }
+                }
+            }
+        }
+    }
+    assert!(kinds.iter().all(|&n| n > 20), "{kinds:?}");
+}
+
+/// Between instruction sets, and between their ways to compute, there are
+/// but roundings.
+#[test]
+fn bfloat16_agrees_wherever_it_is_computed() {
+    let (outputs, cols, rows) = (37, 577, 35);
+    let mut rng = Rng(0xa11);
+    let weights = rng.floats(outputs * cols);
+    let mut data = vec![0; 2 * weights.len()];
+    encode_row(DType::BF16, &weights, &mut data);
+    let x = rng.floats(rows * cols);
+    let mut all = Vec::new();
+    for isa in Isa::available() {
+        for m in pack(DType::BF16, outputs, cols, &data, isa) {
+            all.push((isa, multiply(&m, isa, &x, None, f32::NAN)));
+        }
+    }
+    let (_, first) = &all[0];
+    for (isa, out) in &all[1..] {
+        for (a, b) in first.iter().zip(out).filter(|(a, _)| !a.is_nan()) {
+            // Terms of a third in the mean square sum up to some square root of
+            // their number, and as many roundings of such sums add likewise.
+            let tolerance = 4.0 * cols as f32 / 3.0 * f32::EPSILON;
+            assert!((a - b).abs() <= tolerance, "{isa:?}: {b} instead of {a}");
+        }
+        assert!(out.iter().filter(|y| y.is_nan()).count() == rows * PADDING);
+    }
+}
+
 /// The same bits whatever is computed together.
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {
     for isa in Isa::available() {
         for dtype in DType::ALL {
             let cols = dtype.block_len().max(32) * 2;
-            let mut rng = Rng(7);
-            let row_bytes = dtype.row_bytes(cols).unwrap();
-            let mut data = vec![0; 20 * row_bytes];
-            for r in 0..20 {
-                let values: Vec<f32> = (0..cols).map(|_| rng.float()).collect();
-                encode_row(dtype, &values, &mut data[r * row_bytes..][..row_bytes]);
-            }
-            let m = Matrix::pack(dtype, 20, cols, &data, isa).unwrap();
-            let x = rng.floats(47 * cols);
-            let run = |x: &[f32]| {
-                let rows = x.len() / cols;
-                let mut acts = Acts::new(rows, cols, m.forms());
-                acts.begin(rows, cols, m.forms());
-                with_isa(isa, Put(&mut acts, x));
-                let mut out = vec![f32::NAN; rows * 20];
-                let p = Product {
-                    weights: &m,
-                    bias: None,
-                    accumulate: false,
-                    out: out.as_mut_ptr(),
-                    out_stride: 20,
-                };
-                // SAFETY: as above.
-                unsafe { p.run(&acts, 0..m.panels()) };
-                out
-            };
-            let together = run(&x);
-            for r in 0..47 {
-                let alone = run(&x[r * cols..][..cols]);
-                assert_eq!(alone, together[r * 20..][..20], "{dtype} {isa:?} row {r}");
-            }
-            for rows in [2, 7, 31, 32, 33] {
-                let few = run(&x[..rows * cols]);
-                assert_eq!(few, together[..rows * 20], "{dtype} {isa:?} {rows} rows");
-            }
+            same_together(dtype, isa, cols, [2, 7, 31, 32, 33]);
+        }
+        same_together(DType::BF16, isa, 33, 1..=47);
+    }
+}
+
+/// Computes 47 rows together, each alone, and so many of the first.
+fn same_together(dtype: DType, isa: Isa, cols: usize, counts: impl IntoIterator<Item = usize>) {
+    let outputs = 20;
+    let mut rng = Rng(7);
+    let row_bytes = dtype.row_bytes(cols).unwrap();
+    let mut data = vec![0; outputs * row_bytes];
+    for bytes in data.chunks_mut(row_bytes) {
+        encode_row(dtype, &rng.floats(cols), bytes);
+    }
+    let x = rng.floats(47 * cols);
+    let counts: Vec<usize> = counts.into_iter().collect();
+    for m in pack(dtype, outputs, cols, &data, isa) {
+        let run = |x: &[f32]| bits(&multiply(&m, isa, x, None, f32::NAN));
+        let together = run(&x);
+        let stride = outputs + PADDING;
+        for r in 0..47 {
+            let alone = run(&x[r * cols..][..cols]);
+            assert_eq!(
+                alone,
+                together[r * stride..][..stride],
+                "{dtype} {isa:?} row {r}"
+            );
+        }
+        for &rows in &counts {
+            let few = run(&x[..rows * cols]);
+            assert_eq!(
+                few,
+                together[..rows * stride],
+                "{dtype} {isa:?} {rows} rows"
+            );
         }
     }
 }

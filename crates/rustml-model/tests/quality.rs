@@ -1,12 +1,15 @@
-//! What quantised activations and a half-precision cache cost in quality: the
+//! What rounded activations and a half-precision cache cost in quality: the
 //! mean negative log-likelihood of a fixed text under the real models, against
-//! the same quantised weights in exact arithmetic (`testdata/real`).
+//! the same quantised weights in exact arithmetic (`testdata/real`), or the same
+//! weights in bfloat16 in single precision.
 
 mod common;
 
-use common::{floats, ids, real, repo, Runner};
+use common::{floats, ids, real, repo, Copy, Runner};
+use rustml_io::DType;
 use rustml_model::{KvType, Quantize};
 use serde_json::Value;
+use std::path::Path;
 
 /// `-ln p(id)` by these logits, in double precision.
 fn surprise(logits: &[f32], id: u32) -> f64 {
@@ -15,11 +18,39 @@ fn surprise(logits: &[f32], id: u32) -> f64 {
     sum.ln() - f64::from(logits[id as usize] - max)
 }
 
+/// Of the next tokens of a text that is computed `chunk` tokens at a time.
+fn mean_nll(runner: &mut Runner, text: &[u32], chunk: usize) -> f64 {
+    let vocab = runner.model.spec().vocab;
+    let logits = runner.logits(text, chunk);
+    let next = logits.chunks(vocab).zip(&text[1..]);
+    next.map(|(l, &id)| surprise(l, id)).sum::<f64>() / (text.len() - 1) as f64
+}
+
+/// Asserts that a model is as good as `exact` says.
+fn compare(path: &Path, text: &[u32], exact: f64, what: &str) {
+    let mut runner = Runner::open(path, Quantize::None, KvType::F16, 2);
+    // A prompt's kernels, and those of single tokens.
+    for chunk in [256, 1] {
+        let ours = mean_nll(&mut runner, text, chunk);
+        let off = ours / exact - 1.0;
+        eprintln!(
+            "{what}, {chunk} at a time: mean NLL {ours:.5}, exact {exact:.5}, {:+.3} %",
+            off * 100.0
+        );
+        assert!(off.abs() < 0.003, "{what}: mean NLL {ours} against {exact}");
+    }
+}
+
+/// What was computed exactly of a real model and a text.
+fn reference(file: &str) -> Value {
+    let path = repo("testdata/real").join(file).with_extension("json");
+    let mut reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    reference["forced"].take()
+}
+
 fn check(file: &str) {
     let Some(path) = real(file) else { return };
-    let reference = repo("testdata/real").join(file).with_extension("json");
-    let reference: Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
-    let forced = &reference["forced"];
+    let forced = reference(file);
     let (text, exact) = (ids(&forced["ids"]), floats(&forced["exact_next_logprob"]));
     assert_eq!(
         exact.len() + 1,
@@ -27,21 +58,25 @@ fn check(file: &str) {
         "a probability for every next token"
     );
     let exact = -exact.iter().map(|&p| f64::from(p)).sum::<f64>() / exact.len() as f64;
+    compare(&path, &text, exact, file);
+}
 
-    let mut runner = Runner::open(&path, Quantize::None, KvType::F16, 2);
-    let vocab = runner.model.spec().vocab;
-    // A prompt's kernels, and those of single tokens.
-    for chunk in [256, 1] {
-        let logits = runner.logits(&text, chunk);
-        let next = logits.chunks(vocab).zip(&text[1..]);
-        let ours = next.map(|(l, &id)| surprise(l, id)).sum::<f64>() / (text.len() - 1) as f64;
-        let off = ours / exact - 1.0;
-        eprintln!(
-            "{file}, {chunk} at a time: mean NLL {ours:.5}, exact {exact:.5}, {:+.3} %",
-            off * 100.0
-        );
-        assert!(off.abs() < 0.003, "{file}: mean NLL {ours} against {exact}");
+/// Weights in bfloat16 meet activations rounded to it, which those in single
+/// precision do not.
+fn check_bf16(file: &str) {
+    let Some(path) = real(file) else { return };
+    let text = ids(&reference(file)["ids"]);
+    let mut copy = Copy::open(&path);
+    for t in copy.tensors.iter_mut().filter(|t| t.shape.len() == 2) {
+        *t = t.to_f32().to(DType::BF16);
     }
+    let written = copy.write();
+    drop(copy);
+    let path = written.path();
+    let mut wide = Runner::open(&path, Quantize::To(DType::F32), KvType::F16, 2);
+    let exact = mean_nll(&mut wide, &text, 256);
+    drop(wide);
+    compare(&path, &text, exact, &format!("{file} in bfloat16"));
 }
 
 #[test]
@@ -52,4 +87,14 @@ fn smollm2_q4_1() {
 #[test]
 fn gemma3_q4_k_m() {
     check("gemma-3-270m-Q4_K_M.gguf");
+}
+
+#[test]
+fn smollm2_bf16() {
+    check_bf16("SmolLM2-135M-Instruct.Q4_1.gguf");
+}
+
+#[test]
+fn gemma3_bf16() {
+    check_bf16("gemma-3-270m-Q4_K_M.gguf");
 }

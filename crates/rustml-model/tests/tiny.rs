@@ -30,6 +30,17 @@ const ALL: [(&str, &str); 14] = [
 /// One of each architecture.
 const EACH: [&str; 5] = ["gpt2", "llama", "gemma3", "qwen2", "qwen3"];
 
+/// How far logits may be off: what another order of summation costs, and what
+/// rounding activations does where weights in bfloat16 meet them. That leaves 8
+/// bits of 24, so no more than 2^16 as much error comes of it.
+fn tolerance(runner: &Runner, reference: &Reference) -> f32 {
+    let mut matrices = runner.model.weights().matrices();
+    match matrices.any(|m| m.dtype() == DType::BF16) {
+        true => 65536.0 * reference.error,
+        false => reference.tolerance(),
+    }
+}
+
 fn open(path: &str, kv_type: KvType, isa: Isa, threads: usize) -> Runner {
     Runner::with_team(&tiny(path), Quantize::None, kv_type, team(isa, threads))
 }
@@ -83,7 +94,8 @@ fn logits_and_greedy_tokens_are_those_of_pytorch() {
     for (path, reference) in ALL {
         let reference = Reference::of(reference);
         let mut runner = open(path, KvType::F32, Isa::best(), 2);
-        let off = check(&mut runner, &reference, reference.tolerance(), path);
+        let tolerance = tolerance(&runner, &reference);
+        let off = check(&mut runner, &reference, tolerance, path);
         println!(
             "{path}: {off:.1e} off, the reference {:.1e}",
             reference.error
@@ -109,7 +121,8 @@ fn smaller_caches_cost_what_their_rounding_does() {
     // more than the 254th part, 2^-8, of the largest value beside them in place
     // of 2^-24; so no more than 2^13 or 2^16 as much error comes of it.
     for (kv_type, times) in [(KvType::F16, 8192.0), (KvType::Q8_0, 65536.0)] {
-        for (path, reference) in ALL {
+        // Where weights in bfloat16 round activations, this is not to be seen.
+        for (path, reference) in ALL.into_iter().filter(|a| a.0 != "llama-sharded") {
             let reference = Reference::of(reference);
             let mut runner = open(path, kv_type, Isa::best(), 2);
             let tolerance = reference.error * times;
@@ -324,13 +337,15 @@ fn quantising_costs_what_its_noise_does() {
             let squares: f64 = pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum();
             let rms = (squares / logits.len() as f64).sqrt();
             // Each product adds the noise of its weights and, if they are
-            // integers, of its activations; four in a layer follow each other
-            // (values, output, up, down), then the head. Independent noises
-            // add as squares do.
-            let product = match to.is_float() {
-                true => noise(&copy, to),
-                false => noise(&copy, to).hypot(noise(&copy, DType::Q8_0)),
+            // integers or bfloat16, of its activations; four in a layer follow
+            // each other (values, output, up, down), then the head. Independent
+            // noises add as squares do.
+            let activations = match to {
+                DType::F16 => 0.0,
+                DType::BF16 => noise(&copy, DType::BF16),
+                _ => noise(&copy, DType::Q8_0),
             };
+            let product = noise(&copy, to).hypot(activations);
             let products = (4 * runner.model.spec().layers.len() + 1) as f64;
             let expected = product * products.sqrt() * reference.logits_std;
             // What attention and the gates make of it is some twice as much;

@@ -137,6 +137,16 @@ impl Isa {
         }
     }
 
+    /// Whether this set has an instruction for [`Simd::dot_bf16`] on this CPU:
+    /// not every CPU with AVX-512 and VNNI has AVX512-BF16, so it is no part of
+    /// the set, and only what gains by it is compiled for it ([`with_bf16`]).
+    pub fn dots_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Isa::Avx512 && std::is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// [`Simd::I8_BIAS`] of this set.
     pub const fn i8_bias(self) -> i32 {
         match self {
@@ -160,6 +170,29 @@ fn has_avx2() -> bool {
     std::is_x86_feature_detected!("avx2")
         && std::is_x86_feature_detected!("fma")
         && std::is_x86_feature_detected!("f16c")
+}
+
+/// Names of all that kernels use of this CPU: the available sets, and what they
+/// have beyond their definition.
+pub fn cpu_features() -> Vec<&'static str> {
+    let sets = Isa::available();
+    let bf16 = sets.iter().any(|isa| isa.dots_bf16());
+    let names = sets.iter().map(|isa| isa.name());
+    names.chain(bf16.then_some("avx512-bf16")).collect()
+}
+
+/// Runs `kernel` on the given instruction set, with its instruction for
+/// [`Simd::dot_bf16`] if it [has one](Isa::dots_bf16).
+///
+/// # Panics
+/// If the CPU does not have the set.
+pub fn with_bf16<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
+    #[cfg(target_arch = "x86_64")]
+    if isa.is_available() && isa.dots_bf16() {
+        // SAFETY: both were just checked.
+        return unsafe { crate::Avx512Bf16::assume().vectorize(kernel) };
+    }
+    with_isa(isa, kernel)
 }
 
 /// Runs `kernel` on the given instruction set.

@@ -42,14 +42,14 @@ mod detect;
 mod isa;
 mod math;
 
-pub use detect::{with_isa, Isa};
+pub use detect::{cpu_features, with_bf16, with_isa, Isa};
 #[cfg(target_arch = "aarch64")]
 pub use isa::neon::{Neon, NeonDot};
 pub use isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub use isa::{
     avx2::{Avx2, Avx2Vnni},
-    avx512::Avx512,
+    avx512::{Avx512, Avx512Bf16},
     sse41::Sse41,
 };
 pub use math::{exp, gelu_tanh, sigmoid, tanh};
@@ -99,6 +99,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// What is added to a signed byte code before it is given to
     /// [`Simd::dot_i8`]: 128 where the dot instruction takes unsigned codes.
     const I8_BIAS: i32;
+    /// Whether [`Simd::dot_bf16`] is one instruction.
+    const DOTS_BF16: bool = false;
 
     /// The token, made without asking the CPU.
     ///
@@ -124,8 +126,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_f16(self, p: *const u16) -> Self::F;
     /// Writes LANES half-precision values, rounding to nearest even.
     unsafe fn store_f16(self, p: *mut u16, v: Self::F);
-    /// Reads LANES bfloat16 values.
-    unsafe fn load_bf16(self, p: *const u16) -> Self::F;
     /// Reads LANES unsigned bytes, one to a lane.
     unsafe fn load_u8(self, p: *const u8) -> Self::I;
     /// Reads LANES signed bytes, one to a lane.
@@ -225,6 +225,29 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The same for signed codes stored with [`Simd::I8_BIAS`] added; the sum
     /// is that of the biased codes.
     fn dot_i8(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I;
+    /// `acc + sum of 2 products` of bfloat16 numbers, of which every lane holds
+    /// a pair: first the high halves' product is added, then that of the low ones.
+    ///
+    /// Where there is an instruction for it (see [`Isa::dots_bf16`]), it takes
+    /// subnormal numbers for zeros and gives zeros for them; the products and
+    /// sums of others may be rounded otherwise than [`Simd::fma`] does.
+    #[inline(always)]
+    fn dot_bf16(self, acc: Self::F, w: Self::I, x: Self::I) -> Self::F {
+        let high = self.fma(high_bf16(self, w), high_bf16(self, x), acc);
+        self.fma(low_bf16(self, w), low_bf16(self, x), high)
+    }
+}
+
+/// The low half of every lane, a bfloat16 number, in single precision.
+#[inline(always)]
+fn low_bf16<S: Simd>(s: S, pairs: S::I) -> S::F {
+    s.bits_to_f32(s.shl::<16>(pairs))
+}
+
+/// The high half.
+#[inline(always)]
+fn high_bf16<S: Simd>(s: S, pairs: S::I) -> S::F {
+    s.bits_to_f32(s.and(pairs, s.splat_i32(!0xffff)))
 }
 
 /// Folds the lanes of each vector.

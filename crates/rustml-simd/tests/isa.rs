@@ -31,6 +31,22 @@ fn the_plain_set_is_always_there_and_the_best_is_the_last() {
     println!("available: {available:?}");
 }
 
+/// Some CPUs with AVX-512 multiply bfloat16, no other set does.
+#[test]
+fn extras_are_named_beside_the_sets() {
+    let sets: Vec<_> = Isa::available().iter().map(|i| i.name()).collect();
+    let features = rustml_simd::cpu_features();
+    assert_eq!(features[..sets.len()], sets);
+    let extra = Isa::Avx512.is_available() && Isa::Avx512.dots_bf16();
+    assert_eq!(
+        features[sets.len()..],
+        ["avx512-bf16"][..usize::from(extra)]
+    );
+    for isa in Isa::available().into_iter().filter(|&i| i != Isa::Avx512) {
+        assert!(!isa.dots_bf16());
+    }
+}
+
 #[test]
 fn names_are_read_as_they_are_written() {
     for isa in Isa::available() {

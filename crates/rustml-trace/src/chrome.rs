@@ -84,6 +84,7 @@ impl<W: Write> Trace<W> {
                 "part": e.op.part().name(),
                 "bytes": e.cost.bytes,
                 "flops": e.cost.flops,
+                "bf16_ops": e.cost.bf16_ops,
                 "int_ops": e.cost.int_ops,
             });
             self.put(slice(e.op.name(), 0, e.start, e.time, args))?;

@@ -140,8 +140,11 @@ impl Part {
 pub struct Cost {
     /// Bytes of weights and cache read or written.
     pub bytes: u64,
-    /// Multiplications and additions of floats.
+    /// Multiplications and additions of floats in single precision.
     pub flops: u64,
+    /// Multiplications and additions of bfloat16, which many processors do faster.
+    #[serde(default)]
+    pub bf16_ops: u64,
     /// Multiplications and additions of 8-bit integers.
     pub int_ops: u64,
 }
@@ -149,7 +152,7 @@ pub struct Cost {
 impl Cost {
     /// Multiplications and additions of whatever kind.
     pub fn operations(&self) -> u64 {
-        self.flops + self.int_ops
+        self.flops + self.bf16_ops + self.int_ops
     }
 }
 
@@ -157,6 +160,7 @@ impl std::ops::AddAssign for Cost {
     fn add_assign(&mut self, other: Cost) {
         self.bytes += other.bytes;
         self.flops += other.flops;
+        self.bf16_ops += other.bf16_ops;
         self.int_ops += other.int_ops;
     }
 }

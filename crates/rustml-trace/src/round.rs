@@ -177,8 +177,11 @@ pub struct Roofs {
     pub read: Vec<(usize, f64)>,
     /// 8-bit integer operations a second, of all threads.
     pub int_ops: f64,
-    /// Operations on floats a second, of all threads.
+    /// Operations on floats in single precision a second, of all threads.
     pub flops: f64,
+    /// Operations on bfloat16 a second, of all threads, if the model has any.
+    #[serde(default)]
+    pub bf16_ops: f64,
     /// Seconds it took to measure them.
     pub seconds: f64,
 }
@@ -252,6 +255,7 @@ impl Roofs {
         }
         self.int_ops = self.int_ops.max(again.int_ops);
         self.flops = self.flops.max(again.flops);
+        self.bf16_ops = self.bf16_ops.max(again.bf16_ops);
         self.seconds += again.seconds;
         self
     }
@@ -365,8 +369,8 @@ pub(crate) mod tests {
             waiting: Duration::from_nanos(us * 100),
             cost: Cost {
                 bytes,
-                flops: 0,
                 int_ops: 2 * bytes,
+                ..Cost::default()
             },
         }
     }
@@ -390,17 +394,20 @@ pub(crate) mod tests {
             read: vec![(1, 10.0), (2, 15.0)],
             int_ops: 7.0,
             flops: 3.0,
+            bf16_ops: 9.0,
             seconds: 0.5,
         };
         let again = Roofs {
             read: vec![(2, 20.0), (1, 9.0)],
             int_ops: 6.0,
             flops: 4.0,
+            bf16_ops: 8.0,
             ..first.clone()
         };
         let best = first.clone().or(&again);
         assert_eq!(best.read, [(1, 10.0), (2, 20.0)]);
-        assert_eq!((best.int_ops, best.flops, best.seconds), (7.0, 4.0, 1.0));
+        assert_eq!((best.int_ops, best.flops, best.bf16_ops), (7.0, 4.0, 9.0));
+        assert_eq!(best.seconds, 1.0);
     }
 
     #[test]

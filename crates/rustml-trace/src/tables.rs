@@ -127,8 +127,10 @@ pub enum Roof {
     Memory,
     /// Dot products of integers.
     Integers,
-    /// Multiplying and adding floats.
+    /// Multiplying and adding floats in single precision.
     Floats,
+    /// Multiplying and adding bfloat16.
+    Bf16,
 }
 
 impl Roof {
@@ -138,6 +140,7 @@ impl Roof {
             Roof::Memory => "memory",
             Roof::Integers => "integers",
             Roof::Floats => "floats",
+            Roof::Bf16 => "bf16",
         }
     }
 }
@@ -170,22 +173,25 @@ impl Op {
 
 impl Roofs {
     /// What binds an operation, and the seconds it takes at best.
-    pub fn bound(&self, cost: [f64; 3]) -> Option<(Roof, f64)> {
+    /// Operations are those on floats, on bfloat16 and on integers.
+    pub fn bound(&self, bytes: f64, operations: [f64; 3]) -> Option<(Roof, f64)> {
         let read = self.read.last().map_or(0.0, |r| r.1);
-        let [bytes, flops, int_ops] = cost;
+        let [flops, bf16_ops, int_ops] = operations;
         let at = |amount: f64, peak: f64| match amount > 0.0 && peak > 0.0 {
             true => amount / peak,
             false => 0.0,
         };
-        let (floats, integers) = (at(flops, self.flops), at(int_ops, self.int_ops));
-        let compute = match floats > integers {
-            true => Roof::Floats,
-            false => Roof::Integers,
-        };
+        let kinds = [
+            (Roof::Floats, at(flops, self.flops)),
+            (Roof::Bf16, at(bf16_ops, self.bf16_ops)),
+            (Roof::Integers, at(int_ops, self.int_ops)),
+        ];
+        let computing: f64 = kinds.iter().map(|k| k.1).sum();
+        let most = kinds.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let memory = at(bytes, read);
-        let (which, seconds) = match memory >= floats + integers {
-            true => (Roof::Memory, memory),
-            false => (compute, floats + integers),
+        let (which, seconds) = match most {
+            Some((kind, _)) if computing > memory => (kind, computing),
+            _ => (Roof::Memory, memory),
         };
         (seconds > 0.0).then_some((which, seconds))
     }
@@ -247,9 +253,9 @@ impl Breakdown {
                 });
                 let mut cost = Cost::default();
                 (0..phases.len()).for_each(|run| columns(run).for_each(|c| cost += c.cost));
-                let [bytes, flops, int_ops] = [cost.bytes, cost.flops, cost.int_ops].map(per_step);
-                let operations = flops + int_ops;
-                let roof = roofs.bound([bytes, flops, int_ops]);
+                let [bytes, operations] = [cost.bytes, cost.operations()].map(per_step);
+                let kinds = [cost.flops, cost.bf16_ops, cost.int_ops].map(per_step);
+                let roof = roofs.bound(bytes, kinds);
                 OpRow {
                     op,
                     ms,

@@ -31,8 +31,8 @@ fn step(rows: u64, slow: f64) -> (Vec<Event>, Duration) {
     let us = |us: u64| (us as f64 * slow) as u64;
     let product = |bytes| Cost {
         bytes,
-        flops: 0,
         int_ops: 2 * rows * bytes,
+        ..Cost::default()
     };
     let mut all = vec![event(
         None,
@@ -40,8 +40,7 @@ fn step(rows: u64, slow: f64) -> (Vec<Event>, Duration) {
         us(10),
         Cost {
             bytes: 100 * rows,
-            flops: 0,
-            int_ops: 0,
+            ..Cost::default()
         },
     )];
     for layer in [Some(0), Some(1)] {
@@ -57,7 +56,7 @@ fn step(rows: u64, slow: f64) -> (Vec<Event>, Duration) {
                 Cost {
                     bytes: 10_000,
                     flops: 20_000,
-                    int_ops: 0,
+                    ..Cost::default()
                 },
             ),
             event(
@@ -67,7 +66,7 @@ fn step(rows: u64, slow: f64) -> (Vec<Event>, Duration) {
                 Cost {
                     bytes: 10_000,
                     flops: 20_000,
-                    int_ops: 0,
+                    ..Cost::default()
                 },
             ),
             event(layer, Op::Down, us(300), product(3_000_000)),
@@ -193,6 +192,7 @@ fn round_of(runs: usize, steps: usize, slow: f64) -> Round {
             read: vec![(1, 10e9), (4, 20e9)],
             int_ops: 100e9,
             flops: 50e9,
+            bf16_ops: 0.0,
             seconds: 0.6,
         },
         runs: (0..runs).map(run).collect(),
@@ -429,6 +429,22 @@ fn html_is_one_file_that_is_well_formed() {
         None,
     );
     assert!(!html(&empty).contains("NaN") && !markdown(&empty).contains("NaN"));
+}
+
+#[test]
+fn bfloat16_has_a_roof_of_its_own() {
+    let roofs = Roofs {
+        read: vec![(2, 10e9)],
+        int_ops: 100e9,
+        flops: 50e9,
+        bf16_ops: 90e9,
+        ..Roofs::default()
+    };
+    let bound = |bytes, floats, bf16| roofs.bound(bytes, [floats, bf16, 0.0]);
+    assert_eq!(bound(1e9, 0.0, 180e9), Some((Roof::Bf16, 2.0)));
+    assert_eq!(bound(1e9, 50e9, 180e9), Some((Roof::Bf16, 3.0)));
+    assert_eq!(bound(1e9, 150e9, 180e9), Some((Roof::Floats, 5.0)));
+    assert_eq!(bound(40e9, 50e9, 180e9), Some((Roof::Memory, 4.0)));
 }
 
 #[test]

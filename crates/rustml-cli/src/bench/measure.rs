@@ -1,5 +1,6 @@
 //! Tests: what they run, and what they would have had to do at most.
 
+use rustml_io::DType;
 use rustml_kernels::roof;
 use rustml_model::{Batch, Capacity, Error, Exec, KvPool, KvSequence, KvType, Model, KV_BLOCK};
 use rustml_nlp::STEP_ROWS;
@@ -227,12 +228,13 @@ impl Bench {
         if known.is_none() {
             self.read.push((bytes, read));
         }
-        let mut matrices = self.model.weights().matrices();
-        let floats = matrices.all(|m| m.dtype().is_float());
-        let operations = *self.operations.get_or_insert_with(|| match floats {
-            true => roof::fma_peak(team, ROOF_TIME),
-            false => roof::dot_peak(team, ROOF_TIME),
-        });
+        let all = |of: fn(DType) -> bool| self.model.weights().matrices().all(|m| of(m.dtype()));
+        let peak = match () {
+            () if all(|dtype| dtype == DType::BF16) => roof::bf16_peak,
+            () if all(DType::is_float) => roof::fma_peak,
+            () => roof::dot_peak,
+        };
+        let operations = *self.operations.get_or_insert_with(|| peak(team, ROOF_TIME));
         Roofs {
             bytes: read,
             operations,

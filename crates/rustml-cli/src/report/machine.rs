@@ -1,7 +1,7 @@
 //! What the system tells about the machine. Where it does not, nothing is
 //! claimed.
 
-use rustml_simd::Isa;
+use rustml_simd::{cpu_features, Isa};
 use rustml_trace::round::Machine;
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ pub fn machine(isa: Isa, threads: usize) -> Machine {
     Machine {
         cpu: cpu_name().unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
         arch: std::env::consts::ARCH.to_owned(),
-        features: Isa::available().iter().map(|i| i.name().into()).collect(),
+        features: cpu_features().into_iter().map(Into::into).collect(),
         isa: isa.name().to_owned(),
         best_isa: Isa::best().name().to_owned(),
         cpus: online.unwrap_or(available),

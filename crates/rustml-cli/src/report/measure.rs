@@ -2,6 +2,7 @@
 
 use super::machine::{huge_bytes, machine, throttled};
 use crate::memory;
+use rustml_io::DType;
 use rustml_kernels::par::Team;
 use rustml_kernels::{roof, Matrix, Pool};
 use rustml_nlp::cli::{Failure, Signals};
@@ -162,7 +163,9 @@ fn fused(model: &Model) -> Vec<String> {
 pub fn roofs(model: &Model) -> Result<Roofs, Failure> {
     let start = Instant::now();
     let team = model.model().team();
-    let bytes: usize = products(model).iter().map(|(_, m)| m.bytes()).sum();
+    let products = products(model);
+    let bytes: usize = products.iter().map(|(_, m)| m.bytes()).sum();
+    let bf16 = products.iter().any(|(_, m)| m.dtype() == DType::BF16);
     let mut read = Vec::new();
     let fewer = std::iter::successors(Some(1), |n| Some(2 * n));
     for threads in fewer.take_while(|&n| n < model.threads()) {
@@ -184,6 +187,10 @@ pub fn roofs(model: &Model) -> Result<Roofs, Failure> {
         read,
         int_ops: roof::dot_peak(team, ROOF_TIME),
         flops: roof::fma_peak(team, ROOF_TIME),
+        bf16_ops: match bf16 {
+            true => roof::bf16_peak(team, ROOF_TIME),
+            false => 0.0,
+        },
         seconds: start.elapsed().as_secs_f64(),
     })
 }

@@ -1,4 +1,5 @@
 use super::*;
+use half::bf16;
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 
 /// All rows at once, or each for itself.
@@ -45,13 +46,14 @@ fn values(n: usize) -> Vec<f32> {
 
 fn all_forms() -> Forms {
     let corrected = CORRECTIONS.iter().map(|&c| Forms::corrected(c));
-    corrected.fold(Forms::FLOATS, Forms::union)
+    corrected.fold(Forms::FLOATS.union(Forms::PAIRS), Forms::union)
 }
 
 /// Buffers full of what must be overwritten.
 fn stale(capacity: usize, max_cols: usize, forms: Forms) -> Acts {
     let mut acts = Acts::new(capacity, max_cols, forms);
     acts.floats.fill(f32::NAN);
+    acts.pairs.fill(0x7fc1_ffc1);
     acts.codes.fill(-128);
     acts.scales.fill(f32::NAN);
     for s in &mut acts.sums {
@@ -113,6 +115,7 @@ fn check(acts: &Acts, x: &[f32], what: &str) {
             for (i, x) in x.iter().enumerate() {
                 assert_eq!(acts.floats[row0 * cols + i * n + lane], *x, "{what}");
             }
+            check_pairs(acts, (row0, n), lane, x, what);
             for (b, x) in x.chunks(BLOCK).enumerate() {
                 let (scale, codes) = naive(x);
                 let at = row0 * cols + (b * n + lane) * BLOCK;
@@ -133,6 +136,68 @@ fn check(acts: &Acts, x: &[f32], what: &str) {
                 }
             }
         }
+    }
+}
+
+fn check_pairs(acts: &Acts, (row0, n): (usize, usize), lane: usize, x: &[f32], what: &str) {
+    let pairs = x.len().div_ceil(2);
+    let bits = |x: Option<&f32>| bf16::from_f32(*x.unwrap_or(&0.0)).to_bits();
+    for p in 0..pairs {
+        let got = acts.pairs[row0 * pairs + p * n + lane];
+        let expected = [bits(x.get(2 * p)), bits(x.get(2 * p + 1))];
+        assert_eq!(
+            [got as u16, (got >> 16) as u16],
+            expected,
+            "{what} pair {p}"
+        );
+    }
+}
+
+#[test]
+fn pairs_of_any_number_of_values_end_in_zeros() {
+    for isa in Isa::available() {
+        for rows in [1, 2, 3, 8, 15, 33, 47] {
+            for cols in [1, 2, 3, 31, 32, 33, 63, 101] {
+                let x = values(rows * cols);
+                let mut acts = stale(rows, cols, Forms::PAIRS);
+                acts.begin(rows, cols, Forms::PAIRS);
+                with_isa(isa, Put(&mut acts, &x, By::All));
+                let what = format!("{isa:?} {rows} rows of {cols}");
+                for (row0, n) in tiles(rows) {
+                    for lane in 0..n {
+                        let x = &x[(row0 + lane) * cols..][..cols];
+                        check_pairs(&acts, (row0, n), lane, x, &what);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Ties, what is too large or too small, what is no number, and random bits.
+#[test]
+fn bfloat16_is_rounded_to_nearest_even() {
+    let mut bits = vec![0, 0x7f7f_ffff, 0x7f80_0000, 0x7f80_0001, 0x7fff_ffff, 1];
+    for high in [0u32, 1, 0x3f80, 0x3f81, 0x7f7f, 0x7f80] {
+        bits.extend([0x7fff, 0x8000, 0x8001, 0xffff].map(|low| high << 16 | low));
+    }
+    let mut state = 0x2545_f491u32;
+    bits.extend((0..1000).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state
+    }));
+    let x: Vec<f32> = bits
+        .iter()
+        .flat_map(|&b| [b, b ^ 1 << 31])
+        .map(f32::from_bits)
+        .collect();
+    for isa in Isa::available() {
+        let mut acts = stale(1, x.len(), Forms::PAIRS);
+        acts.begin(1, x.len(), Forms::PAIRS);
+        with_isa(isa, Put(&mut acts, &x, By::All));
+        check_pairs(&acts, (0, 1), 0, &x, isa.name());
     }
 }
 
@@ -200,10 +265,12 @@ fn what_is_not_finite_makes_its_block_nan_and_no_other() {
 
 #[test]
 fn forms_contain_what_they_are_made_of() {
+    assert!(!Forms::PAIRS.contains(Forms::CODES) && !Forms::CODES.contains(Forms::PAIRS));
     for (i, &c) in CORRECTIONS.iter().enumerate() {
         assert_eq!(c.index(), i);
         let forms = Forms::corrected(c);
         assert!(forms.contains(Forms::CODES) && !forms.contains(Forms::FLOATS));
+        assert!(!forms.contains(Forms::PAIRS));
         assert!(!Forms::CODES.contains(forms) && all_forms().contains(forms));
         for &other in &CORRECTIONS {
             assert_eq!(forms.contains(Forms::corrected(other)), other == c);

@@ -12,6 +12,7 @@ pub struct RowWriter<'a> {
     pub(super) cols: usize,
     pub(super) forms: Forms,
     pub(super) floats: *mut f32,
+    pub(super) pairs: *mut u32,
     pub(super) codes: *mut i8,
     pub(super) scales: *mut f32,
     pub(super) sums: [*mut u32; CORRECTIONS.len()],
@@ -25,6 +26,7 @@ unsafe impl Sync for RowWriter<'_> {}
 unsafe impl Send for RowWriter<'_> {}
 
 /// Blocks quantised together: the largest values of so many are found at once.
+/// Pairs of bfloat16 are made as many at a time.
 const GROUP: usize = 16;
 
 /// Rows of one tile that are written together.
@@ -61,6 +63,7 @@ impl RowWriter<'_> {
                 let (n, lane) = (MANY, 0);
                 let to = Rows { x, row0, n, lane };
                 self.put_floats::<MANY>(to);
+                self.put_pairs::<MANY>(to);
                 if codes {
                     let b = self.put_blocks::<S, MANY, 2>(s, to, 0..blocks);
                     self.put_blocks::<S, MANY, 1>(s, to, b..blocks);
@@ -70,6 +73,7 @@ impl RowWriter<'_> {
                 let lane = row - row0;
                 let to = Rows { x, row0, n, lane };
                 self.put_floats::<1>(to);
+                self.put_pairs::<1>(to);
                 if codes {
                     let b = self.put_blocks::<S, 1, 16>(s, to, 0..blocks);
                     let b = self.put_blocks::<S, 1, 4>(s, to, b..blocks);
@@ -93,6 +97,28 @@ impl RowWriter<'_> {
         for i in 0..self.cols {
             for r in 0..R {
                 *floats.add(i * to.n + r) = *to.x.add(r * self.cols + i);
+            }
+        }
+    }
+
+    /// `R` rows as pairs of bfloat16, if that is announced.
+    ///
+    /// # Safety
+    /// As for [`RowWriter::put`].
+    #[inline(always)]
+    unsafe fn put_pairs<const R: usize>(&self, to: Rows) {
+        if !self.forms.contains(Forms::PAIRS) {
+            return;
+        }
+        let at = self.pairs.add(to.row0 * self.cols.div_ceil(2) + to.lane);
+        for i in (0..self.cols).step_by(2 * GROUP) {
+            let values = (self.cols - i).min(2 * GROUP);
+            for r in 0..R {
+                let x = std::slice::from_raw_parts(to.x.add(r * self.cols + i), values);
+                let pairs = bf16_pairs(x);
+                for (p, pair) in pairs[..values.div_ceil(2)].iter().enumerate() {
+                    *at.add((i / 2 + p) * to.n + r) = *pair;
+                }
             }
         }
     }
@@ -210,4 +236,26 @@ fn corrected(c: Correction, sums: &[i32; GROUP], scales: &[f32; GROUP]) -> [u32;
         Correction::Integer { zero, .. } => (-zero).wrapping_mul(sums[i]) as u32,
         Correction::Float { .. } => (scales[i] * sums[i] as f32).to_bits(),
     })
+}
+
+/// Pairs of up to `2 * GROUP` values, and zeros after them. The compiler makes
+/// vectors of it.
+#[inline(always)]
+fn bf16_pairs(x: &[f32]) -> [u32; GROUP] {
+    let mut values = [0f32; 2 * GROUP];
+    values[..x.len()].copy_from_slice(x);
+    let mut pairs = [0; GROUP];
+    for (i, pair) in pairs.iter_mut().enumerate() {
+        *pair = bf16_bits(values[2 * i]) | bf16_bits(values[2 * i + 1]) << 16;
+    }
+    pairs
+}
+
+/// The nearest bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
+fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    // Where only the low half says that it is NaN, rounding would lose that.
+    (if x.is_nan() { bits | 1 << 22 } else { rounded }) >> 16
 }

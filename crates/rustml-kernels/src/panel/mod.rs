@@ -5,17 +5,19 @@
 //! of four bytes, so that one dot instruction serves all rows from one
 //! broadcast of four activations: no horizontal sums, and one loop serves one
 //! token and many. An integer panel is `[scales][codes]`, a float panel
-//! `[input][row]`; each begins on a cache line. Rows beyond the last are zeros.
+//! `[input][row]`, one of bfloat16 `[pair of inputs][row][input of pair]`, where an
+//! odd number of inputs is followed by zeros; each begins on a cache line. Rows
+//! beyond the last are zeros.
 
 pub mod codes;
 mod decode;
 pub mod scales;
 pub(crate) mod wide;
 
-use crate::acts::{Correction, Forms};
+use crate::acts::{Correction, Forms, FEW_ROWS};
 use crate::buffer::AlignedBytes;
 use crate::formats::{self, with_format, BlockFormat, MAX_LEN};
-use crate::gemm::{panel_fn, PanelFn};
+use crate::gemm::{panel_fn, set_panel_fn, PanelFn};
 use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, PackCodes, Table4, BLOCK, GROUPS};
 use rustml_io::DType;
 use rustml_simd::Isa;
@@ -95,7 +97,13 @@ impl PanelShape {
             let codes = (cols / BLOCK).checked_mul(<F as Format>::Codes::ROW_BYTES * lanes)?;
             let scales = scales.checked_next_multiple_of(LINE)?;
             (scales, scales.checked_add(codes)?)
-        }, float => (0, dtype.block_bytes().checked_mul(cols)?.checked_mul(lanes)?));
+        }, float => {
+            let cols = match dtype {
+                DType::BF16 => cols.checked_next_multiple_of(2)?,
+                _ => cols,
+            };
+            (0, dtype.block_bytes().checked_mul(cols)?.checked_mul(lanes)?)
+        });
         let stride = bytes.checked_next_multiple_of(LINE)?;
         Some(PanelShape {
             scale_bytes,
@@ -109,7 +117,10 @@ pub fn forms(dtype: DType, isa: Isa) -> Forms {
     with_format!(dtype, F => match correction::<F>(isa.i8_bias()) {
         None => Forms::CODES,
         Some(c) => Forms::corrected(c),
-    }, float => Forms::FLOATS)
+    }, float => match dtype {
+        DType::BF16 => Forms::PAIRS,
+        _ => Forms::FLOATS,
+    })
 }
 
 /// The correction that products with `F` apply.
@@ -167,6 +178,14 @@ impl Matrix {
         Some(m)
     }
 
+    /// The same with products that use nothing but the instruction set's own
+    /// features, so that both ways can be tested where the CPU has more.
+    #[doc(hidden)]
+    pub fn without_extras(mut self) -> Matrix {
+        self.panel_fn = set_panel_fn(self.dtype, self.isa);
+        self
+    }
+
     /// A handle through which different panels can be filled at once.
     pub fn packer(&mut self) -> Packer<'_> {
         Packer {
@@ -208,6 +227,14 @@ impl Matrix {
     pub fn panel_bytes(&self) -> usize {
         self.shape.stride
     }
+    /// Panels that a product computes together at most, where it is not memory
+    /// that it waits for.
+    pub(crate) fn panels_at_once(&self, rows: usize) -> usize {
+        match self.dtype {
+            DType::BF16 if self.isa.dots_bf16() && rows > FEW_ROWS => 4,
+            _ => 2,
+        }
+    }
     /// The forms of activations a product reads.
     pub fn forms(&self) -> Forms {
         forms(self.dtype, self.isa)
@@ -235,17 +262,20 @@ impl Matrix {
         let panel = &self.data()[row / lanes * self.shape.stride..][..self.shape.stride];
         let float = |out: &mut [f32], get: &dyn Fn(usize) -> f32| {
             for (i, o) in out.iter_mut().enumerate() {
-                *o = get(i * lanes + lane);
+                *o = get(i);
             }
         };
+        let at = |i: usize| i * lanes + lane;
         let u16_at = |i: usize| u16::from_le_bytes([panel[2 * i], panel[2 * i + 1]]);
         match self.dtype {
             DType::F32 => float(out, &|i| {
-                let b = &panel[4 * i..4 * i + 4];
+                let b = &panel[4 * at(i)..][..4];
                 f32::from_le_bytes([b[0], b[1], b[2], b[3]])
             }),
-            DType::F16 => float(out, &|i| half::f16::from_bits(u16_at(i)).to_f32()),
-            DType::BF16 => float(out, &|i| half::bf16::from_bits(u16_at(i)).to_f32()),
+            DType::F16 => float(out, &|i| half::f16::from_bits(u16_at(at(i))).to_f32()),
+            DType::BF16 => float(out, &|i| {
+                half::bf16::from_bits(u16_at(2 * at(i / 2) + i % 2)).to_f32()
+            }),
             _ => decode::decode_row(self, row, out),
         }
     }
@@ -286,8 +316,9 @@ impl Packer<'_> {
             let (scales, codes) = panel.split_at_mut(self.shape.scale_bytes);
             put_blocks::<F>(scales, codes, self.isa, lane, bytes)
         }, float => {
-            match self.dtype.block_bytes() {
-                2 => put_numbers::<2>(panel, lanes, lane, bytes),
+            match self.dtype {
+                DType::F16 => put_numbers::<2>(panel, lanes, lane, bytes),
+                DType::BF16 => put_pairs(panel, lanes, lane, bytes),
                 _ => put_numbers::<4>(panel, lanes, lane, bytes),
             }
         })
@@ -299,6 +330,15 @@ fn put_numbers<const SIZE: usize>(panel: &mut [u8], lanes: usize, lane: usize, b
     let (slots, _) = panel.as_chunks_mut::<SIZE>();
     for (slot, number) in slots[lane..].iter_mut().step_by(lanes).zip(numbers) {
         *slot = *number;
+    }
+}
+
+/// Pairs of two bytes each.
+fn put_pairs(panel: &mut [u8], lanes: usize, lane: usize, bytes: &[u8]) {
+    put_numbers::<4>(panel, lanes, lane, bytes);
+    let (pairs, last) = bytes.as_chunks::<4>();
+    if !last.is_empty() {
+        panel[4 * (pairs.len() * lanes + lane)..][..last.len()].copy_from_slice(last);
     }
 }
 

@@ -106,8 +106,12 @@ pub struct Output<'a> {
 /// A piece of a region of products: which one, and its panels.
 type Chunk = (usize, usize, usize);
 
-/// Products cut into chunks.
-fn cut<'a>(team: &Team, weights: impl Iterator<Item = &'a Matrix> + Clone) -> Vec<Chunk> {
+/// Products of so many rows cut into chunks.
+fn cut<'a>(
+    team: &Team,
+    rows: usize,
+    weights: impl Iterator<Item = &'a Matrix> + Clone,
+) -> Vec<Chunk> {
     let bytes: usize = weights.clone().map(Matrix::bytes).sum();
     // Small enough to balance the threads, large enough to stream; for many
     // rows a chunk of weights stays in a core's own cache.
@@ -115,8 +119,8 @@ fn cut<'a>(team: &Team, weights: impl Iterator<Item = &'a Matrix> + Clone) -> Ve
     let mut chunks = Vec::new();
     for (i, w) in weights.enumerate() {
         let step = chunk_bytes / w.panel_bytes().max(1);
-        // Panels are computed in pairs where there are registers for that.
-        let step = step.next_multiple_of(2).max(2);
+        let together = w.panels_at_once(rows);
+        let step = step.next_multiple_of(together).max(together);
         for at in (0..w.panels()).step_by(step) {
             chunks.push((i, at, (at + step).min(w.panels())));
         }
@@ -132,7 +136,7 @@ const AHEAD: usize = 64 << 10;
 /// waits then asks for the first of them, which the processor would find only
 /// when they are read.
 pub fn expect(team: &Team, weights: &[&Matrix]) {
-    let chunks = cut(team, weights.iter().copied());
+    let chunks = cut(team, 1, weights.iter().copied());
     for thread in 0..team.pool.threads() {
         if let Some(&(i, from, _)) = chunks.get(team.pool.first_of(chunks.len(), thread)) {
             let data = &weights[i].data()[from * weights[i].panel_bytes()..];
@@ -162,7 +166,7 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
             out_stride: o.weights.rows(),
         });
     }
-    let chunks = cut(team, outputs.iter().map(|o| o.weights));
+    let chunks = cut(team, rows, outputs.iter().map(|o| o.weights));
     team.pool.run(chunks.len(), &|c, _| {
         let (i, from, to) = chunks[c];
         let start = timing.map(|_| ticks());

@@ -7,6 +7,7 @@
 
 use crate::spec::Attention;
 use crate::weights::NormWeights;
+use rustml_io::DType;
 use rustml_kernels::par::{Cache, SpanView};
 use rustml_kernels::Matrix;
 use rustml_trace::Cost;
@@ -29,15 +30,13 @@ pub fn total(costs: impl IntoIterator<Item = Cost>) -> Cost {
 /// `rows` rows times a matrix, plus a bias of `bias` values.
 pub fn product(rows: usize, m: &Matrix, bias: Option<&[f32]>) -> Cost {
     let operations = 2 * (rows * m.rows() * m.cols()) as u64;
-    let (flops, int_ops) = match m.dtype().is_float() {
-        true => (operations, 0),
-        false => (0, operations),
-    };
-    Cost {
-        bytes: (m.bytes() + bias.map_or(0, size_of_val)) as u64,
-        flops,
-        int_ops,
-    }
+    let mut cost = bytes(m.bytes() + bias.map_or(0, size_of_val));
+    *match m.dtype() {
+        DType::BF16 => &mut cost.bf16_ops,
+        dtype if dtype.is_float() => &mut cost.flops,
+        _ => &mut cost.int_ops,
+    } = operations;
+    cost
 }
 
 /// Any number of rows, normalised.
@@ -50,7 +49,7 @@ pub fn look_up(rows: usize, m: &Matrix) -> Cost {
     Cost {
         bytes: (rows * m.dtype().row_bytes(m.cols()).unwrap_or(0)) as u64,
         flops: (rows * m.cols()) as u64,
-        int_ops: 0,
+        ..Cost::default()
     }
 }
 
@@ -70,7 +69,7 @@ pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView]) -> Co
     Cost {
         bytes: (read * cache.position_bytes() / 2) as u64,
         flops: (2 * pairs * a.heads * a.head_dim) as u64,
-        int_ops: 0,
+        ..Cost::default()
     }
 }
 

@@ -74,7 +74,12 @@ pub struct Copy {
 impl Copy {
     /// A copy of a tiny model: `gpt2`, or `gpt2/model.gguf`.
     pub fn of(path: &str) -> Copy {
-        let store = Store::open(&tiny(path)).unwrap();
+        Copy::open(&tiny(path))
+    }
+
+    /// A copy of any model.
+    pub fn open(path: &Path) -> Copy {
+        let store = Store::open(path).unwrap();
         let tensors = store.tensors().iter().map(|info| {
             let tensor = store.tensor(&info.name);
             let tensor = tensor.unwrap_or_else(|e| panic!("{e}"));

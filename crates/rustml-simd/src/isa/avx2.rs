@@ -84,11 +84,6 @@ macro_rules! avx2_token {
                 _mm_storeu_si128(p.cast(), h)
             }
             #[inline(always)]
-            unsafe fn load_bf16(self, p: *const u16) -> Self::F {
-                let w = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w))
-            }
-            #[inline(always)]
             unsafe fn load_u8(self, p: *const u8) -> Self::I {
                 _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()))
             }

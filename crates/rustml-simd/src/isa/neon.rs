@@ -91,10 +91,6 @@ macro_rules! neon_token {
                 }
             }
             #[inline(always)]
-            unsafe fn load_bf16(self, p: *const u16) -> Self::F {
-                vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(p)))
-            }
-            #[inline(always)]
             unsafe fn load_u8(self, p: *const u8) -> Self::I {
                 let w = vreinterpret_u8_u32(vdup_n_u32(p.cast::<u32>().read_unaligned()));
                 vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(vmovl_u8(w))))

@@ -2,7 +2,7 @@
 //! operation.
 
 use crate::{Kernel, Simd};
-use half::{bf16, f16};
+use half::f16;
 
 /// Token of the plain instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +60,6 @@ unsafe impl Simd for Scalar {
     unsafe fn store_f16(self, p: *mut u16, v: Self::F) {
         p.cast::<[u16; N]>()
             .write_unaligned(map(v, |x| f16::from_f32(x).to_bits()))
-    }
-    #[inline(always)]
-    unsafe fn load_bf16(self, p: *const u16) -> Self::F {
-        map(p.cast::<[u16; N]>().read_unaligned(), |h| {
-            bf16::from_bits(h).to_f32()
-        })
     }
     #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> Self::I {

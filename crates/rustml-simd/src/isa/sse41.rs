@@ -73,11 +73,6 @@ unsafe impl Simd for Sse41 {
         }
     }
     #[inline(always)]
-    unsafe fn load_bf16(self, p: *const u16) -> Self::F {
-        let w = _mm_cvtepu16_epi32(_mm_loadl_epi64(p.cast()));
-        _mm_castsi128_ps(_mm_slli_epi32::<16>(w))
-    }
-    #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> Self::I {
         let w = _mm_cvtsi32_si128(p.cast::<i32>().read_unaligned());
         _mm_cvtepu8_epi32(w)

@@ -244,14 +244,18 @@ pub fn layers(layers: &[LayerRow]) -> String {
 /// Operations a byte against operations a second, both logarithmic.
 pub fn roofline(roofs: &Roofs, tables: &Tables) -> String {
     let read = roofs.read.last().map_or(0.0, |r| r.1);
-    let peaks = [("integers", roofs.int_ops), ("floats", roofs.flops)];
+    let peaks = [
+        ("integers", roofs.int_ops),
+        ("floats", roofs.flops),
+        ("bf16", roofs.bf16_ops),
+    ];
     let points = [("decode", &tables.decode), ("prompt", &tables.prefill)];
     let points: Vec<(&str, &OpRow)> = points
         .into_iter()
         .flat_map(|(name, b)| b.ops.iter().map(move |o| (name, o)))
         .filter(|(_, o)| o.bytes > 0.0 && o.operations > 0.0 && o.ms > 0.0 && o.share >= 0.005)
         .collect();
-    let peak = roofs.int_ops.max(roofs.flops);
+    let peak = peaks.iter().fold(0.0, |most: f64, p| most.max(p.1));
     if read <= 0.0 || peak <= 0.0 || points.is_empty() {
         return String::new();
     }

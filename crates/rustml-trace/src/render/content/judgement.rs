@@ -29,6 +29,10 @@ pub fn roofline(round: &Round, tables: &Tables) -> Section {
         format!("floats in {}, {all} threads, Gop/s", round.machine.isa),
         number(r.flops / 1e9),
     ]);
+    if r.bf16_ops > 0.0 {
+        let name = format!("bf16 in {}, {all} threads, Gop/s", round.machine.isa);
+        rows.push(vec![name, number(r.bf16_ops / 1e9)]);
+    }
     let mut ops = Vec::new();
     for (name, b) in [("decode", &tables.decode), ("prompt", &tables.prefill)] {
         for o in &b.ops {
