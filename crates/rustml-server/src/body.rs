@@ -200,6 +200,51 @@ fn wrong(e: serde_path_to_error::Error<serde_json::Error>) -> ApiError {
             ApiError::field(field, format!("{field} is missing")).code("missing_field")
         }
         (".", None) => ApiError::bad(says),
-        _ => ApiError::field(&path, format!("{path}: {says}")).code("invalid_type"),
+        _ => {
+            let says = in_words(&says);
+            ApiError::field(&path, format!("{path}: {says}")).code("invalid_type")
+        }
+    }
+}
+
+/// What serde says was expected, in JSON's words instead of Rust's.
+fn in_words(says: &str) -> String {
+    let Some((found, expected)) = says.rsplit_once("expected ") else {
+        return says.into();
+    };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a map" => "an object",
+        "a sequence" => "an array",
+        other => other,
+    };
+    format!("{found}expected {expected}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_words;
+
+    #[test]
+    fn what_was_expected_is_said_in_words() {
+        for (says, words) in [
+            (
+                "invalid value: integer `-3`, expected usize",
+                "invalid value: integer `-3`, expected a whole number that is not negative",
+            ),
+            (
+                "invalid type: string \"expected u8\", expected f32",
+                "invalid type: string \"expected u8\", expected a number",
+            ),
+            (
+                "invalid type: null, expected a sequence",
+                "invalid type: null, expected an array",
+            ),
+            ("data did not match", "data did not match"),
+        ] {
+            assert_eq!(in_words(says), words);
+        }
     }
 }
