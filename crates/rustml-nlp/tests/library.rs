@@ -211,8 +211,13 @@ fn logits_are_pytorch_s() {
         });
         done.unwrap();
         assert_eq!(logits.len(), expected.len());
-        // See the README of scripts/reference.
-        let tolerance = 10.0 * floats("f32_f64_error")[0];
+        // See the README of scripts/reference. Weights in bfloat16 meet
+        // activations of 8 bits in place of 24.
+        let times = match name {
+            "llama-sharded" => 65536.0,
+            _ => 10.0,
+        };
+        let tolerance = times * floats("f32_f64_error")[0];
         let pairs = logits.iter().zip(&expected);
         let worst = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(worst <= tolerance, "{name}: {worst} > {tolerance}");
