@@ -227,11 +227,11 @@ impl Matrix {
     pub fn panel_bytes(&self) -> usize {
         self.shape.stride
     }
-    /// Panels that a product computes together at most, where it is not memory
-    /// that it waits for.
+    /// Panels that a product computes together at most.
     pub(crate) fn panels_at_once(&self, rows: usize) -> usize {
         match self.dtype {
             DType::BF16 if self.isa.dots_bf16() && rows > FEW_ROWS => 4,
+            _ if rows <= 2 => 4,
             _ => 2,
         }
     }

@@ -1,0 +1,245 @@
+//! Matrix products on packed weights: one loop for one row and for many.
+//!
+//! Every output is reduced in the order of its inputs, block by block, by one
+//! accumulator; so its bits depend neither on the number of rows computed
+//! together nor on the number of threads.
+
+use crate::acts::Acts;
+use crate::formats::with_format;
+use crate::panel::{Matrix, PanelShape};
+use float::{float_panels, BF16, F16, F32};
+use integer::integer_panels;
+use rustml_io::DType;
+use rustml_simd::{Isa, Simd};
+use std::ops::Range;
+
+/// One matrix product `out[row][..] = weights * acts[row] (+ bias) (+ out)`.
+#[derive(Clone, Copy)]
+pub struct Product<'a> {
+    /// The weights, `[outputs, inputs]`.
+    pub weights: &'a Matrix,
+    /// Added to every row of the result.
+    pub bias: Option<&'a [f32]>,
+    /// Whether the result is added to what `out` holds.
+    pub accumulate: bool,
+    /// First output of the first row; rows are `out_stride` values apart.
+    pub out: *mut f32,
+    /// Values from one row of `out` to the next.
+    pub out_stride: usize,
+}
+
+// SAFETY: shares only what `run` is told to write, panel by panel.
+unsafe impl Sync for Product<'_> {}
+// SAFETY: as above.
+unsafe impl Send for Product<'_> {}
+
+/// Computes a range of panels of a product, for all rows of the activations.
+pub(crate) type PanelFn = unsafe fn(&Product, &Acts, Range<usize>);
+
+impl Product<'_> {
+    /// Computes the outputs of `panels`.
+    ///
+    /// # Safety
+    /// `out` is writable (readable too if it accumulates) for
+    /// `acts.rows()` rows, and nobody else uses the outputs of these panels.
+    ///
+    /// # Panics
+    /// If the activations lack the forms or the width that the weights need.
+    pub unsafe fn run(&self, acts: &Acts, panels: Range<usize>) {
+        let w = self.weights;
+        assert_eq!(acts.cols(), w.cols(), "activations as wide as the weights");
+        assert!(acts.forms().contains(w.forms()), "activations in all forms");
+        assert!(panels.end <= w.panels());
+        if let Some(bias) = self.bias {
+            assert_eq!(bias.len(), w.rows());
+        }
+        (w.panel_fn())(self, acts, panels)
+    }
+}
+
+/// The compiled loop for weights of `dtype` on `isa`, with what this CPU has
+/// beyond that.
+pub(crate) fn panel_fn(dtype: DType, isa: Isa) -> PanelFn {
+    #[cfg(target_arch = "x86_64")]
+    if dtype == DType::BF16 && isa.dots_bf16() {
+        return float_panels::<rustml_simd::Avx512Bf16, BF16>;
+    }
+    set_panel_fn(dtype, isa)
+}
+
+/// The compiled loop for weights of `dtype` on `isa`.
+pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
+    fn of<S: Simd>(dtype: DType) -> PanelFn {
+        with_format!(dtype, F => integer_panels::<S, F>, float => match dtype {
+            DType::F16 => float_panels::<S, F16>,
+            DType::BF16 => float_panels::<S, BF16>,
+            _ => float_panels::<S, F32>,
+        })
+    }
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Sse41 => of::<rustml_simd::Sse41>(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => of::<rustml_simd::Avx2>(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2Vnni => of::<rustml_simd::Avx2Vnni>(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => of::<rustml_simd::Avx512>(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => of::<rustml_simd::Neon>(dtype),
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => of::<rustml_simd::NeonDot>(dtype),
+        _ => of::<rustml_simd::Scalar>(dtype),
+    }
+}
+
+/// Which blocks of weights a tile fetches for the panels after its own: those of
+/// a step have shares, so that the requests are spread over its time.
+#[derive(Clone, Copy)]
+struct Fetch {
+    /// Of so many blocks one.
+    every: usize,
+    /// The first of them.
+    first: usize,
+}
+
+/// What a tile works on.
+struct Work<'a> {
+    product: &'a Product<'a>,
+    acts: &'a Acts,
+    /// Where panel 0 of the weights begins; not all panels need be there.
+    data: *const u8,
+    shape: PanelShape,
+}
+
+impl<'a> Work<'a> {
+    fn new(product: &'a Product<'a>, acts: &'a Acts) -> Work<'a> {
+        Work {
+            product,
+            acts,
+            data: product.weights.data().as_ptr(),
+            shape: product.weights.shape(),
+        }
+    }
+
+    /// Where a panel begins.
+    #[inline(always)]
+    fn panel(&self, panel: usize) -> *const u8 {
+        self.data.wrapping_add(panel * self.shape.stride)
+    }
+}
+
+/// Runs a tile function for every panel and every tile of the activations, as
+/// many panels at a time as `$at_once` says for the tile's rows: each panel is
+/// taken through all tiles.
+macro_rules! few_rows {
+    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
+        let rows = $work.acts.rows();
+        let every = crate::acts::tiles(rows).count();
+        // One tile takes them all; several, as many as the smallest takes at once.
+        let step = match every {
+            1 => $panels.len().max(1),
+            _ => const { $at_once::<S, $f>(1) },
+        };
+        let mut from = $panels.start;
+        while from < $panels.end {
+            let to = (from + step).min($panels.end);
+            for (first, (row0, n)) in crate::acts::tiles(rows).enumerate() {
+                let fetch = $crate::gemm::Fetch { every, first };
+                one_tile!(
+                    $s,
+                    $work,
+                    (from..to),
+                    $tile,
+                    $f,
+                    row0,
+                    n,
+                    $at_once,
+                    fetch,
+                    true
+                );
+            }
+            from = to;
+        }
+    }};
+}
+
+/// The same for many rows: each tile is taken through all panels.
+macro_rules! many_rows {
+    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
+        let fetch = $crate::gemm::Fetch { every: 1, first: 0 };
+        for (row0, n) in crate::acts::tiles($work.acts.rows()) {
+            one_tile!($s, $work, $panels, $tile, $f, row0, n, $at_once, fetch, false);
+        }
+    }};
+}
+
+/// One tile, all panels.
+macro_rules! one_tile {
+    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr, $few:literal) => {
+        match $n {
+            8 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 8, $at_once, $fetch, $few),
+            6 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 6, $at_once, $fetch, $few),
+            // The last rows of many cost nothing either way.
+            4 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 4, $at_once, $fetch, true),
+            2 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 2, $at_once, $fetch, true),
+            _ => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 1, $at_once, $fetch, true),
+        }
+    };
+    (@ $s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr, $few:literal) => {{
+        let mut panel = $panels.start;
+        match const { $at_once::<S, $f>($n) } {
+            4 => while panel + 4 <= $panels.end {
+                $tile::<S, $f, $n, 4, $few>($s, $work, panel, $row0, $fetch);
+                panel += 4;
+            },
+            2 => while panel + 2 <= $panels.end {
+                $tile::<S, $f, $n, 2, $few>($s, $work, panel, $row0, $fetch);
+                panel += 2;
+            },
+            _ => {}
+        }
+        while panel < $panels.end {
+            $tile::<S, $f, $n, 1, $few>($s, $work, panel, $row0, $fetch);
+            panel += 1;
+        }
+    }};
+}
+
+// After the macros, which they use.
+mod float;
+mod integer;
+
+/// Adds bias and former value, and stores the rows of the panel that exist.
+#[inline(always)]
+unsafe fn finish<S: Simd, const N: usize>(
+    s: S,
+    p: &Product,
+    panel: usize,
+    row0: usize,
+    acc: [S::F; N],
+) {
+    let first = panel * S::LANES;
+    let valid = (p.weights.rows() - first).min(S::LANES);
+    for (n, acc) in acc.into_iter().enumerate() {
+        let out = p.out.add((row0 + n) * p.out_stride + first);
+        if valid == S::LANES {
+            let mut y = acc;
+            if let Some(bias) = p.bias {
+                y = s.add(y, s.load(bias.as_ptr().add(first)));
+            }
+            if p.accumulate {
+                y = s.add(y, s.load(out));
+            }
+            s.store(out, y);
+        } else {
+            let mut y = [0f32; 16];
+            s.store(y.as_mut_ptr(), acc);
+            for (i, y) in y[..valid].iter().enumerate() {
+                let bias = p.bias.map_or(0.0, |b| b[first + i]);
+                let former = if p.accumulate { *out.add(i) } else { 0.0 };
+                *out.add(i) = *y + bias + former;
+            }
+        }
+    }
+}
