@@ -2,7 +2,7 @@
 
 use super::{KV_BLOCK, KV_GROUP};
 use crate::panel::LINE;
-use rustml_simd::Simd;
+use rustml_simd::{prefetch_near, Simd};
 use std::ops::Range;
 
 /// How cached values are read.
@@ -85,7 +85,8 @@ impl<const N: usize> To<'_, N> {
     }
 }
 
-/// Lines of memory to be fetched while something else is computed.
+/// Lines of memory to be fetched while something else is computed: into the second
+/// cache, since to the first fewer can be on their way.
 pub struct Fetch {
     at: *const u8,
     /// Bytes from one to the next.
@@ -117,10 +118,10 @@ impl Fetch {
     }
 
     #[inline(always)]
-    fn step<S: Simd>(&mut self, s: S) {
+    fn step(&mut self) {
         let now = self.each.min(self.lines);
         for _ in 0..now {
-            s.prefetch(self.at);
+            prefetch_near(self.at);
             self.at = self.at.wrapping_add(self.step);
         }
         self.lines -= now;
@@ -196,7 +197,7 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     for k in k.clone() {
         let row = b.add(k * stride);
         if N < 8 {
-            fetch.step(s);
+            fetch.step();
         }
         let mut x = [s.splat(0.0); V];
         for v in 0..V {
