@@ -17,7 +17,7 @@ use criterion::{criterion_group, criterion_main, Criterion, Throughput};
 use half::f16;
 use rustml_io::DType;
 use rustml_kernels::par::{prepare_rows, Team};
-use rustml_kernels::{Acts, Matrix, Pool, Product};
+use rustml_kernels::{Acts, Matrix, Pool, Product, Then};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::time::Duration;
 
@@ -217,7 +217,7 @@ fn compare(c: &mut Criterion, isa: Isa, bias: i32, shape: (usize, usize), rows: 
             out_stride: outputs,
         };
         // SAFETY: `out` holds all rows, and this thread alone writes.
-        unsafe { product.run(&acts, 0..m.panels()) };
+        unsafe { product.run(&acts, 0..m.panels(), Then::end(&(0..m.panels()))) };
     };
     run(&packed[0], &mut panels);
     with_isa(isa, Multiply(&file[0], &quantised, &mut plain));

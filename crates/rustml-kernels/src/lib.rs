@@ -17,7 +17,7 @@ mod ticks;
 
 pub use acts::{Acts, Forms};
 pub use buffer::AlignedBytes;
-pub use gemm::Product;
+pub use gemm::{Product, Then};
 pub use panel::Matrix;
 pub use pool::Pool;
 pub use ticks::ticks;

@@ -232,10 +232,18 @@ impl Pool {
     /// asks for that memory, so that the region begins with what is near. Wrong
     /// words cost time and no more.
     pub fn expect(&self, thread: usize, bytes: &[u8]) {
-        let start = bytes.as_ptr() as usize;
+        let start = match bytes {
+            [] => 0,
+            _ => bytes.as_ptr() as usize,
+        };
         let ahead = &self.shared.ahead[thread];
         ahead.end.store(start + bytes.len(), Relaxed);
         ahead.at.store(start, Relaxed);
+    }
+
+    /// Where what is left of that lies; null if there is nothing.
+    pub fn expected(&self, thread: usize) -> *const u8 {
+        std::ptr::without_provenance(self.shared.ahead[thread].at.load(Relaxed))
     }
 
     /// Hands over thread, start and end, in [`ticks`], of each turn in regions

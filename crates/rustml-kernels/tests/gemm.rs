@@ -7,7 +7,7 @@ use common::{bits, quantised, Rng};
 use half::{bf16, f16};
 use rustml_io::DType;
 use rustml_kernels::formats::*;
-use rustml_kernels::{Acts, Forms, Matrix, Product};
+use rustml_kernels::{Acts, Forms, Matrix, Product, Then};
 use rustml_simd::{with_isa, Isa, Kernel, Simd};
 
 struct Put<'a>(&'a mut Acts, &'a [f32]);
@@ -46,7 +46,7 @@ fn multiply(m: &Matrix, isa: Isa, x: &[f32], bias: Option<&[f32]>, initial: f32)
         out_stride: stride,
     };
     // SAFETY: `out` holds `rows` rows, and this thread alone writes.
-    unsafe { p.run(&acts, 0..m.panels()) };
+    unsafe { p.run(&acts, 0..m.panels(), Then::end(&(0..m.panels()))) };
     out
 }
 
@@ -272,7 +272,7 @@ fn no_rows_is_no_work() {
         out_stride: 4,
     };
     // SAFETY: no rows, so nothing is written.
-    unsafe { p.run(&acts, 0..1) };
+    unsafe { p.run(&acts, 0..1, Then::end(&(0..1))) };
 }
 
 /// Every number of rows, at widths where pairs and vectors end well and badly.

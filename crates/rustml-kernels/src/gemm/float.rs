@@ -1,6 +1,6 @@
 //! Products of float weights.
 
-use super::{finish, Fetch, Product, Work};
+use super::{finish, Fetch, Product, Then, Work};
 use crate::acts::{Acts, FEW_ROWS};
 use crate::panel::LINE;
 use rustml_simd::{prefetch_near, Kernel, Simd};
@@ -90,15 +90,22 @@ pub(super) unsafe fn float_panels<S: Simd, F: Float>(
     p: &Product,
     acts: &Acts,
     panels: Range<usize>,
+    then: Then,
 ) {
-    struct Run<'a, F>(&'a Product<'a>, &'a Acts, Range<usize>, PhantomData<F>);
+    struct Run<'a, F>(
+        &'a Product<'a>,
+        &'a Acts,
+        Range<usize>,
+        Then,
+        PhantomData<F>,
+    );
     impl<F: Float> Kernel for Run<'_, F> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             // SAFETY: by the contract of `Product::run`.
             unsafe {
-                let work = Work::new(self.0, self.1);
+                let work = Work::new(self.0, self.1, self.3);
                 let panels = self.2;
                 if self.1.rows() <= FEW_ROWS {
                     few_rows!(s, &work, panels, float_tile, F, float_panels_at_once)
@@ -108,7 +115,7 @@ pub(super) unsafe fn float_panels<S: Simd, F: Float>(
             }
         }
     }
-    S::assume().vectorize(Run::<F>(p, acts, panels, PhantomData))
+    S::assume().vectorize(Run::<F>(p, acts, panels, then, PhantomData))
 }
 
 /// How far ahead of their use float weights are fetched, in bytes: each panel is

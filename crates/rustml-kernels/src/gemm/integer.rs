@@ -1,6 +1,6 @@
 //! Products of integer weights.
 
-use super::{finish, Fetch, Product, Work};
+use super::{finish, Fetch, Product, Then, Work};
 use crate::acts::{Acts, Correction, FEW_ROWS};
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
@@ -20,11 +20,6 @@ const fn integer_panels_at_once<S: Simd, L: Layout>(rows: usize) -> usize {
         _ => 1,
     }
 }
-
-/// A panel is several short streams, which the processor's own prefetching finds late;
-/// so of few rows the same place of a panel that comes so much later is fetched, into
-/// the second cache: to the first, fewer lines can be on their way.
-const PANELS_AHEAD: usize = 4;
 
 /// How the integer weights lie that a tile reads.
 trait Layout {
@@ -53,16 +48,23 @@ pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
     p: &Product,
     acts: &Acts,
     panels: Range<usize>,
+    then: Then,
 ) {
-    struct Run<'a, F>(&'a Product<'a>, &'a Acts, Range<usize>, PhantomData<F>);
+    struct Run<'a, F>(
+        &'a Product<'a>,
+        &'a Acts,
+        Range<usize>,
+        Then,
+        PhantomData<F>,
+    );
     impl<F: Format> Kernel for Run<'_, F> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            let Run(product, acts, panels, _) = self;
+            let Run(product, acts, panels, then, _) = self;
             // SAFETY: by the contract of `Product::run`.
             unsafe {
-                let mut work = Work::new(product, acts);
+                let mut work = Work::new(product, acts, then);
                 if acts.rows() <= FEW_ROWS {
                     few_rows!(
                         s,
@@ -100,7 +102,7 @@ pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
             }
         }
     }
-    S::assume().vectorize(Run::<F>(p, acts, panels, PhantomData))
+    S::assume().vectorize(Run::<F>(p, acts, panels, then, PhantomData))
 }
 
 /// `N` rows of activations times `P` panels.
@@ -124,7 +126,12 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     };
     let first = work.panel(panel);
     let code_bytes = const { L::Codes::ROW_BYTES * S::LANES };
-    let ahead = PANELS_AHEAD * shape.stride;
+    let mut ahead = [0; P];
+    if FEW {
+        for i in 0..P {
+            ahead[i] = work.ahead(panel + i);
+        }
+    }
     let mut acc = [[s.splat(0.0); N]; P];
     let mut fetched = fetch.first;
     let stride = shape.stride;
@@ -142,9 +149,9 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
             fetched += fetch.every;
             for i in 0..P {
                 for line in (0..code_bytes).step_by(LINE) {
-                    prefetch_near(codes[i].wrapping_add(ahead + line));
+                    prefetch_near(codes[i].wrapping_add(ahead[i] + line));
                 }
-                prefetch_near(scales[i].wrapping_add(ahead));
+                prefetch_near(scales[i].wrapping_add(ahead[i]));
             }
         }
         for sub in 0..subs {

@@ -33,8 +33,28 @@ unsafe impl Sync for Product<'_> {}
 // SAFETY: as above.
 unsafe impl Send for Product<'_> {}
 
+/// What whoever computes some panels reads after them, to be fetched in time: of few
+/// rows the memory is what takes the time, and it should never pause.
+#[derive(Clone, Copy, Debug)]
+pub struct Then {
+    /// Panels of the same matrix, up to this one.
+    pub until: usize,
+    /// And then what lies here; null if that is not known.
+    pub next: *const u8,
+}
+
+impl Then {
+    /// Nothing after these panels.
+    pub fn end(panels: &Range<usize>) -> Then {
+        Then {
+            until: panels.end,
+            next: std::ptr::null(),
+        }
+    }
+}
+
 /// Computes a range of panels of a product, for all rows of the activations.
-pub(crate) type PanelFn = unsafe fn(&Product, &Acts, Range<usize>);
+pub(crate) type PanelFn = unsafe fn(&Product, &Acts, Range<usize>, Then);
 
 impl Product<'_> {
     /// Computes the outputs of `panels`.
@@ -45,7 +65,7 @@ impl Product<'_> {
     ///
     /// # Panics
     /// If the activations lack the forms or the width that the weights need.
-    pub unsafe fn run(&self, acts: &Acts, panels: Range<usize>) {
+    pub unsafe fn run(&self, acts: &Acts, panels: Range<usize>, then: Then) {
         let w = self.weights;
         assert_eq!(acts.cols(), w.cols(), "activations as wide as the weights");
         assert!(acts.forms().contains(w.forms()), "activations in all forms");
@@ -53,7 +73,7 @@ impl Product<'_> {
         if let Some(bias) = self.bias {
             assert_eq!(bias.len(), w.rows());
         }
-        (w.panel_fn())(self, acts, panels)
+        (w.panel_fn())(self, acts, panels, then)
     }
 }
 
@@ -93,6 +113,11 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
     }
 }
 
+/// A panel is several short streams, which the processor's own prefetching finds late;
+/// so of few rows the same place of a panel that comes so much later is fetched, into
+/// the second cache: to the first, fewer lines can be on their way.
+const PANELS_AHEAD: usize = 4;
+
 /// Which blocks of weights a tile fetches for the panels after its own: those of
 /// a step have shares, so that the requests are spread over its time.
 #[derive(Clone, Copy)]
@@ -110,15 +135,17 @@ struct Work<'a> {
     /// Where panel 0 of the weights begins; not all panels need be there.
     data: *const u8,
     shape: PanelShape,
+    then: Then,
 }
 
 impl<'a> Work<'a> {
-    fn new(product: &'a Product<'a>, acts: &'a Acts) -> Work<'a> {
+    fn new(product: &'a Product<'a>, acts: &'a Acts, then: Then) -> Work<'a> {
         Work {
             product,
             acts,
             data: product.weights.data().as_ptr(),
             shape: product.weights.shape(),
+            then,
         }
     }
 
@@ -126,6 +153,21 @@ impl<'a> Work<'a> {
     #[inline(always)]
     fn panel(&self, panel: usize) -> *const u8 {
         self.data.wrapping_add(panel * self.shape.stride)
+    }
+
+    /// How far from a panel what is to be fetched lies, while that panel is computed.
+    #[inline(always)]
+    fn ahead(&self, panel: usize) -> usize {
+        let (to, stride) = (panel + PANELS_AHEAD, self.shape.stride);
+        match to.checked_sub(self.then.until) {
+            None => PANELS_AHEAD * stride,
+            // What is there already.
+            Some(_) if self.then.next.is_null() => 0,
+            Some(beyond) => {
+                let next = self.then.next.addr().wrapping_add(beyond * stride);
+                next.wrapping_sub(self.panel(panel).addr())
+            }
+        }
     }
 }
 

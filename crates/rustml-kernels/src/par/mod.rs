@@ -5,7 +5,7 @@
 //! they also say how the threads' time divides among the parts of one region.
 
 use crate::acts::{tiles, Acts, Forms, RowWriter, FEW_ROWS};
-use crate::gemm::Product;
+use crate::gemm::{Product, Then};
 use crate::ops::{self, Activation, NormKind};
 use crate::panel::Matrix;
 use crate::pool::Pool;
@@ -132,16 +132,37 @@ fn cut<'a>(
 /// the pause between two products.
 const AHEAD: usize = 64 << 10;
 
-/// Says that products of these weights come after those that are run next: who
-/// waits then asks for the first of them, which the processor would find only
-/// when they are read.
+/// Says that products of these weights come after those that are run next, or of none
+/// that are worth it: who is through with his part, and waits, then asks for the first of
+/// them, which the processor would find only when they are read.
 pub fn expect(team: &Team, weights: &[&Matrix]) {
     let chunks = cut(team, 1, weights.iter().copied());
     for thread in 0..team.pool.threads() {
-        if let Some(&(i, from, _)) = chunks.get(team.pool.first_of(chunks.len(), thread)) {
-            let data = &weights[i].data()[from * weights[i].panel_bytes()..];
-            team.pool.expect(thread, &data[..data.len().min(AHEAD)]);
-        }
+        let first = chunks.get(team.pool.first_of(chunks.len(), thread));
+        let data = first.map_or(&[][..], |&(i, from, _)| {
+            &weights[i].data()[from * weights[i].panel_bytes()..]
+        });
+        team.pool.expect(thread, &data[..data.len().min(AHEAD)]);
+    }
+}
+
+/// What a thread reads after chunk `c`: the rest of its share, or what it was told to
+/// expect. Of other threads' shares it takes the last chunks, and nobody knows which next.
+fn then(team: &Team, products: &[Product], chunks: &[Chunk], c: usize, thread: usize) -> Then {
+    let (i, from, to) = chunks[c];
+    let share = |thread| team.pool.first_of(chunks.len(), thread);
+    if !(share(thread)..share(thread + 1)).contains(&c) {
+        return Then::end(&(from..to));
+    }
+    match chunks[share(thread + 1) - 1] {
+        (last, _, until) if last == i => Then {
+            until,
+            next: team.pool.expected(thread),
+        },
+        _ => Then {
+            until: products[i].weights.panels(),
+            next: products[i + 1].weights.data().as_ptr(),
+        },
     }
 }
 
@@ -167,12 +188,13 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
         });
     }
     let chunks = cut(team, rows, outputs.iter().map(|o| o.weights));
-    team.pool.run(chunks.len(), &|c, _| {
+    team.pool.run(chunks.len(), &|c, thread| {
         let (i, from, to) = chunks[c];
         let start = timing.map(|_| ticks());
+        let then = then(team, &products, &chunks, c, thread);
         // SAFETY: the outputs were checked above to hold all rows, and each
         // chunk computes its own panels.
-        unsafe { products[i].run(acts, from..to) };
+        unsafe { products[i].run(acts, from..to, then) };
         if let (Some(times), Some(start)) = (timing, start) {
             times[i].fetch_add(ticks_since(start), Relaxed);
         }

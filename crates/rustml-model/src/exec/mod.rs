@@ -386,6 +386,9 @@ impl Exec {
             &[weights.head()],
         );
         let start = self.recorder.start();
+        let first = weights.layers.first().map(|l| [&l.query, &l.key, &l.value]);
+        let first = first.map(|linears| linears.map(|l| &l.weights));
+        expect(&self.team, rows, first.as_ref().map_or(&[], |f| &f[..]));
         let b = &mut self.buffers;
         let logits = &mut b.logits[..rows * vocab];
         let bias = weights.head.as_ref().and_then(|h| h.bias.as_deref());
@@ -413,9 +416,8 @@ const FEW_ROWS: usize = 4;
 /// Says which weights are read after the product that is run next, if that is
 /// worth the words.
 fn expect(team: &Team, rows: usize, weights: &[&Matrix]) {
-    if rows <= FEW_ROWS {
-        par::expect(team, weights);
-    }
+    let worth = rows <= FEW_ROWS;
+    par::expect(team, if worth { weights } else { &[] });
 }
 
 fn output_of<'a>(l: &'a Linear, out: &'a mut [f32]) -> Output<'a> {
