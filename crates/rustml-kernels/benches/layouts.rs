@@ -18,7 +18,7 @@ use half::f16;
 use rustml_io::DType;
 use rustml_kernels::par::{prepare_rows, Team};
 use rustml_kernels::{Acts, Matrix, Pool, Product, Then};
-use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use rustml_simd::{prefetch_near, with_isa, Isa, Kernel, Simd};
 use std::time::Duration;
 
 /// Outputs and inputs.
@@ -97,7 +97,7 @@ unsafe fn tile<S: Simd, const N: usize>(
             for r in 0..R {
                 let from = w.codes.as_ptr().add((r0 + r) * w.inputs + b * BLOCK);
                 if N == 1 {
-                    s.prefetch(from.wrapping_add(R * w.inputs));
+                    prefetch_near(from.wrapping_add(R * w.inputs));
                 }
                 codes[r] = s.load_i(from);
             }

@@ -162,9 +162,6 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     fn splat_i32(self, x: i32) -> Self::I;
     /// Reads a whole vector of bytes.
     unsafe fn load_i(self, p: *const u8) -> Self::I;
-    /// Asks for the cache line at `p`, which need not be readable.
-    #[inline(always)]
-    fn prefetch(self, _p: *const u8) {}
     /// Reads 4 bytes into every lane.
     unsafe fn splat_load(self, p: *const u8) -> Self::I;
     /// Writes a whole vector of bytes.

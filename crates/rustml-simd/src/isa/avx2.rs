@@ -160,10 +160,6 @@ macro_rules! avx2_token {
                 _mm256_loadu_si256(p.cast())
             }
             #[inline(always)]
-            fn prefetch(self, p: *const u8) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-            }
-            #[inline(always)]
             unsafe fn splat_load(self, p: *const u8) -> Self::I {
                 _mm256_set1_epi32(p.cast::<i32>().read_unaligned())
             }

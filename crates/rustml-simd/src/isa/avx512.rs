@@ -157,10 +157,6 @@ macro_rules! avx512_token {
                 _mm512_loadu_si512(p.cast())
             }
             #[inline(always)]
-            fn prefetch(self, p: *const u8) {
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-            }
-            #[inline(always)]
             unsafe fn splat_load(self, p: *const u8) -> Self::I {
                 _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
             }

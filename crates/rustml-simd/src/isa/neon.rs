@@ -164,12 +164,6 @@ macro_rules! neon_token {
                 vreinterpretq_s32_u8(vld1q_u8(p))
             }
             #[inline(always)]
-            fn prefetch(self, p: *const u8) {
-                unsafe {
-                    core::arch::asm!("prfm pldl1keep, [{}]", in(reg) p, options(nostack, readonly, preserves_flags));
-                }
-            }
-            #[inline(always)]
             unsafe fn splat_load(self, p: *const u8) -> Self::I {
                 vdupq_n_s32(p.cast::<i32>().read_unaligned())
             }

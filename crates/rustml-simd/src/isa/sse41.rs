@@ -149,10 +149,6 @@ unsafe impl Simd for Sse41 {
         _mm_loadu_si128(p.cast())
     }
     #[inline(always)]
-    fn prefetch(self, p: *const u8) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-    }
-    #[inline(always)]
     unsafe fn splat_load(self, p: *const u8) -> Self::I {
         _mm_set1_epi32(p.cast::<i32>().read_unaligned())
     }
