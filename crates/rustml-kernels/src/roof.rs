@@ -71,8 +71,9 @@ pub fn read(team: &Team, set: &[u8]) {
 }
 
 /// Operations per second of all threads together in the byte dot product that
-/// the kernels of the team's instruction set use ([`Simd::dot_u7`]): a
-/// multiplication and an addition for each pair of bytes.
+/// the kernels of the team's instruction set use ([`Simd::dot_u7`], or for codes of
+/// four bits [`Simd::add_pairs`] where that is better): a multiplication and an
+/// addition for each pair of bytes.
 pub fn dot_peak(team: &Team, budget: Duration) -> f64 {
     peak(team, budget, 4, &|isa| with_isa(isa, Dots))
 }
@@ -146,12 +147,30 @@ impl Kernel for Dots {
         for (i, chain) in chains.iter_mut().enumerate() {
             *chain = s.splat_i32(black_box(i as i32));
         }
-        for _ in 0..LINKS {
-            for chain in &mut chains {
-                // Each link reads the former one as activations too, so that where
-                // a dot is several instructions none can be taken out of the loop.
-                // They leave the range that sums are right in; nobody wants those.
-                *chain = s.dot_u7(*chain, codes, *chain);
+        // Each link reads the former one too, so that where a dot is several
+        // instructions none can be taken out of the loop. They leave the range that
+        // sums are right in; nobody wants those.
+        if S::BY_PAIRS {
+            // The groups of a block, as a tile of rows has them: one after the other.
+            let mut groups = [codes; 8];
+            for (i, group) in groups.iter_mut().enumerate() {
+                *group = s.splat_i32(black_box(i as i32));
+            }
+            for _ in 0..LINKS / groups.len() {
+                for chain in &mut chains {
+                    let codes = s.and(*chain, s.splat_i32(0x0f0f_0f0f));
+                    let mut sums = s.no_pairs();
+                    for a in groups {
+                        sums = s.add_pairs(sums, codes, a);
+                    }
+                    *chain = s.sum_pairs(*chain, sums);
+                }
+            }
+        } else {
+            for _ in 0..LINKS {
+                for chain in &mut chains {
+                    *chain = s.dot_u7(*chain, codes, *chain);
+                }
             }
         }
         let mut seen = [0u8; 64];

@@ -94,11 +94,16 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     type F: Copy;
     /// Integer vector.
     type I: Copy;
+    /// Sums on their way to a byte dot product, see [`Simd::add_pairs`].
+    type Pairs: Copy;
     /// 32-bit lanes of a vector.
     const LANES: usize;
     /// What is added to a signed byte code before it is given to
     /// [`Simd::dot_i8`]: 128 where the dot instruction takes unsigned codes.
     const I8_BIAS: i32;
+    /// Whether several byte dot products are cheaper by way of [`Simd::Pairs`]: where
+    /// one is no single instruction.
+    const BY_PAIRS: bool = false;
     /// Whether [`Simd::dot_bf16`] is one instruction.
     const DOTS_BF16: bool = false;
 
@@ -222,6 +227,14 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// The same for signed codes stored with [`Simd::I8_BIAS`] added; the sum
     /// is that of the biased codes.
     fn dot_i8(self, acc: Self::I, codes: Self::I, a: Self::I) -> Self::I;
+    /// Nothing summed yet.
+    fn no_pairs(self) -> Self::Pairs;
+    /// Adds the products of codes and signed bytes in -127..=127 to sums that may
+    /// have 16 bits: the codes summed into one place, each at its largest, are 127
+    /// at most. So what [`Simd::dot_u7`] has to widen every time is widened once.
+    fn add_pairs(self, sums: Self::Pairs, codes: Self::I, a: Self::I) -> Self::Pairs;
+    /// `acc + sums`, those of each lane together.
+    fn sum_pairs(self, acc: Self::I, sums: Self::Pairs) -> Self::I;
     /// `acc + sum of 2 products` of bfloat16 numbers, of which every lane holds
     /// a pair: first the high halves' product is added, then that of the low ones.
     ///

@@ -356,3 +356,48 @@ fn dot_products_are_exact_at_the_extremes() {
         }
     }
 }
+
+kernel!(
+    fn dot_by_pairs<S>(s, times: usize, acc: &'a [i32], codes: &'a [u8], a: &'a [i8]) -> Vec<i32> {
+        let (mut out, mut sums) = (vec![0; S::LANES], s.no_pairs());
+        // SAFETY: callers give the bytes of the widest vector, `times` times.
+        unsafe {
+            for i in 0..times {
+                let (codes, a) = (&codes[i * BYTES..], &a[i * BYTES..]);
+                sums = s.add_pairs(sums, s.load_i(codes.as_ptr()), s.load_i(a.as_ptr().cast()));
+            }
+            let r = s.sum_pairs(s.load_i(acc.as_ptr().cast()), sums);
+            s.store_i(out.as_mut_ptr().cast(), r);
+        }
+        out
+    }
+);
+
+/// The most that sums of pairs are said to hold, and random bytes.
+#[test]
+fn dot_products_by_way_of_pairs_are_exact() {
+    let mut rng = Rng(31);
+    for times in [1, 2, 4, 8, 18, 42] {
+        let (bytes, max) = (times * BYTES, 127 / times as u64);
+        let acc: Vec<i32> = (0..WIDEST).map(|_| (rng.bits() as i32) >> 4).collect();
+        let largest: Vec<u8> = vec![max as u8; bytes];
+        let random: Vec<u8> = (0..bytes).map(|_| (rng.bits() % (max + 1)) as u8).collect();
+        let any: Vec<i8> = (0..bytes)
+            .map(|_| (rng.bits() % 255) as i8)
+            .map(|a| a.max(-127))
+            .collect();
+        for codes in [&largest, &random] {
+            for a in [&vec![127; bytes], &vec![-127; bytes], &any] {
+                for isa in Isa::available() {
+                    let sums = dot_by_pairs(isa, times, &acc, codes, a);
+                    for (lane, got) in sums.into_iter().enumerate() {
+                        let at = |i: usize| i * BYTES + 4 * lane;
+                        let places = (0..times).flat_map(|i| at(i)..at(i) + 4);
+                        let sum: i32 = places.map(|p| i32::from(codes[p]) * i32::from(a[p])).sum();
+                        assert_eq!(got, acc[lane] + sum, "{isa:?} lane {lane} times {times}");
+                    }
+                }
+            }
+        }
+    }
+}

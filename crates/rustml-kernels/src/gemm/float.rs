@@ -86,6 +86,8 @@ impl Float for BF16 {
     }
 }
 
+tiles!(Float, float_tile, float_panels_at_once);
+
 pub(super) unsafe fn float_panels<S: Simd, F: Float>(
     p: &Product,
     acts: &Acts,
@@ -103,15 +105,12 @@ pub(super) unsafe fn float_panels<S: Simd, F: Float>(
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            // SAFETY: by the contract of `Product::run`.
-            unsafe {
-                let work = Work::new(self.0, self.1, self.3);
-                let panels = self.2;
-                if self.1.rows() <= FEW_ROWS {
-                    few_rows!(s, &work, panels, float_tile, F, float_panels_at_once)
-                } else {
-                    many_rows!(s, &work, panels, float_tile, F, float_panels_at_once)
-                }
+            let work = Work::new(self.0, self.1, self.3);
+            let panels = self.2;
+            if self.1.rows() <= FEW_ROWS {
+                few_rows::<S, F>(s, &work, panels)
+            } else {
+                many_rows::<S, F>(s, &work, panels)
             }
         }
     }

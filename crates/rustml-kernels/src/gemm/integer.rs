@@ -44,6 +44,8 @@ impl<F: Format> Layout for AsBytes<F> {
     type Scales = Wide<F::Scales>;
 }
 
+tiles!(Layout, integer_tile, integer_panels_at_once);
+
 pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
     p: &Product,
     acts: &Acts,
@@ -62,42 +64,19 @@ pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Run(product, acts, panels, then, _) = self;
-            // SAFETY: by the contract of `Product::run`.
-            unsafe {
-                let mut work = Work::new(product, acts, then);
-                if acts.rows() <= FEW_ROWS {
-                    few_rows!(
-                        s,
-                        &work,
-                        panels,
-                        integer_tile,
-                        Packed<F>,
-                        integer_panels_at_once
-                    );
-                } else if const { F::Scales::BLOCK == BLOCK } {
-                    many_rows!(
-                        s,
-                        &work,
-                        panels,
-                        integer_tile,
-                        Packed<F>,
-                        integer_panels_at_once
-                    );
-                } else {
-                    let mut unpacked = Unpacked::new::<S, F>(product.weights);
-                    work.shape = unpacked.shape;
-                    for from in panels.clone().step_by(unpacked.room) {
-                        let panels = from..panels.end.min(from + unpacked.room);
-                        work.data = unpacked.fill::<S, F>(s, panels.clone());
-                        many_rows!(
-                            s,
-                            &work,
-                            panels,
-                            integer_tile,
-                            AsBytes<F>,
-                            integer_panels_at_once
-                        );
-                    }
+            let mut work = Work::new(product, acts, then);
+            if acts.rows() <= FEW_ROWS {
+                few_rows::<S, Packed<F>>(s, &work, panels);
+            } else if const { F::Scales::BLOCK == BLOCK && !S::BY_PAIRS } {
+                many_rows::<S, Packed<F>>(s, &work, panels);
+            } else {
+                let mut unpacked = Unpacked::new::<S, F>(product.weights);
+                work.shape = unpacked.shape;
+                for from in panels.clone().step_by(unpacked.room) {
+                    let panels = from..panels.end.min(from + unpacked.room);
+                    // SAFETY: made for them.
+                    work.data = unsafe { unpacked.fill::<S, F>(s, panels.clone()) };
+                    many_rows::<S, AsBytes<F>>(s, &work, panels);
                 }
             }
         }
@@ -156,24 +135,20 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
         }
         for sub in 0..subs {
             let a_sums = a_sums.add((b * subs + sub) * N).cast::<u8>();
-            let mut dots = [[s.splat_i32(0); N]; P];
-            if let Some(Correction::Integer { .. }) = correction {
-                for n in 0..N {
-                    let start = s.splat_load(a_sums.add(4 * n));
-                    for dots in &mut dots {
-                        dots[n] = start;
-                    }
-                }
-            }
+            let start = match correction {
+                Some(Correction::Integer { .. }) => Some(a_sums),
+                _ => None,
+            };
             // All groups, or those of this half of the block.
             let halves = match (subs, sub) {
                 (1, _) => (true, true),
                 (_, sub) => (sub == 0, sub == 1),
             };
-            step::<S, L::Codes, N, P, 0>(s, &codes, a, halves, &mut dots);
-            step::<S, L::Codes, N, P, 1>(s, &codes, a, halves, &mut dots);
-            step::<S, L::Codes, N, P, 2>(s, &codes, a, halves, &mut dots);
-            step::<S, L::Codes, N, P, 3>(s, &codes, a, halves, &mut dots);
+            let dots = if const { S::BY_PAIRS && groups_at_once::<L::Codes>() > 1 } {
+                dots_by_pairs::<S, L::Codes, N, P>(s, &codes, a, halves, start)
+            } else {
+                dots::<S, L::Codes, N, P>(s, &codes, a, halves, start)
+            };
             let sub_at = b * BLOCK % L::Scales::BLOCK / L::Scales::SUB + sub;
             for i in 0..P {
                 let scale = L::Scales::scale(s, scales[i], sub_at);
@@ -196,14 +171,131 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     }
 }
 
-/// Adds the products of groups `J` and `J + 4`, or of one of them.
+/// Where sums of a row's products begin: at the sum that corrects them, if there
+/// are such.
 #[inline(always)]
-unsafe fn step<S: Simd, C: Codes, const N: usize, const P: usize, const J: usize>(
+unsafe fn start<S: Simd>(s: S, corrections: Option<*const u8>, n: usize) -> S::I {
+    match corrections {
+        Some(p) => s.splat_load(p.add(4 * n)),
+        None => s.splat_i32(0),
+    }
+}
+
+/// Sums of the products of a block's groups, or of those of a half.
+#[inline(always)]
+unsafe fn dots<S: Simd, C: Codes, const N: usize, const P: usize>(
     s: S,
     codes: &[*const u8; P],
     a: *const u8,
     halves: (bool, bool),
-    dots: &mut [[S::I; N]; P],
+    corrections: Option<*const u8>,
+) -> [[S::I; N]; P] {
+    let mut dots = [[s.splat_i32(0); N]; P];
+    for n in 0..N {
+        let start = start(s, corrections, n);
+        for dots in &mut dots {
+            dots[n] = start;
+        }
+    }
+    step::<S, C, Dots, N, P, 0>(s, codes, a, halves, &mut dots);
+    step::<S, C, Dots, N, P, 1>(s, codes, a, halves, &mut dots);
+    step::<S, C, Dots, N, P, 2>(s, codes, a, halves, &mut dots);
+    step::<S, C, Dots, N, P, 3>(s, codes, a, halves, &mut dots);
+    dots
+}
+
+/// Groups whose products [`Simd::add_pairs`] sums up.
+const fn groups_at_once<C: Codes>() -> usize {
+    match C::SIGNED {
+        true => 1,
+        false => 127 / C::MAX,
+    }
+}
+
+/// The same by way of [`Simd::Pairs`], for small codes.
+#[inline(always)]
+unsafe fn dots_by_pairs<S: Simd, C: Codes, const N: usize, const P: usize>(
+    s: S,
+    codes: &[*const u8; P],
+    a: *const u8,
+    halves: (bool, bool),
+    corrections: Option<*const u8>,
+) -> [[S::I; N]; P] {
+    let mut sums = ([[s.splat_i32(0); N]; P], [[s.no_pairs(); N]; P]);
+    let steps = groups_at_once::<C>() / (usize::from(halves.0) + usize::from(halves.1));
+    step::<S, C, Pairs, N, P, 0>(s, codes, a, halves, &mut sums.1);
+    sum_pairs(s, 0, steps, corrections, &mut sums);
+    step::<S, C, Pairs, N, P, 1>(s, codes, a, halves, &mut sums.1);
+    sum_pairs(s, 1, steps, corrections, &mut sums);
+    step::<S, C, Pairs, N, P, 2>(s, codes, a, halves, &mut sums.1);
+    sum_pairs(s, 2, steps, corrections, &mut sums);
+    step::<S, C, Pairs, N, P, 3>(s, codes, a, halves, &mut sums.1);
+    sum_pairs(s, 3, steps, corrections, &mut sums);
+    sums.0
+}
+
+/// After step `j`: adds up the pairs, if there is no room for those of another step
+/// or none to come.
+#[inline(always)]
+unsafe fn sum_pairs<S: Simd, const N: usize, const P: usize>(
+    s: S,
+    j: usize,
+    steps: usize,
+    corrections: Option<*const u8>,
+    (dots, pairs): &mut ([[S::I; N]; P], [[S::Pairs; N]; P]),
+) {
+    if !(j + 1).is_multiple_of(steps) && j != 3 {
+        return;
+    }
+    for n in 0..N {
+        for i in 0..P {
+            let before = match j < steps {
+                true => start(s, corrections, n),
+                false => dots[i][n],
+            };
+            dots[i][n] = s.sum_pairs(before, pairs[i][n]);
+            pairs[i][n] = s.no_pairs();
+        }
+    }
+}
+
+/// How products are summed up.
+trait Sums<C> {
+    type Of<S: Simd>: Copy;
+    fn add<S: Simd>(s: S, sums: Self::Of<S>, codes: S::I, a: S::I) -> Self::Of<S>;
+}
+
+/// With one dot product for each group.
+struct Dots;
+impl<C: Codes> Sums<C> for Dots {
+    type Of<S: Simd> = S::I;
+    #[inline(always)]
+    fn add<S: Simd>(s: S, sums: S::I, codes: S::I, a: S::I) -> S::I {
+        match C::SIGNED {
+            true => s.dot_i8(sums, codes, a),
+            false => s.dot_u7(sums, codes, a),
+        }
+    }
+}
+
+/// By way of [`Simd::Pairs`].
+struct Pairs;
+impl<C: Codes> Sums<C> for Pairs {
+    type Of<S: Simd> = S::Pairs;
+    #[inline(always)]
+    fn add<S: Simd>(s: S, sums: S::Pairs, codes: S::I, a: S::I) -> S::Pairs {
+        s.add_pairs(sums, codes, a)
+    }
+}
+
+/// Adds the products of groups `J` and `J + 4`, or of one of them.
+#[inline(always)]
+unsafe fn step<S: Simd, C: Codes, T: Sums<C>, const N: usize, const P: usize, const J: usize>(
+    s: S,
+    codes: &[*const u8; P],
+    a: *const u8,
+    halves: (bool, bool),
+    sums: &mut [[T::Of<S>; N]; P],
 ) {
     let zero = s.splat_i32(0);
     let mut groups = [(zero, zero); P];
@@ -214,23 +306,14 @@ unsafe fn step<S: Simd, C: Codes, const N: usize, const P: usize, const J: usize
         if halves.0 {
             let x = s.splat_load(a.add(n * BLOCK + 4 * J));
             for i in 0..P {
-                dots[i][n] = dot::<S, C>(s, dots[i][n], groups[i].0, x);
+                sums[i][n] = T::add(s, sums[i][n], groups[i].0, x);
             }
         }
         if halves.1 {
             let x = s.splat_load(a.add(n * BLOCK + 4 * J + BLOCK / 2));
             for i in 0..P {
-                dots[i][n] = dot::<S, C>(s, dots[i][n], groups[i].1, x);
+                sums[i][n] = T::add(s, sums[i][n], groups[i].1, x);
             }
         }
-    }
-}
-
-#[inline(always)]
-fn dot<S: Simd, C: Codes>(s: S, acc: S::I, codes: S::I, a: S::I) -> S::I {
-    if C::SIGNED {
-        s.dot_i8(acc, codes, a)
-    } else {
-        s.dot_u7(acc, codes, a)
     }
 }

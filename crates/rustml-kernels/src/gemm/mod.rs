@@ -171,84 +171,121 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Runs a tile function for every panel and every tile of the activations, as
-/// many panels at a time as `$at_once` says for the tile's rows: each panel is
-/// taken through all tiles.
-macro_rules! few_rows {
-    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
-        let rows = $work.acts.rows();
-        let every = crate::acts::tiles(rows).count();
-        // One tile takes them all; several, as many as the smallest takes at once.
-        let step = match every {
-            1 => $panels.len().max(1),
-            _ => const { $at_once::<S, $f>(1) },
-        };
-        let mut from = $panels.start;
-        while from < $panels.end {
-            let to = (from + step).min($panels.end);
-            for (first, (row0, n)) in crate::acts::tiles(rows).enumerate() {
-                let fetch = $crate::gemm::Fetch { every, first };
-                one_tile!(
-                    $s,
-                    $work,
-                    (from..to),
-                    $tile,
-                    $f,
+/// What takes panels through tiles of activations with the function `$tile`, as many
+/// at a time as `$at_once` says for the tile's rows; `$kind` is what it is generic over.
+macro_rules! tiles {
+    ($kind:ident, $tile:ident, $at_once:ident) => {
+        /// Panels taken through one tile of `N` rows: a function of its own, so that it is
+        /// compiled once, wherever it is called.
+        struct Through<'a, T, const N: usize, const FEW: bool> {
+            work: &'a $crate::gemm::Work<'a>,
+            panels: std::ops::Range<usize>,
+            row0: usize,
+            fetch: $crate::gemm::Fetch,
+            kind: std::marker::PhantomData<T>,
+        }
+
+        impl<'a, T: $kind, const N: usize, const FEW: bool> Through<'a, T, N, FEW> {
+            #[inline(always)]
+            fn run_on<S: Simd>(
+                s: S,
+                work: &'a $crate::gemm::Work<'a>,
+                panels: std::ops::Range<usize>,
+                row0: usize,
+                fetch: $crate::gemm::Fetch,
+            ) {
+                s.vectorize(Through::<T, N, FEW> {
+                    work,
+                    panels,
                     row0,
-                    n,
-                    $at_once,
                     fetch,
-                    true
-                );
+                    kind: std::marker::PhantomData,
+                });
             }
-            from = to;
         }
-    }};
-}
 
-/// The same for many rows: each tile is taken through all panels.
-macro_rules! many_rows {
-    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $at_once:ident) => {{
-        let fetch = $crate::gemm::Fetch { every: 1, first: 0 };
-        for (row0, n) in crate::acts::tiles($work.acts.rows()) {
-            one_tile!($s, $work, $panels, $tile, $f, row0, n, $at_once, fetch, false);
+        impl<T: $kind, const N: usize, const FEW: bool> Kernel for Through<'_, T, N, FEW> {
+            type Out = ();
+            #[inline(always)]
+            fn run<S: Simd>(self, s: S) {
+                let (work, row0, fetch) = (self.work, self.row0, self.fetch);
+                let mut panel = self.panels.start;
+                // SAFETY: by the contract of `Product::run`.
+                unsafe {
+                    match const { $at_once::<S, T>(N) } {
+                        4 => {
+                            while panel + 4 <= self.panels.end {
+                                $tile::<S, T, N, 4, FEW>(s, work, panel, row0, fetch);
+                                panel += 4;
+                            }
+                        }
+                        2 => {
+                            while panel + 2 <= self.panels.end {
+                                $tile::<S, T, N, 2, FEW>(s, work, panel, row0, fetch);
+                                panel += 2;
+                            }
+                        }
+                        _ => {}
+                    }
+                    while panel < self.panels.end {
+                        $tile::<S, T, N, 1, FEW>(s, work, panel, row0, fetch);
+                        panel += 1;
+                    }
+                }
+            }
         }
-    }};
-}
 
-/// One tile, all panels.
-macro_rules! one_tile {
-    ($s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:ident, $at_once:ident, $fetch:expr, $few:literal) => {
-        match $n {
-            8 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 8, $at_once, $fetch, $few),
-            6 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 6, $at_once, $fetch, $few),
-            // The last rows of many cost nothing either way.
-            4 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 4, $at_once, $fetch, true),
-            2 => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 2, $at_once, $fetch, true),
-            _ => one_tile!(@ $s, $work, $panels, $tile, $f, $row0, 1, $at_once, $fetch, true),
+        /// Each panel through all tiles.
+        #[inline(always)]
+        fn few_rows<S: Simd, T: $kind>(
+            s: S,
+            work: &$crate::gemm::Work,
+            panels: std::ops::Range<usize>,
+        ) {
+            let rows = work.acts.rows();
+            let every = $crate::acts::tiles(rows).count();
+            // One tile takes them all; several, as many as the smallest takes at once.
+            let step = match every {
+                1 => panels.len().max(1),
+                _ => const { $at_once::<S, T>(1) },
+            };
+            for from in panels.clone().step_by(step) {
+                let some = from..(from + step).min(panels.end);
+                for (first, (row0, n)) in $crate::acts::tiles(rows).enumerate() {
+                    let fetch = $crate::gemm::Fetch { every, first };
+                    match n {
+                        8 => Through::<T, 8, true>::run_on(s, work, some.clone(), row0, fetch),
+                        4 => Through::<T, 4, true>::run_on(s, work, some.clone(), row0, fetch),
+                        2 => Through::<T, 2, true>::run_on(s, work, some.clone(), row0, fetch),
+                        _ => Through::<T, 1, true>::run_on(s, work, some.clone(), row0, fetch),
+                    }
+                }
+            }
+        }
+
+        /// Each tile through all panels.
+        #[inline(always)]
+        fn many_rows<S: Simd, T: $kind>(
+            s: S,
+            work: &$crate::gemm::Work,
+            panels: std::ops::Range<usize>,
+        ) {
+            let fetch = $crate::gemm::Fetch { every: 1, first: 0 };
+            for (row0, n) in $crate::acts::tiles(work.acts.rows()) {
+                let panels = panels.clone();
+                match n {
+                    6 => Through::<T, 6, false>::run_on(s, work, panels, row0, fetch),
+                    // The last rows of many cost nothing either way.
+                    4 => Through::<T, 4, true>::run_on(s, work, panels, row0, fetch),
+                    2 => Through::<T, 2, true>::run_on(s, work, panels, row0, fetch),
+                    _ => Through::<T, 1, true>::run_on(s, work, panels, row0, fetch),
+                }
+            }
         }
     };
-    (@ $s:expr, $work:expr, $panels:expr, $tile:ident, $f:ty, $row0:ident, $n:literal, $at_once:ident, $fetch:expr, $few:literal) => {{
-        let mut panel = $panels.start;
-        match const { $at_once::<S, $f>($n) } {
-            4 => while panel + 4 <= $panels.end {
-                $tile::<S, $f, $n, 4, $few>($s, $work, panel, $row0, $fetch);
-                panel += 4;
-            },
-            2 => while panel + 2 <= $panels.end {
-                $tile::<S, $f, $n, 2, $few>($s, $work, panel, $row0, $fetch);
-                panel += 2;
-            },
-            _ => {}
-        }
-        while panel < $panels.end {
-            $tile::<S, $f, $n, 1, $few>($s, $work, panel, $row0, $fetch);
-            panel += 1;
-        }
-    }};
 }
 
-// After the macros, which they use.
+// After the macro, which they use.
 mod float;
 mod integer;
 

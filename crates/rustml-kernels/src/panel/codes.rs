@@ -21,8 +21,10 @@ pub trait Codes {
     /// Bytes of one row in a code block.
     const ROW_BYTES: usize;
     /// Codes are signed bytes, given to [`Simd::dot_i8`] with
-    /// [`Simd::I8_BIAS`] added; otherwise they are in 0..=127.
+    /// [`Simd::I8_BIAS`] added; otherwise they are in `0..=MAX`.
     const SIGNED: bool = false;
+    /// The largest code there can be.
+    const MAX: usize = 127;
 
     /// Groups `J` and `J + 4` of the block at `p`, for `J` below 4: a pair
     /// because in most packings the two share their bytes.
@@ -105,6 +107,7 @@ impl PackCodes for Bits8 {
 
 impl Codes for Bits4 {
     const ROW_BYTES: usize = 16;
+    const MAX: usize = 15;
 
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
@@ -146,6 +149,7 @@ fn shift<S: Simd>(s: S, v: S::I, by: i32) -> S::I {
 
 impl Codes for Bits5 {
     const ROW_BYTES: usize = 20;
+    const MAX: usize = 31;
 
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
@@ -169,6 +173,7 @@ impl PackCodes for Bits5 {
 
 impl Codes for Bits6 {
     const ROW_BYTES: usize = 24;
+    const MAX: usize = 63;
 
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
@@ -195,6 +200,7 @@ impl PackCodes for Bits6 {
 
 impl Codes for Bits2 {
     const ROW_BYTES: usize = 8;
+    const MAX: usize = 3;
 
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
@@ -217,6 +223,7 @@ impl PackCodes for Bits2 {
 
 impl Codes for Bits3 {
     const ROW_BYTES: usize = 12;
+    const MAX: usize = 7;
 
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {

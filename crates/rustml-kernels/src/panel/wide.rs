@@ -20,6 +20,7 @@ pub struct Wide<T>(PhantomData<T>);
 impl<C: Codes> Codes for Wide<C> {
     const ROW_BYTES: usize = BLOCK;
     const SIGNED: bool = C::SIGNED;
+    const MAX: usize = C::MAX;
 
     #[inline(always)]
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {

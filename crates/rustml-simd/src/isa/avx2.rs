@@ -18,7 +18,10 @@ pub struct Avx2Vnni(());
 #[target_feature(enable = "avx2")]
 fn maddubs_dot(acc: __m256i, codes: __m256i, a: __m256i) -> __m256i {
     let pairs = _mm256_maddubs_epi16(codes, a);
-    _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    in_order(_mm256_add_epi32(
+        acc,
+        _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)),
+    ))
 }
 
 /// Folds the lanes of 16 vectors into two vectors: pairs of vectors are folded
@@ -40,14 +43,56 @@ macro_rules! fold_each {
     }};
 }
 
+/// Adds products of unsigned codes and signed bytes, summed in pairs, to sums in
+/// 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn maddubs_pairs(sums: __m256i, codes: __m256i, a: __m256i) -> __m256i {
+    in_order(_mm256_add_epi16(sums, _mm256_maddubs_epi16(codes, a)))
+}
+
+/// The same sums, by an empty instruction that keeps the order of these: the compiler
+/// would add up in another, for which it needs more registers than there are.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn in_order(mut sums: __m256i) -> __m256i {
+    // SAFETY: does nothing.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(ymm_reg) sums,
+            options(nomem, nostack, preserves_flags));
+    }
+    sums
+}
+
+/// Sums of pairs, where there is no dot instruction.
+macro_rules! sums_of_pairs {
+    () => {
+        type Pairs = __m256i;
+        const BY_PAIRS: bool = true;
+        #[inline(always)]
+        fn no_pairs(self) -> Self::Pairs {
+            unsafe { _mm256_setzero_si256() }
+        }
+        #[inline(always)]
+        fn add_pairs(self, sums: Self::Pairs, codes: Self::I, a: Self::I) -> Self::Pairs {
+            unsafe { maddubs_pairs(sums, codes, a) }
+        }
+        #[inline(always)]
+        fn sum_pairs(self, acc: Self::I, sums: Self::Pairs) -> Self::I {
+            unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(sums, _mm256_set1_epi16(1))) }
+        }
+    };
+}
+
 macro_rules! avx2_token {
-    ($token:ident, $features:literal, $bias:literal, $dot_u7:expr, $dot_i8:expr) => {
+    ($token:ident, $features:literal, $bias:literal, $dot_u7:expr, $dot_i8:expr, $pairs:ident) => {
         // In every method: the token proves that the CPU has the features.
         #[allow(clippy::undocumented_unsafe_blocks)]
         // SAFETY: the token is only made by `assume`.
         unsafe impl Simd for $token {
             type F = __m256;
             type I = __m256i;
+            $pairs!();
             const LANES: usize = 8;
             const I8_BIAS: i32 = $bias;
 
@@ -235,11 +280,19 @@ fn signed_dot(acc: __m256i, codes: __m256i, a: __m256i) -> __m256i {
     maddubs_dot(acc, _mm256_abs_epi8(codes), _mm256_sign_epi8(a, codes))
 }
 
-avx2_token!(Avx2, "avx2,fma,f16c", 0, maddubs_dot, signed_dot);
+avx2_token!(
+    Avx2,
+    "avx2,fma,f16c",
+    0,
+    maddubs_dot,
+    signed_dot,
+    sums_of_pairs
+);
 avx2_token!(
     Avx2Vnni,
     "avx2,fma,f16c,avxvnni",
     128,
     _mm256_dpbusd_avx_epi32,
-    _mm256_dpbusd_avx_epi32
+    _mm256_dpbusd_avx_epi32,
+    pairs_are_dots
 );

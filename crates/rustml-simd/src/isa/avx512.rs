@@ -53,6 +53,7 @@ macro_rules! avx512_token {
         unsafe impl Simd for $token {
             type F = __m512;
             type I = __m512i;
+            pairs_are_dots!();
             const LANES: usize = 16;
             const I8_BIAS: i32 = 128;
 

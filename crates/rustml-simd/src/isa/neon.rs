@@ -40,14 +40,42 @@ fn sdot(acc: int32x4_t, codes: int32x4_t, a: int32x4_t) -> int32x4_t {
     r
 }
 
+/// Sums in 16 bits of the products of a vector's halves, each by itself.
+macro_rules! sums_of_products {
+    () => {
+        type Pairs = (int16x8_t, int16x8_t);
+        const BY_PAIRS: bool = true;
+        #[inline(always)]
+        fn no_pairs(self) -> Self::Pairs {
+            unsafe { (vdupq_n_s16(0), vdupq_n_s16(0)) }
+        }
+        #[inline(always)]
+        fn add_pairs(self, sums: Self::Pairs, codes: Self::I, a: Self::I) -> Self::Pairs {
+            unsafe {
+                let (c, a) = (vreinterpretq_s8_s32(codes), vreinterpretq_s8_s32(a));
+                let low = vmlal_s8(sums.0, vget_low_s8(c), vget_low_s8(a));
+                (low, vmlal_high_s8(sums.1, c, a))
+            }
+        }
+        #[inline(always)]
+        fn sum_pairs(self, acc: Self::I, sums: Self::Pairs) -> Self::I {
+            unsafe {
+                let (low, high) = (vpaddlq_s16(sums.0), vpaddlq_s16(sums.1));
+                vaddq_s32(acc, vpaddq_s32(low, high))
+            }
+        }
+    };
+}
+
 macro_rules! neon_token {
-    ($token:ident, $features:literal, $dot:expr) => {
+    ($token:ident, $features:literal, $dot:expr, $pairs:ident) => {
         // In every method: the token proves that the CPU has the features.
         #[allow(clippy::undocumented_unsafe_blocks, unused_unsafe)]
         // SAFETY: the token is only made by `assume`.
         unsafe impl Simd for $token {
             type F = float32x4_t;
             type I = int32x4_t;
+            $pairs!();
             const LANES: usize = 4;
             const I8_BIAS: i32 = 0;
 
@@ -224,5 +252,5 @@ macro_rules! neon_token {
     };
 }
 
-neon_token!(Neon, "neon", widening_dot);
-neon_token!(NeonDot, "neon,dotprod", sdot);
+neon_token!(Neon, "neon", widening_dot, sums_of_products);
+neon_token!(NeonDot, "neon,dotprod", sdot, pairs_are_dots);

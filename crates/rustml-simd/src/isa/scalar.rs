@@ -28,6 +28,7 @@ fn map<T: Copy, R: Copy + Default>(a: [T; N], f: impl Fn(T) -> R) -> [R; N] {
 unsafe impl Simd for Scalar {
     type F = [f32; N];
     type I = [i32; N];
+    pairs_are_dots!();
     const LANES: usize = N;
     const I8_BIAS: i32 = 0;
 

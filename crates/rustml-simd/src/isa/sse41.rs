@@ -14,7 +14,28 @@ pub struct Sse41(());
 #[target_feature(enable = "sse4.1")]
 fn maddubs_dot(acc: __m128i, codes: __m128i, a: __m128i) -> __m128i {
     let pairs = _mm_maddubs_epi16(codes, a);
-    _mm_add_epi32(acc, _mm_madd_epi16(pairs, _mm_set1_epi16(1)))
+    in_order(_mm_add_epi32(acc, _mm_madd_epi16(pairs, _mm_set1_epi16(1))))
+}
+
+/// Adds products of unsigned codes and signed bytes, summed in pairs, to sums in
+/// 16 bits.
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn maddubs_pairs(sums: __m128i, codes: __m128i, a: __m128i) -> __m128i {
+    in_order(_mm_add_epi16(sums, _mm_maddubs_epi16(codes, a)))
+}
+
+/// The same sums, by an empty instruction that keeps the order of these: the compiler
+/// would add up in another, for which it needs more registers than there are.
+#[inline]
+#[target_feature(enable = "sse4.1")]
+fn in_order(mut sums: __m128i) -> __m128i {
+    // SAFETY: does nothing.
+    unsafe {
+        std::arch::asm!("/* {0} */", inout(xmm_reg) sums,
+            options(nomem, nostack, preserves_flags));
+    }
+    sums
 }
 
 // In every method: the token proves that the CPU has the features.
@@ -23,6 +44,20 @@ fn maddubs_dot(acc: __m128i, codes: __m128i, a: __m128i) -> __m128i {
 unsafe impl Simd for Sse41 {
     type F = __m128;
     type I = __m128i;
+    type Pairs = __m128i;
+    const BY_PAIRS: bool = true;
+    #[inline(always)]
+    fn no_pairs(self) -> Self::Pairs {
+        unsafe { _mm_setzero_si128() }
+    }
+    #[inline(always)]
+    fn add_pairs(self, sums: Self::Pairs, codes: Self::I, a: Self::I) -> Self::Pairs {
+        unsafe { maddubs_pairs(sums, codes, a) }
+    }
+    #[inline(always)]
+    fn sum_pairs(self, acc: Self::I, sums: Self::Pairs) -> Self::I {
+        unsafe { _mm_add_epi32(acc, _mm_madd_epi16(sums, _mm_set1_epi16(1))) }
+    }
     const LANES: usize = 4;
     const I8_BIAS: i32 = 0;
 
