@@ -20,4 +20,4 @@ pub use buffer::AlignedBytes;
 pub use gemm::{Product, Then};
 pub use panel::Matrix;
 pub use pool::Pool;
-pub use ticks::ticks;
+pub use ticks::{ticks, ticks_since};

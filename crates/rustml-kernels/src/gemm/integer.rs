@@ -221,17 +221,18 @@ unsafe fn dots_by_pairs<S: Simd, C: Codes, const N: usize, const P: usize>(
     halves: (bool, bool),
     corrections: Option<*const u8>,
 ) -> [[S::I; N]; P] {
-    let mut sums = ([[s.splat_i32(0); N]; P], [[s.no_pairs(); N]; P]);
+    let mut dots = [[s.splat_i32(0); N]; P];
+    let mut pairs = [[s.no_pairs(); N]; P];
     let steps = groups_at_once::<C>() / (usize::from(halves.0) + usize::from(halves.1));
-    step::<S, C, Pairs, N, P, 0>(s, codes, a, halves, &mut sums.1);
-    sum_pairs(s, 0, steps, corrections, &mut sums);
-    step::<S, C, Pairs, N, P, 1>(s, codes, a, halves, &mut sums.1);
-    sum_pairs(s, 1, steps, corrections, &mut sums);
-    step::<S, C, Pairs, N, P, 2>(s, codes, a, halves, &mut sums.1);
-    sum_pairs(s, 2, steps, corrections, &mut sums);
-    step::<S, C, Pairs, N, P, 3>(s, codes, a, halves, &mut sums.1);
-    sum_pairs(s, 3, steps, corrections, &mut sums);
-    sums.0
+    step::<S, C, Pairs, N, P, 0>(s, codes, a, halves, &mut pairs);
+    sum_pairs(s, 0, steps, corrections, &mut dots, &mut pairs);
+    step::<S, C, Pairs, N, P, 1>(s, codes, a, halves, &mut pairs);
+    sum_pairs(s, 1, steps, corrections, &mut dots, &mut pairs);
+    step::<S, C, Pairs, N, P, 2>(s, codes, a, halves, &mut pairs);
+    sum_pairs(s, 2, steps, corrections, &mut dots, &mut pairs);
+    step::<S, C, Pairs, N, P, 3>(s, codes, a, halves, &mut pairs);
+    sum_pairs(s, 3, steps, corrections, &mut dots, &mut pairs);
+    dots
 }
 
 /// After step `j`: adds up the pairs, if there is no room for those of another step
@@ -242,7 +243,8 @@ unsafe fn sum_pairs<S: Simd, const N: usize, const P: usize>(
     j: usize,
     steps: usize,
     corrections: Option<*const u8>,
-    (dots, pairs): &mut ([[S::I; N]; P], [[S::Pairs; N]; P]),
+    dots: &mut [[S::I; N]; P],
+    pairs: &mut [[S::Pairs; N]; P],
 ) {
     if !(j + 1).is_multiple_of(steps) && j != 3 {
         return;

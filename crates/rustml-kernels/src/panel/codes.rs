@@ -5,8 +5,9 @@
 //! of row `r` for inputs `4 g .. 4 g + 4`, the operand of one dot instruction.
 //!
 //! Packed, a row is some 32-bit words, and word `w` of row `r` lies in lane `r`
-//! of the block's vector `w`. So a packing is said twice, word by word: how
-//! groups become words, and how vectors of words become vectors of groups.
+//! of the block's vector `w`. So a packing is said twice: how stored
+//! blocks become words ([`words`](super::words)), and here, how vectors of words
+//! become vectors of groups.
 
 use crate::formats::{BlockFormat, IQ4_NL};
 use rustml_simd::Simd;
@@ -45,15 +46,6 @@ pub trait Codes {
     }
 }
 
-/// A packing of codes into a code block.
-pub trait PackCodes: Codes {
-    /// One row of a code block: of the words returned the first
-    /// `ROW_BYTES / 4` count. `groups[g]` holds the stored codes of inputs
-    /// `4 g .. 4 g + 4`, the first in the lowest byte; `bias` is
-    /// [`Simd::I8_BIAS`] of the instruction set that will unpack.
-    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS];
-}
-
 /// Bytes of one vector.
 #[inline(always)]
 const fn vb<S: Simd>() -> usize {
@@ -79,13 +71,6 @@ const NIBBLES: u32 = 0x0f0f_0f0f;
 const PAIRS: u32 = 0x0303_0303;
 const ONES: u32 = 0x0101_0101;
 
-/// The lowest bit of every byte of all groups, as bit `g` of one word's bytes.
-#[inline(always)]
-fn plane(groups: [u32; GROUPS]) -> u32 {
-    let bits = groups.iter().enumerate();
-    bits.fold(0, |word, (g, group)| word | (group & ONES) << g)
-}
-
 impl Codes for Bits8 {
     const ROW_BYTES: usize = 32;
     const SIGNED: bool = true;
@@ -94,14 +79,6 @@ impl Codes for Bits8 {
     unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
         let v = vb::<S>();
         (s.load_i(p.add(J * v)), s.load_i(p.add((J + 4) * v)))
-    }
-}
-
-impl PackCodes for Bits8 {
-    #[inline(always)]
-    fn pack(groups: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        // The bias is 0 or 128; adding 128 to a byte flips its highest bit.
-        groups.map(|g| g ^ u32::from_ne_bytes([bias; 4]))
     }
 }
 
@@ -114,17 +91,6 @@ impl Codes for Bits4 {
         let v = s.load_i(p.add(J * vb::<S>()));
         let mask = s.splat_i32(NIBBLES as i32);
         (s.and(v, mask), s.and(s.shr::<4>(v), mask))
-    }
-}
-
-impl PackCodes for Bits4 {
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
-        let mut words = [0; GROUPS];
-        for j in 0..4 {
-            words[j] = g[j] | g[j + 4] << 4;
-        }
-        words
     }
 }
 
@@ -162,15 +128,6 @@ impl Codes for Bits5 {
     }
 }
 
-impl PackCodes for Bits5 {
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
-        words[4] = plane(g.map(|g| g >> 4));
-        words
-    }
-}
-
 impl Codes for Bits6 {
     const ROW_BYTES: usize = 24;
     const MAX: usize = 63;
@@ -188,16 +145,6 @@ impl Codes for Bits6 {
     }
 }
 
-impl PackCodes for Bits6 {
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        let mut words = Bits4::pack(&g.map(|g| g & NIBBLES), bias);
-        let high = Bits2::pack(&g.map(|g| g >> 4), bias);
-        (words[4], words[5]) = (high[0], high[1]);
-        words
-    }
-}
-
 impl Codes for Bits2 {
     const ROW_BYTES: usize = 8;
     const MAX: usize = 3;
@@ -207,17 +154,6 @@ impl Codes for Bits2 {
         let (a, b) = (s.load_i(p), s.load_i(p.add(vb::<S>())));
         let (mask, by) = (s.splat_i32(PAIRS as i32), -2 * J as i32);
         (s.and(shift(s, a, by), mask), s.and(shift(s, b, by), mask))
-    }
-}
-
-impl PackCodes for Bits2 {
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], _bias: u8) -> [u32; GROUPS] {
-        let mut words = [0; GROUPS];
-        for j in 0..GROUPS {
-            words[j / 4] |= (g[j] & PAIRS) << (2 * (j % 4));
-        }
-        words
     }
 }
 
@@ -236,15 +172,6 @@ impl Codes for Bits3 {
     }
 }
 
-impl PackCodes for Bits3 {
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        let mut words = Bits2::pack(g, bias);
-        words[2] = plane(g.map(|g| g >> 2));
-        words
-    }
-}
-
 impl Codes for Table4 {
     const ROW_BYTES: usize = 16;
     const SIGNED: bool = true;
@@ -258,12 +185,5 @@ impl Codes for Table4 {
         }
         let (lo, hi) = Bits4::pair::<S, J>(s, p);
         (s.lookup(&table, lo), s.lookup(&table, hi))
-    }
-}
-
-impl PackCodes for Table4 {
-    #[inline(always)]
-    fn pack(g: &[u32; GROUPS], bias: u8) -> [u32; GROUPS] {
-        Bits4::pack(g, bias)
     }
 }

@@ -13,22 +13,24 @@ pub mod codes;
 mod decode;
 pub mod scales;
 pub(crate) mod wide;
+mod words;
 
 use crate::acts::{Correction, Forms, FEW_ROWS};
 use crate::buffer::AlignedBytes;
-use crate::formats::{self, with_format, BlockFormat, MAX_LEN};
+use crate::formats::{self, with_format, BlockFormat};
 use crate::gemm::{panel_fn, set_panel_fn, PanelFn};
-use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, PackCodes, Table4, BLOCK, GROUPS};
+use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Table4, BLOCK};
 use rustml_io::DType;
 use rustml_simd::Isa;
 use scales::{PackScales, Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
+use words::Words;
 
 /// How a format's blocks become panels: a packing of its codes and one of its
 /// scales. `weight = scale * (code - ZERO) + offset`, where a table takes the
 /// place of `code - ZERO` in [`Table4`].
-pub trait Format: BlockFormat {
+pub trait Format: Words {
     /// Packing of the codes.
-    type Codes: PackCodes;
+    type Codes: Codes;
     /// Packing of the scales.
     type Scales: PackScales;
 }
@@ -314,7 +316,8 @@ impl Packer<'_> {
         let lane = row % lanes;
         with_format!(self.dtype, F => {
             let (scales, codes) = panel.split_at_mut(self.shape.scale_bytes);
-            put_blocks::<F>(scales, codes, self.isa, lane, bytes)
+            let bias = self.isa.i8_bias() as u8;
+            words::put_blocks::<F>((scales, codes), (lanes, lane), bias, bytes)
         }, float => {
             match self.dtype {
                 DType::F16 => put_numbers::<2>(panel, lanes, lane, bytes),
@@ -339,29 +342,5 @@ fn put_pairs(panel: &mut [u8], lanes: usize, lane: usize, bytes: &[u8]) {
     let (pairs, last) = bytes.as_chunks::<4>();
     if !last.is_empty() {
         panel[4 * (pairs.len() * lanes + lane)..][..last.len()].copy_from_slice(last);
-    }
-}
-
-fn put_blocks<F: Format>(scales: &mut [u8], codes: &mut [u8], isa: Isa, lane: usize, bytes: &[u8]) {
-    let (lanes, bias) = (isa.lanes(), isa.i8_bias() as u8);
-    let scale_blocks = scales.chunks_exact_mut(F::Scales::ROW_BYTES * lanes);
-    let code_blocks = codes.chunks_exact_mut(F::LEN / BLOCK * F::Codes::ROW_BYTES * lanes);
-    let mut q = [0; MAX_LEN];
-    for ((block, scales), codes) in F::view_row(bytes).iter().zip(scale_blocks).zip(code_blocks) {
-        F::Scales::put(scales, lanes, lane, &block.factors());
-        block.unpack(&mut q[..F::LEN]);
-        let (blocks, _) = q[..F::LEN].as_chunks::<BLOCK>();
-        for (q, codes) in blocks
-            .iter()
-            .zip(codes.chunks_exact_mut(F::Codes::ROW_BYTES * lanes))
-        {
-            let (groups, _) = q.as_chunks::<4>();
-            let groups: [u32; GROUPS] = std::array::from_fn(|g| u32::from_le_bytes(groups[g]));
-            let words = F::Codes::pack(&groups, bias);
-            let (slots, _) = codes.as_chunks_mut::<4>();
-            for (slot, word) in slots[lane..].iter_mut().step_by(lanes).zip(words) {
-                *slot = word.to_le_bytes();
-            }
-        }
     }
 }

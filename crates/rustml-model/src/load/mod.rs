@@ -20,7 +20,7 @@ use crate::weights::{LayerWeights, Linear, NormWeights, Weights};
 use rustml_io::{DType, Store, Tensor};
 use rustml_kernels::formats::decode_row;
 use rustml_kernels::par::{pack_rows, Team};
-use rustml_kernels::Matrix;
+use rustml_kernels::{ticks, ticks_since, Matrix};
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -176,18 +176,20 @@ impl Loader<'_> {
             ),
             bytes: dtype.row_bytes(cols).unwrap_or(0).saturating_mul(rows),
         })?;
-        let (start, reading) = (Instant::now(), AtomicU64::new(0));
+        // A row takes less than the system's clock to be read twice.
+        let (start, start_ticks, reading) = (Instant::now(), ticks(), AtomicU64::new(0));
         pack_rows(self.team, &mut matrix, &|row, out| {
-            let start = Instant::now();
+            let start = ticks();
             view.read(row, dtype, out);
-            reading.fetch_add(start.elapsed().as_nanos() as u64, Relaxed);
+            reading.fetch_add(ticks_since(start), Relaxed);
             if let Some(part) = view.through(row) {
                 self.store.release_part(view.tensor.info, part);
             }
             Ok::<(), Error>(())
         })?;
-        let (wall, threads) = (start.elapsed(), self.team.pool.threads() as u64);
-        let reading = Duration::from_nanos(reading.into_inner() / threads).min(wall);
+        let (wall, all) = (start.elapsed(), ticks_since(start_ticks).max(1));
+        let share = reading.into_inner() as f64 / (all * self.team.pool.threads() as u64) as f64;
+        let reading = wall.mul_f64(share.min(1.0));
         let times = &mut self.report.times;
         times.pack += wall - reading;
         match stored == dtype {
