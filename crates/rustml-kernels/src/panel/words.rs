@@ -5,7 +5,8 @@
 //! order, so a word takes a few operations on stored words and codes are not taken
 //! apart one by one: loading a model packs all its weights.
 
-use super::codes::GROUPS;
+use super::codes::{Codes, BLOCK, GROUPS};
+use super::scales::{PackScales, Scales};
 use super::Format;
 use crate::formats::{
     BlockFormat, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
@@ -158,8 +159,6 @@ pub(super) fn put_blocks<F: Format>(
     bias: u8,
     bytes: &[u8],
 ) {
-    use super::codes::{Codes, BLOCK};
-    use super::scales::{PackScales, Scales};
     let scale_blocks = scales.chunks_exact_mut(F::Scales::ROW_BYTES * lanes);
     let code_blocks = codes.chunks_exact_mut(F::LEN / BLOCK * F::Codes::ROW_BYTES * lanes);
     for ((block, scales), codes) in F::view_row(bytes).iter().zip(scale_blocks).zip(code_blocks) {
