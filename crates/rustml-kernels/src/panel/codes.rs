@@ -6,7 +6,7 @@
 //!
 //! Packed, a row is some 32-bit words, and word `w` of row `r` lies in lane `r`
 //! of the block's vector `w`. So a packing is said twice: how stored
-//! blocks become words ([`words`](super::words)), and here, how vectors of words
+//! blocks become words (`words.rs`), and here, how vectors of words
 //! become vectors of groups.
 
 use crate::formats::{BlockFormat, IQ4_NL};
