@@ -103,6 +103,12 @@ fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
+    // With RUST_BACKTRACE set, each error on its way up through a deep grammar
+    // would walk the whole stack: seconds of a server's time for a request.
+    // Panics still tell theirs.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        std::env::set_var("RUST_LIB_BACKTRACE", "0");
+    }
     init_logging(match command {
         // A server tells of each request.
         Command::Serve(_) => "warn,rustml_server=info",
