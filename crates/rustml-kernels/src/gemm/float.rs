@@ -131,7 +131,7 @@ unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FE
     _fetch: Fetch,
 ) {
     let (p, acts) = (work.product, work.acts);
-    let stride = work.shape.stride;
+    let stride = work.stride;
     let steps = acts.cols().div_ceil(F::INPUTS);
     let w = work.panel(panel);
     let x = F::acts(acts).add(4 * row0 * steps);

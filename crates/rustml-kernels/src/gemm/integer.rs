@@ -5,18 +5,18 @@ use crate::acts::{Acts, Correction, FEW_ROWS};
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
 use crate::panel::wide::{Unpacked, Wide};
-use crate::panel::{correction, Format, LINE};
+use crate::panel::{correction, places, Format, LINE};
 use rustml_simd::{prefetch_near, Kernel, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Panels of integer weights at a time: they share each broadcast of activations
-/// where there are registers for their sums, and of one or two rows, which wait for
-/// memory, more is under way.
+/// where there are registers for their sums. Few rows wait for memory, which is read
+/// fastest as one stream; but 4 rows of 5 bits, which take the most unpacking, do not.
 const fn integer_panels_at_once<S: Simd, L: Layout>(rows: usize) -> usize {
     match (S::LANES, rows) {
-        (16, 1 | 2) => 4,
-        (16, _) => 2,
+        (16, 4) if L::Codes::MAX == 31 => 2,
+        (16, 5..) => 2,
         _ => 1,
     }
 }
@@ -71,7 +71,7 @@ pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
                 many_rows::<S, Packed<F>>(s, &work, panels);
             } else {
                 let mut unpacked = Unpacked::new::<S, F>(product.weights);
-                work.shape = unpacked.shape;
+                work.stride = unpacked.stride;
                 for from in panels.clone().step_by(unpacked.room) {
                     let panels = from..panels.end.min(from + unpacked.room);
                     // SAFETY: made for them.
@@ -93,7 +93,7 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     row0: usize,
     fetch: Fetch,
 ) {
-    let (p, acts, shape) = (work.product, work.acts, work.shape);
+    let (p, acts, stride) = (work.product, work.acts, work.stride);
     let blocks = acts.cols() / BLOCK;
     let subs = const { BLOCK / L::Scales::SUB };
     let a = acts.codes.as_ptr().add(row0 * acts.cols()).cast::<u8>();
@@ -107,21 +107,20 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     let code_bytes = const { L::Codes::ROW_BYTES * S::LANES };
     let mut ahead = [0; P];
     if FEW {
+        let one_stream = P == 1 && N <= 4 && fetch.every == 1;
         for i in 0..P {
-            ahead[i] = work.ahead(panel + i);
+            ahead[i] = work.ahead(panel + i, one_stream);
         }
     }
     let mut acc = [[s.splat(0.0); N]; P];
     let mut fetched = fetch.first;
-    let stride = shape.stride;
-    let first_codes = first.add(shape.scale_bytes);
     for b in 0..blocks {
         let a = a.add(b * N * BLOCK);
+        let (scales_at, codes_at) = places::<L::Codes, L::Scales>(S::LANES, b);
         let mut codes = [first; P];
         let mut scales = [first; P];
-        let scales_at = b * BLOCK / L::Scales::BLOCK * L::Scales::ROW_BYTES * S::LANES;
         for i in 0..P {
-            codes[i] = first_codes.add(i * stride + b * code_bytes);
+            codes[i] = first.add(i * stride + codes_at);
             scales[i] = first.add(i * stride + scales_at);
         }
         if FEW && (N <= 2 || b == fetched) {

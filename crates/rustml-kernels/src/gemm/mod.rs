@@ -6,7 +6,7 @@
 
 use crate::acts::Acts;
 use crate::formats::with_format;
-use crate::panel::{Matrix, PanelShape};
+use crate::panel::Matrix;
 use float::{float_panels, BF16, F16, F32};
 use integer::integer_panels;
 use rustml_io::DType;
@@ -113,9 +113,12 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
     }
 }
 
-/// A panel is several short streams, which the processor's own prefetching finds late;
-/// so of few rows the same place of a panel that comes so much later is fetched, into
-/// the second cache: to the first, fewer lines can be on their way.
+/// How far ahead of its use a panel's memory is fetched where panels are read one
+/// after the other, in bytes: one stream, which the processor's own fetching follows,
+/// but not from page to page.
+const BYTES_AHEAD: usize = 512;
+
+/// How far where several are read together, or each several times, in panels.
 const PANELS_AHEAD: usize = 4;
 
 /// Which blocks of weights a tile fetches for the panels after its own: those of
@@ -134,7 +137,8 @@ struct Work<'a> {
     acts: &'a Acts,
     /// Where panel 0 of the weights begins; not all panels need be there.
     data: *const u8,
-    shape: PanelShape,
+    /// Bytes from one panel to the next.
+    stride: usize,
     then: Then,
 }
 
@@ -144,7 +148,7 @@ impl<'a> Work<'a> {
             product,
             acts,
             data: product.weights.data().as_ptr(),
-            shape: product.weights.shape(),
+            stride: product.weights.panel_bytes(),
             then,
         }
     }
@@ -152,19 +156,23 @@ impl<'a> Work<'a> {
     /// Where a panel begins.
     #[inline(always)]
     fn panel(&self, panel: usize) -> *const u8 {
-        self.data.wrapping_add(panel * self.shape.stride)
+        self.data.wrapping_add(panel * self.stride)
     }
 
-    /// How far from a panel what is to be fetched lies, while that panel is computed.
+    /// How far from a panel what is to be fetched lies, while that panel is computed;
+    /// into the second cache, since to the first fewer lines can be on their way.
     #[inline(always)]
-    fn ahead(&self, panel: usize) -> usize {
-        let (to, stride) = (panel + PANELS_AHEAD, self.shape.stride);
-        match to.checked_sub(self.then.until) {
-            None => PANELS_AHEAD * stride,
+    fn ahead(&self, panel: usize, one_stream: bool) -> usize {
+        let (panels, bytes) = match one_stream {
+            true => (1, BYTES_AHEAD),
+            false => (PANELS_AHEAD, PANELS_AHEAD * self.stride),
+        };
+        match (panel + panels).checked_sub(self.then.until) {
+            None => bytes,
             // What is there already.
             Some(_) if self.then.next.is_null() => 0,
             Some(beyond) => {
-                let next = self.then.next.addr().wrapping_add(beyond * stride);
+                let next = self.then.next.addr().wrapping_add(beyond * self.stride);
                 next.wrapping_sub(self.panel(panel).addr())
             }
         }
@@ -244,10 +252,12 @@ macro_rules! tiles {
         ) {
             let rows = work.acts.rows();
             let every = $crate::acts::tiles(rows).count();
-            // One tile takes them all; several, as many as the smallest takes at once.
+            // One tile takes them all; several, as many as one of them takes at once.
             let step = match every {
                 1 => panels.len().max(1),
-                _ => const { $at_once::<S, T>(1) },
+                _ => const { [$at_once::<S, T>(1), $at_once::<S, T>(8)] }
+                    .into_iter()
+                    .fold(1, usize::max),
             };
             for from in panels.clone().step_by(step) {
                 let some = from..(from + step).min(panels.end);

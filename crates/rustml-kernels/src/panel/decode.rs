@@ -2,7 +2,7 @@
 
 use super::codes::{Codes, BLOCK, GROUPS};
 use super::scales::Scales;
-use super::{Format, Matrix};
+use super::{places, Format, Matrix};
 use crate::formats::with_format;
 use rustml_simd::{with_isa, Kernel, Simd};
 use std::marker::PhantomData;
@@ -16,9 +16,8 @@ pub(super) fn decode_row(m: &Matrix, row: usize, out: &mut [f32]) {
         fn run<S: Simd>(self, s: S) {
             let Row(m, row, out, _) = self;
             let lane = row % S::LANES;
-            let shape = m.shape();
-            let panel = &m.data()[row / S::LANES * shape.stride..][..shape.stride];
-            let (scales, codes) = panel.split_at(shape.scale_bytes);
+            let stride = m.panel_bytes();
+            let panel = &m.data()[row / S::LANES * stride..][..stride];
             let zero = if F::Codes::SIGNED {
                 S::I8_BIAS
             } else {
@@ -26,13 +25,12 @@ pub(super) fn decode_row(m: &Matrix, row: usize, out: &mut [f32]) {
             };
             let subs = BLOCK / F::Scales::SUB;
             for (b, out) in out.chunks_exact_mut(BLOCK).enumerate() {
-                // SAFETY: the blocks lie within the panel, by its shape; the
+                let (scales, codes) = places::<F::Codes, F::Scales>(S::LANES, b);
+                // SAFETY: the blocks lie within the panel, whose size says so; the
                 // arrays hold the widest vector.
                 unsafe {
-                    let code_bytes = F::Codes::ROW_BYTES * S::LANES;
-                    let groups = F::Codes::unpack(s, codes[b * code_bytes..].as_ptr());
-                    let scale_bytes = F::Scales::ROW_BYTES * S::LANES;
-                    let block = scales[b * BLOCK / F::Scales::BLOCK * scale_bytes..].as_ptr();
+                    let groups = F::Codes::unpack(s, panel[codes..].as_ptr());
+                    let block = panel[scales..].as_ptr();
                     let (mut bytes, mut scale, mut offset) = ([0u8; 64], [0f32; 16], [0f32; 16]);
                     for (g, group) in groups.into_iter().enumerate() {
                         let sub = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + g * subs / GROUPS;

@@ -4,10 +4,11 @@
 //! [`Isa::lanes`] rows. In a panel the rows lie side by side, inputs in groups
 //! of four bytes, so that one dot instruction serves all rows from one
 //! broadcast of four activations: no horizontal sums, and one loop serves one
-//! token and many. An integer panel is `[scales][codes]`, a float panel
-//! `[input][row]`, one of bfloat16 `[pair of inputs][row][input of pair]`, where an
-//! odd number of inputs is followed by zeros; each begins on a cache line. Rows
-//! beyond the last are zeros.
+//! token and many. An integer panel is a row of *segments* of a few blocks, each
+//! `[scales][codes]`: so whoever takes block after block reads memory from front to
+//! end, which the processor's own fetching follows. The last may have fewer codes. A float panel is `[input][row]`, one of bfloat16
+//! `[pair of inputs][row][input of pair]`, where an odd number of inputs is followed
+//! by zeros. A panel begins on a cache line. Rows beyond the last are zeros.
 
 pub mod codes;
 mod decode;
@@ -74,44 +75,55 @@ pub struct Matrix {
     rows: usize,
     cols: usize,
     isa: Isa,
-    shape: PanelShape,
+    /// Bytes from one panel to the next.
+    stride: usize,
     panel_fn: PanelFn,
     data: AlignedBytes,
-}
-
-/// Sizes within a panel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PanelShape {
-    /// Bytes before the codes.
-    pub scale_bytes: usize,
-    /// Bytes from one panel to the next.
-    pub stride: usize,
 }
 
 /// Bytes of a cache line.
 pub(crate) const LINE: usize = 64;
 
-impl PanelShape {
-    fn new(dtype: DType, cols: usize, lanes: usize) -> Option<PanelShape> {
-        let (scale_bytes, bytes) = with_format!(dtype, F => {
-            type Sc = <F as Format>::Scales;
-            let scales = (cols / Sc::BLOCK).checked_mul(Sc::ROW_BYTES * lanes)?;
-            let codes = (cols / BLOCK).checked_mul(<F as Format>::Codes::ROW_BYTES * lanes)?;
-            let scales = scales.checked_next_multiple_of(LINE)?;
-            (scales, scales.checked_add(codes)?)
-        }, float => {
-            let cols = match dtype {
-                DType::BF16 => cols.checked_next_multiple_of(2)?,
-                _ => cols,
-            };
-            (0, dtype.block_bytes().checked_mul(cols)?.checked_mul(lanes)?)
-        });
-        let stride = bytes.checked_next_multiple_of(LINE)?;
-        Some(PanelShape {
-            scale_bytes,
-            stride,
-        })
-    }
+/// Bytes from the start of a segment to its codes, which begin at a whole vector.
+const fn scale_bytes<Sc: Scales>(lanes: usize) -> usize {
+    let bytes = Sc::SEGMENT * BLOCK / Sc::BLOCK * Sc::ROW_BYTES * lanes;
+    bytes.next_multiple_of(4 * lanes)
+}
+
+/// Bytes of a whole segment.
+const fn segment_bytes<C: Codes, Sc: Scales>(lanes: usize) -> usize {
+    scale_bytes::<Sc>(lanes) + Sc::SEGMENT * C::ROW_BYTES * lanes
+}
+
+/// Bytes from one panel of so many blocks to the next, if that is a number.
+fn panel_stride<C: Codes, Sc: Scales>(lanes: usize, blocks: usize) -> Option<usize> {
+    let missing = blocks.next_multiple_of(Sc::SEGMENT) - blocks;
+    let whole = segment_bytes::<C, Sc>(lanes).checked_mul(blocks.div_ceil(Sc::SEGMENT))?;
+    (whole - missing * C::ROW_BYTES * lanes).checked_next_multiple_of(LINE)
+}
+
+/// Where in a panel the scales of block `b` and its codes begin.
+#[inline(always)]
+pub(crate) const fn places<C: Codes, Sc: Scales>(lanes: usize, b: usize) -> (usize, usize) {
+    let (segment, k) = (b / Sc::SEGMENT, b % Sc::SEGMENT);
+    let start = segment * segment_bytes::<C, Sc>(lanes);
+    let scales = k * BLOCK / Sc::BLOCK * Sc::ROW_BYTES * lanes;
+    let codes = scale_bytes::<Sc>(lanes) + k * C::ROW_BYTES * lanes;
+    (start + scales, start + codes)
+}
+
+/// Bytes from one panel to the next, if that is a number.
+fn stride(dtype: DType, cols: usize, lanes: usize) -> Option<usize> {
+    with_format!(dtype, F => {
+        panel_stride::<<F as Format>::Codes, <F as Format>::Scales>(lanes, cols / BLOCK)
+    }, float => {
+        let cols = match dtype {
+            DType::BF16 => cols.checked_next_multiple_of(2)?,
+            _ => cols,
+        };
+        let bytes = dtype.block_bytes().checked_mul(cols)?.checked_mul(lanes)?;
+        bytes.checked_next_multiple_of(LINE)
+    })
 }
 
 /// Which forms of activations products with `dtype` read on `isa`.
@@ -154,14 +166,14 @@ impl Matrix {
         // Products do not ask again.
         assert!(isa.is_available(), "{} is not available here", isa.name());
         assert!(cols.is_multiple_of(dtype.block_len()));
-        let shape = PanelShape::new(dtype, cols, isa.lanes())?;
-        let bytes = rows.div_ceil(isa.lanes()).checked_mul(shape.stride)?;
+        let stride = stride(dtype, cols, isa.lanes())?;
+        let bytes = rows.div_ceil(isa.lanes()).checked_mul(stride)?;
         Some(Matrix {
             dtype,
             rows,
             cols,
             isa,
-            shape,
+            stride,
             panel_fn: panel_fn(dtype, isa),
             data: AlignedBytes::zeroed(bytes)?,
         })
@@ -195,7 +207,7 @@ impl Matrix {
             rows: self.rows,
             cols: self.cols,
             isa: self.isa,
-            shape: self.shape,
+            stride: self.stride,
             data: self.data.as_mut_slice().as_mut_ptr(),
             _matrix: std::marker::PhantomData,
         }
@@ -227,7 +239,7 @@ impl Matrix {
     }
     /// Bytes of one panel.
     pub fn panel_bytes(&self) -> usize {
-        self.shape.stride
+        self.stride
     }
     /// Panels that a product computes together at most.
     pub(crate) fn panels_at_once(&self, rows: usize) -> usize {
@@ -240,9 +252,6 @@ impl Matrix {
     /// The forms of activations a product reads.
     pub fn forms(&self) -> Forms {
         forms(self.dtype, self.isa)
-    }
-    pub(crate) fn shape(&self) -> PanelShape {
-        self.shape
     }
     pub(crate) fn isa(&self) -> Isa {
         self.isa
@@ -261,7 +270,7 @@ impl Matrix {
     pub fn decode_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows && out.len() == self.cols);
         let (lanes, lane) = (self.lanes(), row % self.lanes());
-        let panel = &self.data()[row / lanes * self.shape.stride..][..self.shape.stride];
+        let panel = &self.data()[row / lanes * self.stride..][..self.stride];
         let float = |out: &mut [f32], get: &dyn Fn(usize) -> f32| {
             for (i, o) in out.iter_mut().enumerate() {
                 *o = get(i);
@@ -289,7 +298,7 @@ pub struct Packer<'a> {
     rows: usize,
     cols: usize,
     isa: Isa,
-    shape: PanelShape,
+    stride: usize,
     data: *mut u8,
     _matrix: std::marker::PhantomData<&'a mut Matrix>,
 }
@@ -311,13 +320,11 @@ impl Packer<'_> {
         assert!(row < self.rows);
         assert_eq!(Some(bytes.len()), self.dtype.row_bytes(self.cols));
         let lanes = self.isa.lanes();
-        let start = self.data.add(row / lanes * self.shape.stride);
-        let panel = std::slice::from_raw_parts_mut(start, self.shape.stride);
+        let start = self.data.add(row / lanes * self.stride);
+        let panel = std::slice::from_raw_parts_mut(start, self.stride);
         let lane = row % lanes;
         with_format!(self.dtype, F => {
-            let (scales, codes) = panel.split_at_mut(self.shape.scale_bytes);
-            let bias = self.isa.i8_bias() as u8;
-            words::put_blocks::<F>((scales, codes), (lanes, lane), bias, bytes)
+            words::put_blocks::<F>(panel, (lanes, lane), self.isa.i8_bias() as u8, bytes)
         }, float => {
             match self.dtype {
                 DType::F16 => put_numbers::<2>(panel, lanes, lane, bytes),

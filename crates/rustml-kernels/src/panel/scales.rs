@@ -4,6 +4,7 @@
 //! holds the [`Factors`] of the format's blocks, unrounded; only the sign of
 //! the offset's scale is turned, so that a weight is `scale * code + offset`.
 
+use super::codes::BLOCK;
 use crate::formats::Factors;
 use half::f16;
 use rustml_simd::Simd;
@@ -18,6 +19,13 @@ pub trait Scales {
     const OFFSET: bool;
     /// Bytes of one row in a scale block.
     const ROW_BYTES: usize;
+    /// Blocks of codes in a segment: those of a scale block, or two, whose scales then
+    /// leave the codes in whole vectors.
+    const SEGMENT: usize = if Self::BLOCK > BLOCK {
+        Self::BLOCK / BLOCK
+    } else {
+        2
+    };
 
     /// Scales of all rows for sub-block `sub` of the block at `p`.
     ///

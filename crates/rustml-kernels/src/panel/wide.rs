@@ -7,7 +7,7 @@
 
 use super::codes::{Bits8, Codes, BLOCK};
 use super::scales::Scales;
-use super::{Format, Matrix, PanelShape, LINE};
+use super::{panel_stride, places, Format, Matrix, LINE};
 use rustml_simd::Simd;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -38,6 +38,7 @@ impl<Sc: Scales> Scales for Wide<Sc> {
     const SUB: usize = Sc::SUB;
     const OFFSET: bool = Sc::OFFSET;
     const ROW_BYTES: usize = BLOCK / Sc::SUB * Self::SUB_BYTES;
+    const SEGMENT: usize = 1;
 
     #[inline(always)]
     unsafe fn scale<S: Simd>(s: S, p: *const u8, sub: usize) -> S::F {
@@ -66,8 +67,8 @@ thread_local! {
 /// one product to the next.
 pub(crate) struct Unpacked<'a> {
     from: &'a Matrix,
-    /// Of the unpacked panels.
-    pub shape: PanelShape,
+    /// Bytes from one unpacked panel to the next.
+    pub stride: usize,
     /// How many panels there is room for.
     pub room: usize,
     lines: Vec<Line>,
@@ -76,11 +77,8 @@ pub(crate) struct Unpacked<'a> {
 impl<'a> Unpacked<'a> {
     /// Room for panels of weights of the format `F`, packed for `S`.
     pub fn new<S: Simd, F: Format>(from: &'a Matrix) -> Unpacked<'a> {
-        let blocks = from.cols() / BLOCK;
-        let scale_bytes = blocks * const { Wide::<F::Scales>::ROW_BYTES * S::LANES };
-        let scale_bytes = scale_bytes.next_multiple_of(LINE);
-        let bytes = scale_bytes + from.cols() * S::LANES;
-        let stride = bytes.next_multiple_of(LINE);
+        let stride = panel_stride::<Wide<F::Codes>, Wide<F::Scales>>(S::LANES, from.cols() / BLOCK)
+            .expect("a few times the size of a panel that exists");
         // Panels are computed in pairs where there are registers for that.
         let room = (AT_ONCE / stride / 2 * 2).max(2);
         let mut lines = UNPACKED.take();
@@ -89,10 +87,7 @@ impl<'a> Unpacked<'a> {
         }
         Unpacked {
             from,
-            shape: PanelShape {
-                scale_bytes,
-                stride,
-            },
+            stride,
             room,
             lines,
         }
@@ -108,15 +103,9 @@ impl<'a> Unpacked<'a> {
         assert!(panels.len() <= self.room);
         let first = self.lines.as_mut_ptr().cast::<u8>();
         for (i, panel) in panels.clone().enumerate() {
-            unpack::<S, F>(
-                s,
-                self.from,
-                panel,
-                self.shape,
-                first.add(i * self.shape.stride),
-            );
+            unpack::<S, F>(s, self.from, panel, first.add(i * self.stride));
         }
-        first.wrapping_sub(panels.start * self.shape.stride)
+        first.wrapping_sub(panels.start * self.stride)
     }
 }
 
@@ -129,39 +118,29 @@ impl Drop for Unpacked<'_> {
 /// Unpacks one panel.
 ///
 /// # Safety
-/// `m` holds weights of the format `F`, packed for `S`, and a panel of `shape`
-/// can be written at `to`.
+/// `m` holds weights of the format `F`, packed for `S`, and an unpacked panel can be
+/// written at `to`.
 #[inline(always)]
-unsafe fn unpack<S: Simd, F: Format>(
-    s: S,
-    m: &Matrix,
-    panel: usize,
-    shape: PanelShape,
-    to: *mut u8,
-) {
-    let from = m.data().as_ptr().add(panel * m.shape().stride);
-    let codes = from.add(m.shape().scale_bytes);
+unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8) {
+    let from = m.data().as_ptr().add(panel * m.panel_bytes());
     let subs = const { BLOCK / F::Scales::SUB };
-    for b in 0..m.cols() / BLOCK {
-        let at = b * BLOCK / F::Scales::BLOCK * F::Scales::ROW_BYTES * S::LANES;
-        let scales = to
-            .add(b * const { Wide::<F::Scales>::ROW_BYTES * S::LANES })
-            .cast::<f32>();
+    let blocks = m.cols() / BLOCK;
+    for b in 0..blocks {
+        let (from_scales, from_codes) = places::<F::Codes, F::Scales>(S::LANES, b);
+        let (scales, codes) = places::<Wide<F::Codes>, Wide<F::Scales>>(S::LANES, b);
+        let scales = to.add(scales).cast::<f32>();
         for sub in 0..subs {
-            let (p, i) = (
-                from.add(at),
-                b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub,
-            );
+            let p = from.add(from_scales);
+            let i = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub;
             let scales = scales.add(sub * const { Wide::<F::Scales>::SUB_BYTES / 4 * S::LANES });
             s.store(scales, F::Scales::scale(s, p, i));
             if F::Scales::OFFSET {
                 s.store(scales.add(S::LANES), F::Scales::offset(s, p, i));
             }
         }
-        let groups = F::Codes::unpack(s, codes.add(b * const { F::Codes::ROW_BYTES * S::LANES }));
-        let codes = to.add(shape.scale_bytes + b * BLOCK * S::LANES);
+        let groups = F::Codes::unpack(s, from.add(from_codes));
         for (g, group) in groups.into_iter().enumerate() {
-            s.store_i(codes.add(g * 4 * S::LANES), group);
+            s.store_i(to.add(codes + g * 4 * S::LANES), group);
         }
     }
 }

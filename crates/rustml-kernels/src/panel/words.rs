@@ -7,7 +7,7 @@
 
 use super::codes::{Codes, BLOCK, GROUPS};
 use super::scales::{PackScales, Scales};
-use super::Format;
+use super::{places, Format};
 use crate::formats::{
     BlockFormat, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
 };
@@ -152,19 +152,23 @@ impl Words for Q3_K {
     }
 }
 
-/// Puts one row's blocks into the scales and codes of a panel.
+/// Puts one row's blocks into a panel.
 pub(super) fn put_blocks<F: Format>(
-    (scales, codes): (&mut [u8], &mut [u8]),
+    panel: &mut [u8],
     (lanes, lane): (usize, usize),
     bias: u8,
     bytes: &[u8],
 ) {
-    let scale_blocks = scales.chunks_exact_mut(F::Scales::ROW_BYTES * lanes);
-    let code_blocks = codes.chunks_exact_mut(F::LEN / BLOCK * F::Codes::ROW_BYTES * lanes);
-    for ((block, scales), codes) in F::view_row(bytes).iter().zip(scale_blocks).zip(code_blocks) {
+    let per_block = const { F::LEN / BLOCK };
+    let (scale_bytes, code_bytes) = (F::Scales::ROW_BYTES * lanes, F::Codes::ROW_BYTES * lanes);
+    let stored = F::view_row(bytes);
+    for (i, block) in stored.iter().enumerate() {
+        let at = i * per_block;
+        let (scales, codes) = places::<F::Codes, F::Scales>(lanes, at);
+        let scales = &mut panel[scales..][..scale_bytes];
         F::Scales::put(scales, lanes, lane, &block.factors());
-        let code_blocks = codes.chunks_exact_mut(F::Codes::ROW_BYTES * lanes);
-        for (b, codes) in code_blocks.enumerate() {
+        let codes = panel[codes..][..per_block * code_bytes].chunks_exact_mut(code_bytes);
+        for (b, codes) in codes.enumerate() {
             let (slots, _) = codes.as_chunks_mut::<4>();
             let slots = slots[lane..].iter_mut().step_by(lanes);
             for (slot, word) in slots.zip(block.words(b, bias)) {
