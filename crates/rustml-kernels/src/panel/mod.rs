@@ -245,7 +245,7 @@ impl Matrix {
     pub(crate) fn panels_at_once(&self, rows: usize) -> usize {
         match self.dtype {
             DType::BF16 if self.isa.dots_bf16() && rows > FEW_ROWS => 4,
-            _ if rows <= 2 => 4,
+            dtype if dtype.is_float() && rows <= 2 => 4,
             _ => 2,
         }
     }
