@@ -6,7 +6,8 @@
 //! broadcast of four activations: no horizontal sums, and one loop serves one
 //! token and many. An integer panel is a row of *segments* of a few blocks, each
 //! `[scales][codes]`: so whoever takes block after block reads memory from front to
-//! end, which the processor's own fetching follows. The last may have fewer codes. A float panel is `[input][row]`, one of bfloat16
+//! end, which the processor's own fetching follows. The last may have fewer codes.
+//! A float panel is `[input][row]`, one of bfloat16
 //! `[pair of inputs][row][input of pair]`, where an odd number of inputs is followed
 //! by zeros. A panel begins on a cache line. Rows beyond the last are zeros.
 
