@@ -283,7 +283,7 @@ fn array_json(array: &Array) -> Json {
         Array::F32(v) => json!(v),
         Array::F64(v) => json!(v),
         Array::Bool(v) => json!(v),
-        Array::String(v) => json!(v),
+        Array::String(v) => v.iter().collect(),
         Array::Nested(v) => v.iter().map(array_json).collect(),
     }
 }

@@ -64,6 +64,7 @@ mod recognise;
 pub mod safetensors;
 mod save;
 mod store;
+mod strings;
 mod summary;
 mod value;
 
@@ -72,5 +73,6 @@ pub use error::{Error, Problem, Result};
 pub use gguf::{GgufFile, GgufWriter};
 pub use safetensors::write_safetensors;
 pub use store::{FileFormat, Store, Tensor, TensorInfo};
+pub use strings::Strings;
 pub use summary::{Summary, TypeSummary};
 pub use value::{Array, Metadata, Value};

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use crate::{Error, Result};
+use crate::{Error, Result, Strings};
 
 /// One value of GGUF metadata.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub enum Value {
 }
 
 /// An array of metadata values, all of one type: a vocabulary of 262 144
-/// tokens is one `Vec<String>`, its scores one `Vec<f32>`.
+/// tokens is one [`Strings`], its scores one `Vec<f32>`.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum Array {
@@ -41,7 +41,7 @@ pub enum Array {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bool(Vec<bool>),
-    String(Vec<String>),
+    String(Strings),
     Nested(Vec<Array>),
 }
 
@@ -146,11 +146,11 @@ impl fmt::Display for Array {
         const SHOWN: usize = 6;
         fn list<T>(
             f: &mut fmt::Formatter<'_>,
-            items: &[T],
-            show: impl Fn(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
+            items: impl ExactSizeIterator<Item = T> + Clone,
+            show: impl Fn(&mut fmt::Formatter<'_>, T) -> fmt::Result,
         ) -> fmt::Result {
             f.write_str("[")?;
-            for (i, item) in items.iter().take(SHOWN).enumerate() {
+            for (i, item) in items.clone().take(SHOWN).enumerate() {
                 f.write_str(if i > 0 { ", " } else { "" })?;
                 show(f, item)?;
             }
@@ -159,9 +159,9 @@ impl fmt::Display for Array {
                 more => write!(f, ", ... {more} more]"),
             }
         }
-        each!(Array, self, v => list(f, v, |f, item| write!(f, "{item}"));
-            Array::String(v) => list(f, v, |f, item| write!(f, "{item:?}")),
-            Array::Nested(v) => list(f, v, |f, item| write!(f, "{item}")),
+        each!(Array, self, v => list(f, v.iter(), |f, item| write!(f, "{item}"));
+            Array::String(v) => list(f, v.iter(), |f, item| write!(f, "{item:?}")),
+            Array::Nested(v) => list(f, v.iter(), |f, item| write!(f, "{item}")),
         )
     }
 }
@@ -182,7 +182,19 @@ macro_rules! into_value {
 }
 
 into_value!(u8 => U8, i8 => I8, u16 => U16, i16 => I16, u32 => U32, i32 => I32, u64 => U64,
-    i64 => I64, f32 => F32, f64 => F64, bool => Bool, String => String);
+    i64 => I64, f32 => F32, f64 => F64, bool => Bool);
+
+impl From<String> for Value {
+    fn from(value: String) -> Value {
+        Value::String(value)
+    }
+}
+
+impl From<Vec<String>> for Value {
+    fn from(value: Vec<String>) -> Value {
+        Value::Array(Array::String(value.iter().collect()))
+    }
+}
 
 impl From<&str> for Value {
     fn from(value: &str) -> Value {
@@ -334,9 +346,9 @@ impl Metadata {
     }
 
     /// An array of strings.
-    pub fn strings(&self, key: &str) -> Result<Option<&[String]>> {
+    pub fn strings(&self, key: &str) -> Result<Option<&Strings>> {
         self.typed(key, "an array of strings", |v| match v {
-            Value::Array(Array::String(v)) => Some(v.as_slice()),
+            Value::Array(Array::String(v)) => Some(v),
             _ => None,
         })
     }
@@ -423,7 +435,8 @@ mod tests {
         assert_eq!(m.str("a.str").unwrap(), Some("text"));
         assert_eq!(m.bool("a.yes").unwrap(), Some(true));
         assert_eq!(m.bools("a.flags").unwrap(), Some(&[true, false][..]));
-        assert_eq!(m.strings("a.names").unwrap().unwrap(), ["x", "y"]);
+        let names = m.strings("a.names").unwrap().unwrap();
+        assert_eq!(names.iter().collect::<Vec<_>>(), ["x", "y"]);
         assert_eq!(m.i32s("a.ids").unwrap().unwrap(), vec![1, 2, 3]);
         assert_eq!(m.f32s("a.scores").unwrap().unwrap(), vec![1.5, -2.0]);
         assert_eq!(m.len(), 11);
@@ -469,7 +482,10 @@ mod tests {
             Value::from(numbers).to_string(),
             "[0, 1, 2, 3, 4, 5, ... 4 more]"
         );
-        let nested = Array::Nested(vec![Array::I8(vec![1]), Array::String(vec!["x".into()])]);
+        let nested = Array::Nested(vec![
+            Array::I8(vec![1]),
+            Array::String(["x"].iter().collect()),
+        ]);
         assert_eq!(nested.to_string(), r#"[[1], ["x"]]"#);
         assert_eq!(nested.len(), 2);
     }

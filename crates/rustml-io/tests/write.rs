@@ -40,7 +40,10 @@ fn every_value() -> Metadata {
     m.insert("none", Vec::<f32>::new());
     m.insert(
         "nested",
-        Array::Nested(vec![Array::U8(vec![1]), Array::String(vec!["x".into()])]),
+        Array::Nested(vec![
+            Array::U8(vec![1]),
+            Array::String(["x"].iter().collect()),
+        ]),
     );
     m
 }

@@ -80,7 +80,7 @@ fn a_vocabulary_is_taken_with_its_size() {
     let made = Store::open(&path).unwrap();
     let tokens = |s: &Store| {
         let all = s.metadata().strings("tokenizer.ggml.tokens").unwrap();
-        all.unwrap().to_vec()
+        all.unwrap().clone()
     };
     assert_eq!(tokens(&made), tokens(&real));
     assert_eq!(logits(&made).len(), tokens(&real).len());

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use rustml_io::Metadata;
+use rustml_io::{Metadata, Strings};
 
 use crate::bpe::{halves, Bpe, Units};
 use crate::chat::ChatTemplate;
@@ -68,7 +68,7 @@ pub(crate) fn load(meta: &Metadata) -> Result<Tokenizer> {
         .map(|(id, (token, &kind))| match kind {
             // An empty token can be neither written nor looked up.
             _ if token.is_empty() => (Cow::Owned(format!("[EMPTY_{id}]")), Kind::Control),
-            kind => (Cow::Borrowed(token.as_str()), kind),
+            kind => (Cow::Borrowed(token), kind),
         });
     let mut vocab = Vocab::new(alphabet, named)?;
 
@@ -147,7 +147,7 @@ pub(crate) fn load(meta: &Metadata) -> Result<Tokenizer> {
     })
 }
 
-fn same_length(key: &str, len: Option<usize>, tokens: &[String]) -> Result<()> {
+fn same_length(key: &str, len: Option<usize>, tokens: &Strings) -> Result<()> {
     match len {
         Some(len) if len != tokens.len() => {
             let count = tokens.len();

@@ -366,7 +366,7 @@ proptest! {
         let mut metadata = if spm { llama2(&["▁", "a", "▁a"]) } else { gpt2(&["a b", "Ġ t"]) };
         for (what, at, number, string) in damage {
             let key = |name: &str| format!("tokenizer.ggml.{name}");
-            let strings = |m: &Metadata, name: &str| m.strings(&key(name)).ok().flatten().map(<[String]>::to_vec);
+            let strings = |m: &Metadata, name: &str| m.strings(&key(name)).ok().flatten().map(|all| all.iter().map(str::to_owned).collect::<Vec<_>>());
             match what {
                 0 | 1 => if let Some(mut tokens) = strings(&metadata, "tokens") {
                     if what == 0 { tokens.truncate(at); }

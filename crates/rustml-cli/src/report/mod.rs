@@ -9,7 +9,7 @@ pub use args::ReportArgs;
 use crate::synth::parse_shape;
 use indicatif::{ProgressBar, ProgressStyle};
 use measure::Known;
-use rustml_io::{Array, DType, FileFormat, Metadata, Store, Value};
+use rustml_io::{Array, DType, FileFormat, Metadata, Store, Strings, Value};
 use rustml_model::synth::{Shape, Synth};
 use rustml_nlp::cli::{locate, note, open, print, Failure, Output, Signals};
 use rustml_nlp::{default_quantize, Model};
@@ -219,7 +219,7 @@ fn vocabulary(shape: &Shape) -> Metadata {
     );
     words.insert(
         "tokenizer.ggml.merges",
-        Value::Array(Array::String(Vec::new())),
+        Value::Array(Array::String(Strings::default())),
     );
     words
 }

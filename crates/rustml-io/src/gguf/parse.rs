@@ -1,5 +1,6 @@
 //! The header of a GGUF file.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use super::types::{by_id, value};
@@ -7,6 +8,7 @@ use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
 use crate::cursor::Cursor;
 use crate::error::{malformed, show, Problem};
 use crate::store::TensorInfo;
+use crate::strings::Strings;
 use crate::value::{Array, Metadata, Value};
 
 /// The first four bytes of every GGUF file.
@@ -209,11 +211,11 @@ impl<'a> ValueReader<'_, 'a> {
             value::F64 => Array::F64(numbers!(self, count, f64)),
             value::BOOL => Array::Bool(self.bools(count)?),
             value::STRING => {
-                let mut strings = Vec::new();
-                strings.try_reserve_exact(count)?;
+                let mut strings = Strings::with_room(count)?;
                 for _ in 0..count {
-                    strings.push(self.string()?);
+                    strings.push(&self.text()?)?;
                 }
+                strings.shrink();
                 Array::String(strings)
             }
             value::ARRAY => {
@@ -258,28 +260,32 @@ impl<'a> ValueReader<'_, 'a> {
     }
 
     fn string(&mut self) -> Result<String, Problem> {
+        let text = self.text()?;
+        let mut string = String::new();
+        string.try_reserve_exact(text.len())?;
+        string.push_str(&text);
+        Ok(string)
+    }
+
+    /// A string where it lies, unless it has to be mended.
+    fn text(&mut self) -> Result<Cow<'a, str>, Problem> {
         let bytes = self
             .cursor
             .string(format_args!("the value of {}", show(self.key)))?;
+        if let Ok(valid) = std::str::from_utf8(bytes) {
+            return Ok(Cow::Borrowed(valid));
+        }
+        self.replaced += 1;
         let mut string = String::new();
-        match std::str::from_utf8(bytes) {
-            Ok(valid) => {
-                string.try_reserve_exact(valid.len())?;
-                string.push_str(valid);
-            }
-            Err(_) => {
-                self.replaced += 1;
-                // A byte becomes at most the three of U+FFFD.
-                string.try_reserve(bytes.len().saturating_mul(3))?;
-                for chunk in bytes.utf8_chunks() {
-                    string.push_str(chunk.valid());
-                    if !chunk.invalid().is_empty() {
-                        string.push(char::REPLACEMENT_CHARACTER);
-                    }
-                }
+        // A byte becomes at most the three of U+FFFD.
+        string.try_reserve(bytes.len().saturating_mul(3))?;
+        for chunk in bytes.utf8_chunks() {
+            string.push_str(chunk.valid());
+            if !chunk.invalid().is_empty() {
+                string.push(char::REPLACEMENT_CHARACTER);
             }
         }
-        Ok(string)
+        Ok(Cow::Owned(string))
     }
 }
 
