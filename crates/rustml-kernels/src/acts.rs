@@ -25,12 +25,15 @@ pub const FEW_ROWS: usize = 32;
 /// Rows of a tile where there are more than [`FEW_ROWS`].
 const MANY: usize = 6;
 
+/// Rows of a tile at most.
+pub const MOST_ROWS: usize = 8;
+
 /// Sizes of the tiles of so many rows, largest first. Few rows make as few tiles as
 /// they can; of many rows as many are computed together as leave registers to
 /// spare: two panels by 6 rows take 24 of AVX-512's 32 for sums and products.
 pub const fn tile_sizes(rows: usize) -> [usize; 4] {
     if rows <= FEW_ROWS {
-        [8, 4, 2, 1]
+        [MOST_ROWS, 4, 2, 1]
     } else {
         [MANY, 4, 2, 1]
     }

@@ -1,70 +1,33 @@
-//! Memory for weights and caches: aligned to cache lines, on huge pages.
+//! Memory for weights and caches: aligned to cache lines, cut from larger pieces.
 //!
-//! A step reads all weights once, so with pages of 4 KiB every page costs a
-//! look-up in the page table; pages of 2 MiB spare that. They need memory that
-//! is mapped in large pieces: *slabs*, from which smaller buffers are cut. A
-//! slab's pages exist once they are written, and go when its last buffer does.
+//! Huge pages need memory that is mapped in large pieces: *slabs*, from which smaller
+//! buffers are cut. A slab's pages exist once they are written, and go when its last
+//! buffer does.
 
-use memmap2::MmapMut;
+use crate::pages::{Slab, HUGE};
 use std::num::NonZero;
+use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Bytes that begin on a cache line, zeros at first.
 ///
-/// They are on huge pages where the system gives some to those who ask (Linux:
-/// `/sys/kernel/mm/transparent_hugepage/enabled` is `madvise` or `always`);
-/// `RUSTML_HUGE_PAGES=0` does not ask.
+/// They are on huge pages, at once or [later](crate::pages), where the system gives some
+/// to those who ask (Linux: `/sys/kernel/mm/transparent_hugepage/enabled` is `madvise` or
+/// `always`); `RUSTML_HUGE_PAGES=0` does not ask.
 pub struct AlignedBytes {
     ptr: NonNull<u8>,
     len: usize,
-    /// Keeps the memory; none where there is no byte.
-    _slab: Option<Arc<Slab>>,
+    /// Keeps the memory, and where in it the bytes begin; none where there is no byte.
+    slab: Option<(Arc<Slab>, usize)>,
 }
 
 const ALIGN: usize = 64;
-const HUGE: usize = 2 << 20;
-/// Mapped at once. What is larger has a mapping of its own.
+/// Mapped at once. What is larger than half has a mapping of its own.
 const SLAB: usize = 16 * HUGE;
-
-/// Mapped memory that begins on a huge page.
-struct Slab {
-    start: NonNull<u8>,
-    _map: MmapMut,
-}
-
-// SAFETY: only keeps memory; who owns which bytes of it is said by `AlignedBytes`.
-unsafe impl Send for Slab {}
-// SAFETY: as above.
-unsafe impl Sync for Slab {}
 
 /// The slab from which buffers are being cut, and how much of it is taken.
 static OPEN: Mutex<Option<(Arc<Slab>, usize)>> = Mutex::new(None);
-
-/// Whether huge pages are asked for.
-pub fn huge_pages() -> bool {
-    static ASKED: OnceLock<bool> = OnceLock::new();
-    *ASKED.get_or_init(|| {
-        let off = std::env::var_os("RUSTML_HUGE_PAGES").is_some_and(|v| v == "0");
-        cfg!(target_os = "linux") && !off
-    })
-}
-
-impl Slab {
-    fn new(len: usize) -> Option<Arc<Slab>> {
-        let mut map = MmapMut::map_anon(len.checked_add(HUGE)?).ok()?;
-        let skip = map.as_ptr().align_offset(HUGE);
-        #[cfg(target_os = "linux")]
-        if huge_pages() {
-            // Without them it works as well, only slower.
-            let _ = map.advise_range(memmap2::Advice::HugePage, skip, len);
-        }
-        Some(Arc::new(Slab {
-            start: NonNull::from(&mut map[skip]),
-            _map: map,
-        }))
-    }
-}
 
 // SAFETY: owned memory without interior mutability.
 unsafe impl Send for AlignedBytes {}
@@ -78,11 +41,11 @@ impl AlignedBytes {
             return Some(AlignedBytes {
                 ptr: NonNull::without_provenance(const { NonZero::new(ALIGN).unwrap() }),
                 len,
-                _slab: None,
+                slab: None,
             });
         }
         let (slab, at) = if len > SLAB / 2 {
-            (Slab::new(len.checked_next_multiple_of(HUGE)?)?, 0)
+            (Slab::new(len)?, 0)
         } else {
             let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
             let (slab, used) = match open.take() {
@@ -95,9 +58,9 @@ impl AlignedBytes {
         };
         Some(AlignedBytes {
             // SAFETY: within the slab.
-            ptr: unsafe { slab.start.add(at) },
+            ptr: unsafe { slab.start().add(at) },
             len,
-            _slab: Some(slab),
+            slab: Some((slab, at)),
         })
     }
 
@@ -105,6 +68,18 @@ impl AlignedBytes {
     /// so it is given back as a whole, when it is for a short time only.
     pub fn begin_slab() {
         *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Says that the bytes of this range are going to be written for the first time, so
+    /// that they get the pages that suit them. Whoever says nothing gets small ones.
+    ///
+    /// # Panics
+    /// If they are out of range.
+    pub fn begin(&self, bytes: Range<usize>) {
+        assert!(bytes.start <= bytes.end && bytes.end <= self.len);
+        if let Some((slab, at)) = &self.slab {
+            slab.begin(at + bytes.start..at + bytes.end);
+        }
     }
 
     /// The bytes.
@@ -131,6 +106,9 @@ mod tests {
         for (i, b) in all.iter_mut().enumerate() {
             assert_eq!(b.as_slice().as_ptr() as usize % ALIGN, 0);
             assert!(b.as_slice().iter().all(|&x| x == 0));
+            let (half, len) = (b.as_slice().len() / 2, b.as_slice().len());
+            b.begin(0..half);
+            b.begin(half..len);
             b.as_mut_slice().fill(i as u8 + 1);
         }
         for (i, (b, n)) in all.iter().zip(sizes).enumerate() {

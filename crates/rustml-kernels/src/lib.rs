@@ -9,6 +9,7 @@ mod buffer;
 pub mod formats;
 pub mod gemm;
 pub mod ops;
+pub mod pages;
 pub mod panel;
 pub mod par;
 pub mod pool;

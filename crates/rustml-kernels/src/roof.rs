@@ -21,6 +21,7 @@
 //! ```
 
 use crate::buffer::AlignedBytes;
+use crate::pages;
 use crate::par::Team;
 use rustml_simd::{with_bf16, with_isa, Isa, Kernel, Simd};
 use std::hint::black_box;
@@ -49,8 +50,10 @@ const LINKS: usize = 20_000;
 pub fn read_bandwidth(team: &Team, bytes: usize, budget: Duration) -> Option<f64> {
     let bytes = bytes.clamp(CHUNK_BYTES, LARGEST_SET) / CHUNK_BYTES * CHUNK_BYTES;
     let mut set = AlignedBytes::zeroed(bytes)?;
+    set.begin(0..bytes);
     // Pages that nobody has written are all one and the same.
     set.as_mut_slice().fill(1);
+    pages::gather(Duration::MAX);
     let (set, chunks) = (set.as_slice(), bytes / CHUNK_BYTES);
     let passes = PASS_BYTES.div_ceil(bytes);
     let pass = best(budget, || {

@@ -15,9 +15,9 @@ impl Kernel for Put<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let rows = 0..self.0.rows();
+        let (rows, cols) = (0..self.0.rows(), 0..self.0.cols());
         // SAFETY: one thread.
-        unsafe { self.0.writer().put(s, rows, self.1) };
+        unsafe { self.0.writer().put(s, rows, cols, self.1) };
     }
 }
 

@@ -154,14 +154,14 @@ fn normalised_rows_are_those_of_single_norms() {
             for (x, y) in x.chunks(cols).zip(expected.chunks_mut(cols)) {
                 ops::norm(isa, NormKind::Rms, x, &weight, &bias, 1e-6, y);
             }
-            let mut out = vec![f32::NAN; rows * cols];
+            let mut scratch = vec![f32::NAN; scratch_len(&team, rows, cols, 0)];
             let mut acts = Acts::new(rows, cols, Forms::FLOATS);
             let norm = norm_of(&weight, &bias);
-            norm_rows(&team, norm, &x, &mut out, &mut acts, Forms::FLOATS);
-            assert_eq!(bits(&out), bits(&expected), "{isa:?} {rows} rows");
+            norm_rows(&team, norm, &x, &mut scratch, &mut acts, Forms::FLOATS);
             assert_eq!(seen(&team, &acts), expected, "{isa:?} {rows} rows");
 
-            let (mut sum, mut scratch) = (x.clone(), vec![f32::NAN; rows * cols]);
+            let mut sum = x.clone();
+            scratch.fill(f32::NAN);
             norm_add_rows(&team, norm, &x, &mut scratch, &mut sum);
             ops::add(isa, &mut expected, &x);
             assert_eq!(bits(&sum), bits(&expected), "{isa:?} {rows} rows");
@@ -169,32 +169,75 @@ fn normalised_rows_are_those_of_single_norms() {
     }
 }
 
+/// The inner part of a feed-forward is its products, activated: bit for bit, whatever
+/// the forms, the number of rows and threads, and a width that is no multiple of anything.
 #[test]
-fn activated_rows_are_those_of_single_activations() {
+fn an_inner_part_is_products_and_activations() {
+    let types = [
+        (DType::Q8_0, DType::Q8_0, 64, 160),
+        (DType::Q5_0, DType::Q8_0, 32, 32),
+        (DType::Q4_K, DType::Q4_0, 256, 416),
+        (DType::BF16, DType::F32, 48, 77),
+    ];
     for isa in Isa::available() {
         for (rows, threads) in ROWS.into_iter().zip([1, 2, 3, 3]) {
-            for gated in [false, true] {
-                let (team, mut rng, cols) = (team(isa, threads), Rng(8), 64);
-                let mut gate = rng.floats(rows * cols);
-                let up = if gated {
-                    rng.floats(rows * cols)
-                } else {
-                    Vec::new()
+            for ((gate, up, cols, width), gated) in types.into_iter().zip([true, false, true, true])
+            {
+                let (team, mut rng) = (team(isa, threads), Rng(8));
+                let x = rng.floats(rows * cols);
+                let (gate, _) = weights(gate, width, cols, isa, &mut rng);
+                let (up, _) = weights(up, width, cols, isa, &mut rng);
+                let biases = [rng.floats(width), rng.floats(width)];
+                let linears = [(&gate, Some(&biases[0][..])), (&up, None)];
+                let linears = if gated { &linears[..] } else { &linears[..1] };
+                let acts = prepared(&team, &x, cols, &[&gate, &up]);
+
+                let mut products = [0; 2].map(|_| vec![f32::NAN; rows * width]);
+                for ((weights, bias), out) in linears.iter().zip(&mut products) {
+                    let mut output = output(weights, out);
+                    output.bias = *bias;
+                    matmul(&team, &acts, &mut [output], None);
+                }
+                let [mut expected, up] = products;
+                let up = if gated { &up[..] } else { &[] };
+                ops::activate(isa, Activation::Silu, &mut expected, up);
+
+                let codes = width.is_multiple_of(32);
+                let forms = if codes { Forms::CODES } else { Forms::PAIRS };
+                let forms = forms.union(Forms::FLOATS);
+                let mut scratch = vec![f32::NAN; scratch_len(&team, rows, 0, width)];
+                let mut out = Acts::new(rows, width, forms);
+                let inner = Inner {
+                    activation: Activation::Silu,
+                    linears,
                 };
-                let mut expected = gate.clone();
-                ops::activate(isa, Activation::Silu, &mut expected, &up);
-                let mut acts = Acts::new(rows, cols, Forms::FLOATS);
-                activate_rows(
-                    &team,
-                    Activation::Silu,
-                    &mut gate,
-                    &up,
-                    cols,
-                    &mut acts,
-                    Forms::FLOATS,
-                );
-                assert_eq!(bits(&gate), bits(&expected), "{isa:?} {rows} rows");
-                assert_eq!(seen(&team, &acts), expected, "{isa:?} {rows} rows");
+                let times = <[AtomicU64; 3]>::default();
+                let timing = Some(&times[..]);
+                inner_rows(&team, &inner, &acts, &mut scratch, &mut out, forms, timing);
+                let what = format!("{isa:?} {rows} rows of {width}");
+                assert_eq!(bits(&seen(&team, &out)), bits(&expected), "{what}");
+                for (i, time) in times.into_iter().enumerate() {
+                    let counts = rows > 0 && i <= linears.len();
+                    assert!(
+                        time.into_inner() > 0 || !counts,
+                        "{what}: part {i} takes time"
+                    );
+                }
+
+                // The other form is that of the same values prepared as a whole.
+                let other = match codes {
+                    true => DType::Q8_0,
+                    false => DType::BF16,
+                };
+                let (next, _) = weights(other, 40, width, isa, &mut rng);
+                let mut whole = Acts::new(rows, width, forms);
+                prepare_rows(&team, &expected, width, &mut whole, forms);
+                let both = [&out, &whole].map(|acts| {
+                    let mut y = vec![f32::NAN; rows * 40];
+                    matmul(&team, acts, &mut [output(&next, &mut y)], None);
+                    bits(&y)
+                });
+                assert_eq!(both[0], both[1], "{what}");
             }
         }
     }

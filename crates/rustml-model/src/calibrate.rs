@@ -141,6 +141,7 @@ impl Calibration {
         AlignedBytes::begin_slab();
         if self.others.is_none() {
             let mut others = AlignedBytes::zeroed(OTHERS)?;
+            others.begin(0..OTHERS);
             // Pages that nobody has written are all one and the same.
             others.as_mut_slice().fill(1);
             self.others = Some(others);

@@ -26,6 +26,8 @@ pub struct KvPool {
     /// Bytes of a block.
     stride: usize,
     free: Vec<u32>,
+    /// The first block that was never taken.
+    fresh: u32,
     /// How many have each block; 0 for those that are free.
     references: Vec<u32>,
     /// Tells the pool from others.
@@ -132,6 +134,7 @@ impl KvPool {
             memory,
             stride,
             free,
+            fresh: 0,
             references,
             id: new_id(),
         })
@@ -155,6 +158,11 @@ impl KvPool {
         self.check_owner(sequence);
         let from = self.free.len() - more;
         for block in self.free.drain(from..).rev() {
+            if block >= self.fresh {
+                let at = block as usize * self.stride;
+                self.memory.begin(at..at + self.stride);
+                self.fresh = block + 1;
+            }
             self.references[block as usize] = 1;
             sequence.blocks.push(block);
         }
@@ -373,6 +381,7 @@ mod tests {
             memory: AlignedBytes::zeroed(0).unwrap(),
             stride: 0,
             free: (0..blocks).rev().collect(),
+            fresh: 0,
             references: vec![0; blocks as usize],
             id: new_id(),
         }

@@ -93,12 +93,28 @@ impl Weights {
         self.matrices().map(Matrix::bytes).sum()
     }
 
-    /// The forms of activations that any product reads, and the widest input.
+    /// The forms of activations that any product reads but those of the inner part of a
+    /// feed-forward, and the widest input of these.
     pub fn activations(&self) -> (Forms, usize) {
-        let layers = self.layers.iter().flat_map(LayerWeights::linears);
-        let linears = layers.map(|l| &l.weights).chain([self.head()]);
-        linears.fold((Forms::default(), 0), |(forms, cols), m| {
-            (forms.union(m.forms()), cols.max(m.cols()))
-        })
+        let of = |l| LayerWeights::linears(l).filter(|linear| !std::ptr::eq(*linear, &l.down));
+        read_by(
+            self.layers
+                .iter()
+                .flat_map(of)
+                .map(|l| &l.weights)
+                .chain([self.head()]),
+        )
     }
+
+    /// The same of the inner part of a feed-forward.
+    pub fn inner_activations(&self) -> (Forms, usize) {
+        read_by(self.layers.iter().map(|l| &l.down.weights))
+    }
+}
+
+/// The forms of activations that these products read, and the widest input.
+fn read_by<'a>(linears: impl Iterator<Item = &'a Matrix>) -> (Forms, usize) {
+    linears.fold((Forms::default(), 0), |(forms, cols), m| {
+        (forms.union(m.forms()), cols.max(m.cols()))
+    })
 }

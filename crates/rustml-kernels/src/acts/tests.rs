@@ -25,7 +25,7 @@ impl Kernel for Put<'_> {
             let rows = first..first + step;
             let x = &self.1[rows.start * cols..rows.end * cols];
             // SAFETY: one thread.
-            unsafe { writer.put(s, rows, x) };
+            unsafe { writer.put(s, rows, 0..cols, x) };
         }
     }
 }

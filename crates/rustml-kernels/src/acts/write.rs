@@ -32,8 +32,10 @@ const GROUP: usize = 16;
 /// Rows of one tile that are written together.
 #[derive(Clone, Copy)]
 struct Rows {
-    /// Their values, one row after the other.
+    /// Where their values for input 0 are, or would be.
     x: *const f32,
+    /// Values from one row to the next.
+    stride: usize,
     /// Where their tile begins, and how many rows it has.
     row0: usize,
     n: usize,
@@ -42,42 +44,60 @@ struct Rows {
 }
 
 impl RowWriter<'_> {
-    /// Writes `rows` in all announced forms; `x` holds them one after the other.
+    /// Writes inputs `cols` of `rows` in all announced forms; `x` holds those of one
+    /// row after those of the other. They are whole blocks of 32, but for the last.
     ///
     /// # Safety
-    /// No other thread writes these rows at the same time.
+    /// No other thread writes these inputs of these rows at the same time.
     ///
     /// # Panics
-    /// If the rows' lengths or numbers are not as announced.
+    /// If numbers or lengths are not as announced.
     #[inline(always)]
-    pub unsafe fn put<S: Simd>(&self, s: S, rows: Range<usize>, x: &[f32]) {
-        assert!(rows.end <= self.rows && x.len() == rows.len() * self.cols);
-        let (codes, blocks) = (self.forms.contains(Forms::CODES), self.cols / BLOCK);
+    pub unsafe fn put<S: Simd>(&self, s: S, rows: Range<usize>, cols: Range<usize>, x: &[f32]) {
+        assert!(rows.end <= self.rows && cols.end <= self.cols);
+        assert!(cols.start.is_multiple_of(BLOCK));
+        assert!(cols.end == self.cols || cols.end.is_multiple_of(BLOCK));
+        assert!(x.len() == rows.len() * cols.len());
+        let (codes, stride) = (self.forms.contains(Forms::CODES), cols.len());
+        let blocks = cols.start / BLOCK..cols.end / BLOCK;
         let mut row = rows.start;
         while row < rows.end {
             let (row0, n) = tile_of(self.rows, row);
-            let x = x.as_ptr().add((row - rows.start) * self.cols);
+            let x = x.as_ptr().add((row - rows.start) * stride);
+            let x = x.wrapping_sub(cols.start);
             // A tile of many rows is written as a whole, so that its blocks lie
             // together where they go.
             if n == MANY && row == row0 && row + n <= rows.end {
                 let (n, lane) = (MANY, 0);
-                let to = Rows { x, row0, n, lane };
-                self.put_floats::<MANY>(to);
-                self.put_pairs::<MANY>(to);
+                let to = Rows {
+                    x,
+                    stride,
+                    row0,
+                    n,
+                    lane,
+                };
+                self.put_floats::<MANY>(to, cols.clone());
+                self.put_pairs::<MANY>(to, cols.clone());
                 if codes {
-                    let b = self.put_blocks::<S, MANY, 2>(s, to, 0..blocks);
-                    self.put_blocks::<S, MANY, 1>(s, to, b..blocks);
+                    let b = self.put_blocks::<S, MANY, 2>(s, to, blocks.clone());
+                    self.put_blocks::<S, MANY, 1>(s, to, b..blocks.end);
                 }
                 row += MANY;
             } else {
                 let lane = row - row0;
-                let to = Rows { x, row0, n, lane };
-                self.put_floats::<1>(to);
-                self.put_pairs::<1>(to);
+                let to = Rows {
+                    x,
+                    stride,
+                    row0,
+                    n,
+                    lane,
+                };
+                self.put_floats::<1>(to, cols.clone());
+                self.put_pairs::<1>(to, cols.clone());
                 if codes {
-                    let b = self.put_blocks::<S, 1, 16>(s, to, 0..blocks);
-                    let b = self.put_blocks::<S, 1, 4>(s, to, b..blocks);
-                    self.put_blocks::<S, 1, 1>(s, to, b..blocks);
+                    let b = self.put_blocks::<S, 1, 16>(s, to, blocks.clone());
+                    let b = self.put_blocks::<S, 1, 4>(s, to, b..blocks.end);
+                    self.put_blocks::<S, 1, 1>(s, to, b..blocks.end);
                 }
                 row += 1;
             }
@@ -89,14 +109,14 @@ impl RowWriter<'_> {
     /// # Safety
     /// As for [`RowWriter::put`].
     #[inline(always)]
-    unsafe fn put_floats<const R: usize>(&self, to: Rows) {
+    unsafe fn put_floats<const R: usize>(&self, to: Rows, cols: Range<usize>) {
         if !self.forms.contains(Forms::FLOATS) {
             return;
         }
         let floats = self.floats.add(to.row0 * self.cols + to.lane);
-        for i in 0..self.cols {
+        for i in cols {
             for r in 0..R {
-                *floats.add(i * to.n + r) = *to.x.add(r * self.cols + i);
+                *floats.add(i * to.n + r) = *to.x.wrapping_add(r * to.stride + i);
             }
         }
     }
@@ -106,15 +126,16 @@ impl RowWriter<'_> {
     /// # Safety
     /// As for [`RowWriter::put`].
     #[inline(always)]
-    unsafe fn put_pairs<const R: usize>(&self, to: Rows) {
+    unsafe fn put_pairs<const R: usize>(&self, to: Rows, cols: Range<usize>) {
         if !self.forms.contains(Forms::PAIRS) {
             return;
         }
         let at = self.pairs.add(to.row0 * self.cols.div_ceil(2) + to.lane);
-        for i in (0..self.cols).step_by(2 * GROUP) {
-            let values = (self.cols - i).min(2 * GROUP);
+        for i in cols.clone().step_by(2 * GROUP) {
+            let values = (cols.end - i).min(2 * GROUP);
             for r in 0..R {
-                let x = std::slice::from_raw_parts(to.x.add(r * self.cols + i), values);
+                let x = to.x.wrapping_add(r * to.stride + i);
+                let x = std::slice::from_raw_parts(x, values);
                 let pairs = bf16_pairs(x);
                 for (p, pair) in pairs[..values.div_ceil(2)].iter().enumerate() {
                     *at.add((i / 2 + p) * to.n + r) = *pair;
@@ -156,7 +177,7 @@ impl RowWriter<'_> {
     unsafe fn put_group<S: Simd, const R: usize, const K: usize>(&self, s: S, to: Rows, b: usize) {
         let (count, blocks) = (const { R * K }, self.cols / BLOCK);
         // Block `i` of the group: where it comes from, and its place in the tile.
-        let from = |i: usize| to.x.add(i % R * self.cols + (b + i / R) * BLOCK);
+        let from = |i: usize| to.x.wrapping_add(i % R * to.stride + (b + i / R) * BLOCK);
         let place = |i: usize| (b + i / R) * to.n + to.lane + i % R;
         let (scales, inverse) = scales::<S>(s, count, from);
         let codes = self.codes.add(to.row0 * self.cols);

@@ -22,7 +22,7 @@ pub struct Product<'a> {
     pub bias: Option<&'a [f32]>,
     /// Whether the result is added to what `out` holds.
     pub accumulate: bool,
-    /// First output of the first row; rows are `out_stride` values apart.
+    /// Where output 0 of the first row is, or would be; rows are `out_stride` values apart.
     pub out: *mut f32,
     /// Values from one row of `out` to the next.
     pub out_stride: usize,
@@ -60,8 +60,8 @@ impl Product<'_> {
     /// Computes the outputs of `panels`.
     ///
     /// # Safety
-    /// `out` is writable (readable too if it accumulates) for
-    /// `acts.rows()` rows, and nobody else uses the outputs of these panels.
+    /// The outputs of these panels are writable (readable too if it accumulates) for
+    /// `acts.rows()` rows, and nobody else uses them.
     ///
     /// # Panics
     /// If the activations lack the forms or the width that the weights need.
@@ -311,7 +311,7 @@ unsafe fn finish<S: Simd, const N: usize>(
     let first = panel * S::LANES;
     let valid = (p.weights.rows() - first).min(S::LANES);
     for (n, acc) in acc.into_iter().enumerate() {
-        let out = p.out.add((row0 + n) * p.out_stride + first);
+        let out = p.out.wrapping_add((row0 + n) * p.out_stride + first);
         if valid == S::LANES {
             let mut y = acc;
             if let Some(bias) = p.bias {

@@ -187,6 +187,9 @@ impl Matrix {
         assert_eq!(data.len(), row_bytes * rows);
         let packer = m.packer();
         for row in 0..rows {
+            if row.is_multiple_of(isa.lanes()) {
+                packer.begin(row / isa.lanes());
+            }
             // SAFETY: one thread.
             unsafe { packer.put_row(row, &data[row * row_bytes..][..row_bytes]) };
         }
@@ -203,14 +206,15 @@ impl Matrix {
 
     /// A handle through which different panels can be filled at once.
     pub fn packer(&mut self) -> Packer<'_> {
+        let data = self.data.as_mut_slice().as_mut_ptr();
         Packer {
+            memory: &self.data,
             dtype: self.dtype,
             rows: self.rows,
             cols: self.cols,
             isa: self.isa,
             stride: self.stride,
-            data: self.data.as_mut_slice().as_mut_ptr(),
-            _matrix: std::marker::PhantomData,
+            data,
         }
     }
 
@@ -241,6 +245,10 @@ impl Matrix {
     /// Bytes of one panel.
     pub fn panel_bytes(&self) -> usize {
         self.stride
+    }
+    /// A panel and those after it.
+    pub(crate) fn from_panel(&self, panel: usize) -> &[u8] {
+        &self.data()[panel * self.stride..]
     }
     /// Panels that a product computes together at most.
     pub(crate) fn panels_at_once(&self, rows: usize) -> usize {
@@ -295,13 +303,13 @@ impl Matrix {
 
 /// Fills a [`Matrix`], from several threads if each panel has one writer.
 pub struct Packer<'a> {
+    memory: &'a AlignedBytes,
     dtype: DType,
     rows: usize,
     cols: usize,
     isa: Isa,
     stride: usize,
     data: *mut u8,
-    _matrix: std::marker::PhantomData<&'a mut Matrix>,
 }
 
 // SAFETY: panels are disjoint memory, and `put_row` forbids two writers of one.
@@ -310,6 +318,12 @@ unsafe impl Sync for Packer<'_> {}
 unsafe impl Send for Packer<'_> {}
 
 impl Packer<'_> {
+    /// Says that the rows of a panel follow.
+    pub fn begin(&self, panel: usize) {
+        self.memory
+            .begin(panel * self.stride..(panel + 1) * self.stride);
+    }
+
     /// Packs one row as it lies in a file.
     ///
     /// # Safety

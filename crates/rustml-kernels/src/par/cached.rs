@@ -141,7 +141,7 @@ pub fn position_rows(
     });
     let (q, k) = (Shared(q.as_mut_ptr()), Shared(k.as_mut_ptr()));
     assert!(timing.is_none_or(|t| t.len() >= 3));
-    for_rows(team, rows, 4 * (q_cols + 2 * kv_cols), &|row| {
+    for_rows(team, rows, 4 * (q_cols + 2 * kv_cols), &|row, _| {
         // SAFETY: row by row, within the lengths checked above.
         let (q, k) = unsafe {
             (

@@ -4,9 +4,9 @@
 //! work into chunks that touch disjoint memory, and run them. With `Timing`
 //! they also say how the threads' time divides among the parts of one region.
 
-use crate::acts::{tiles, Acts, Forms, RowWriter, FEW_ROWS};
+use crate::acts::{tiles, Acts, Forms, RowWriter, FEW_ROWS, MOST_ROWS};
 use crate::gemm::{Product, Then};
-use crate::ops::{self, Activation, NormKind};
+use crate::ops::{self, NormKind};
 use crate::panel::Matrix;
 use crate::pool::Pool;
 use crate::ticks::{ticks, ticks_since};
@@ -16,8 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod cached;
+mod inner;
 
 pub use cached::{attend_rows, position_rows, Cache, Positioning, SpanView};
+pub use inner::{inner_rows, Inner, Linear};
 
 /// Threads, and the instruction set they use.
 pub struct Team {
@@ -53,42 +55,59 @@ impl Shared<f32> {
 /// Below this many values an operation on rows is not worth waking threads.
 const INLINE_VALUES: usize = 4 * 1024;
 
-/// Runs `body` for every row, on several threads if that pays.
-fn for_rows(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(usize) + Sync)) {
+/// Runs `body` for every row, on several threads if that pays; it is told the thread.
+fn for_rows(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(usize, usize) + Sync)) {
     if rows * row_values <= INLINE_VALUES {
-        (0..rows).for_each(body);
+        (0..rows).for_each(|row| body(row, 0));
         return;
     }
     let chunk = (INLINE_VALUES / 4).div_ceil(row_values.max(1)).max(1);
-    team.pool.run(rows.div_ceil(chunk), &|c, _| {
-        (c * chunk..((c + 1) * chunk).min(rows)).for_each(body);
+    team.pool.run(rows.div_ceil(chunk), &|c, thread| {
+        (c * chunk..((c + 1) * chunk).min(rows)).for_each(|row| body(row, thread));
     });
 }
 
 /// Runs `body` for rows that are prepared together, on several threads if that
 /// pays: the tiles of many rows, else single rows.
-fn for_tiles(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(Range<usize>) + Sync)) {
+fn for_tiles(
+    team: &Team,
+    rows: usize,
+    row_values: usize,
+    body: &(dyn Fn(Range<usize>, usize) + Sync),
+) {
     if rows <= FEW_ROWS {
-        return for_rows(team, rows, row_values, &|row| body(row..row + 1));
+        return for_rows(team, rows, row_values, &|row, thread| {
+            body(row..row + 1, thread)
+        });
     }
     let tiles: Vec<_> = tiles(rows).collect();
-    team.pool.run(tiles.len(), &|c, _| {
+    team.pool.run(tiles.len(), &|c, thread| {
         let (first, n) = tiles[c];
-        body(first..first + n);
+        body(first..first + n, thread);
     });
 }
 
-fn put_rows(isa: Isa, writer: &RowWriter, rows: Range<usize>, x: &[f32]) {
-    struct Put<'a>(&'a RowWriter<'a>, Range<usize>, &'a [f32]);
+/// Writes inputs `cols` of `rows`, that `x` holds.
+///
+/// # Safety
+/// No other chunk writes these inputs of these rows.
+unsafe fn put_rows(
+    isa: Isa,
+    writer: &RowWriter,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    x: &[f32],
+) {
+    struct Put<'a>(&'a RowWriter<'a>, Range<usize>, Range<usize>, &'a [f32]);
     impl Kernel for Put<'_> {
         type Out = ();
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
-            // SAFETY: callers below put each row from one chunk.
-            unsafe { self.0.put(s, self.1, self.2) }
+            // SAFETY: by the function's contract.
+            unsafe { self.0.put(s, self.1, self.2, self.3) }
         }
     }
-    with_isa(isa, Put(writer, rows, x))
+    with_isa(isa, Put(writer, rows, cols, x))
 }
 
 /// What one product of a region computes: see [`Product`].
@@ -103,8 +122,21 @@ pub struct Output<'a> {
     pub out: &'a mut [f32],
 }
 
+/// Values of scratch memory that operations on so many rows need: norms of rows as wide
+/// as `cols`, and the inner part of a feed-forward, of `width`.
+pub fn scratch_len(team: &Team, rows: usize, cols: usize, width: usize) -> usize {
+    let norms = team.pool.threads() * MOST_ROWS * cols;
+    norms.max(inner::scratch_len(team, rows, width))
+}
+
 /// A piece of a region of products: which one, and its panels.
 type Chunk = (usize, usize, usize);
+
+/// Bytes of weights in a chunk of so many: small enough to balance the threads, large
+/// enough to stream; for many rows a chunk of weights stays in a core's own cache.
+fn chunk_bytes(team: &Team, bytes: usize) -> usize {
+    (bytes / (team.pool.threads() * 6)).clamp(24 << 10, 192 << 10)
+}
 
 /// Products of so many rows cut into chunks.
 fn cut<'a>(
@@ -112,10 +144,7 @@ fn cut<'a>(
     rows: usize,
     weights: impl Iterator<Item = &'a Matrix> + Clone,
 ) -> Vec<Chunk> {
-    let bytes: usize = weights.clone().map(Matrix::bytes).sum();
-    // Small enough to balance the threads, large enough to stream; for many
-    // rows a chunk of weights stays in a core's own cache.
-    let chunk_bytes = (bytes / (team.pool.threads() * 6)).clamp(24 << 10, 192 << 10);
+    let chunk_bytes = chunk_bytes(team, weights.clone().map(Matrix::bytes).sum());
     let mut chunks = Vec::new();
     for (i, w) in weights.enumerate() {
         let step = chunk_bytes / w.panel_bytes().max(1);
@@ -224,47 +253,49 @@ impl Norm<'_> {
     }
 }
 
-/// Normalises every row of `x` into `out`, and prepares the result in `forms`.
+/// Normalises every row of `x`, and prepares the result in `forms`.
 ///
 /// # Panics
-/// If the lengths do not fit.
+/// If the lengths do not fit, or there is less scratch memory than [`scratch_len`].
 pub fn norm_rows(
     team: &Team,
     norm: Norm,
     x: &[f32],
-    out: &mut [f32],
+    scratch: &mut [f32],
     acts: &mut Acts,
     forms: Forms,
 ) {
     let cols = norm.weight.len();
     let rows = x.len() / cols;
-    assert!(x.len() == rows * cols && out.len() == x.len());
+    assert!(x.len() == rows * cols && scratch.len() >= scratch_len(team, rows, cols, 0));
     acts.begin(rows, cols, forms);
-    let (writer, out) = (acts.writer(), Shared(out.as_mut_ptr()));
-    for_tiles(team, rows, cols, &|tile| {
+    let (writer, scratch) = (acts.writer(), Shared(scratch.as_mut_ptr()));
+    for_tiles(team, rows, cols, &|tile, thread| {
         let values = tile.start * cols..tile.end * cols;
-        // SAFETY: tile by tile, within the length checked above.
-        let out = unsafe { out.slice(values.start, values.len()) };
+        // SAFETY: each thread has its own, within the length checked above.
+        let out = unsafe { scratch.slice(thread * MOST_ROWS * cols, values.len()) };
         let x = x[values].chunks_exact(cols);
         for (x, out) in x.zip(out.chunks_exact_mut(cols)) {
             norm.apply(team.isa, x, out);
         }
-        put_rows(team.isa, &writer, tile, out);
+        // SAFETY: tile by tile.
+        unsafe { put_rows(team.isa, &writer, tile, 0..cols, out) };
     });
 }
 
-/// `x += norm(y)` for every row; `scratch` is overwritten.
+/// `x += norm(y)` for every row.
 ///
 /// # Panics
-/// If the lengths do not fit.
+/// If the lengths do not fit, or there is less scratch memory than [`scratch_len`].
 pub fn norm_add_rows(team: &Team, norm: Norm, y: &[f32], scratch: &mut [f32], x: &mut [f32]) {
     let cols = norm.weight.len();
     let rows = x.len() / cols;
-    assert!(x.len() == rows * cols && y.len() == x.len() && scratch.len() == x.len());
+    assert!(x.len() == rows * cols && y.len() == x.len());
+    assert!(scratch.len() >= scratch_len(team, rows, cols, 0));
     let (x, t) = (Shared(x.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
-    for_rows(team, rows, cols, &|row| {
-        // SAFETY: row by row, within the length checked above.
-        let (x, t) = unsafe { (x.slice(row * cols, cols), t.slice(row * cols, cols)) };
+    for_rows(team, rows, cols, &|row, thread| {
+        // SAFETY: row by row, and each thread's own, within the lengths checked above.
+        let (x, t) = unsafe { (x.slice(row * cols, cols), t.slice(thread * cols, cols)) };
         norm.apply(team.isa, &y[row * cols..][..cols], t);
         ops::add(team.isa, x, t);
     });
@@ -279,37 +310,10 @@ pub fn prepare_rows(team: &Team, x: &[f32], cols: usize, acts: &mut Acts, forms:
     assert_eq!(x.len(), rows * cols);
     acts.begin(rows, cols, forms);
     let writer = acts.writer();
-    for_tiles(team, rows, cols, &|tile| {
+    for_tiles(team, rows, cols, &|tile, _| {
         let x = &x[tile.start * cols..tile.end * cols];
-        put_rows(team.isa, &writer, tile, x);
-    });
-}
-
-/// `gate = f(gate) * up` (or `f(gate)` where `up` is empty) for every row,
-/// prepared in `forms`.
-///
-/// # Panics
-/// If the lengths do not fit.
-pub fn activate_rows(
-    team: &Team,
-    f: Activation,
-    gate: &mut [f32],
-    up: &[f32],
-    cols: usize,
-    acts: &mut Acts,
-    forms: Forms,
-) {
-    let rows = gate.len() / cols;
-    assert!(gate.len() == rows * cols && (up.is_empty() || up.len() == gate.len()));
-    acts.begin(rows, cols, forms);
-    let (writer, gate) = (acts.writer(), Shared(gate.as_mut_ptr()));
-    for_tiles(team, rows, cols * 4, &|tile| {
-        let values = tile.start * cols..tile.end * cols;
-        // SAFETY: tile by tile, within the length checked above.
-        let gate = unsafe { gate.slice(values.start, values.len()) };
-        let up = if up.is_empty() { up } else { &up[values] };
-        ops::activate(team.isa, f, gate, up);
-        put_rows(team.isa, &writer, tile, gate);
+        // SAFETY: tile by tile.
+        unsafe { put_rows(team.isa, &writer, tile, 0..cols, x) };
     });
 }
 
@@ -321,7 +325,7 @@ pub fn map_rows(team: &Team, x: &mut [f32], cols: usize, f: &(dyn Fn(usize, &mut
     let rows = x.len() / cols;
     assert_eq!(x.len(), rows * cols);
     let x = Shared(x.as_mut_ptr());
-    for_rows(team, rows, cols, &|row| {
+    for_rows(team, rows, cols, &|row, _| {
         // SAFETY: row by row, within the length checked above.
         f(row, unsafe { x.slice(row * cols, cols) })
     });
@@ -347,6 +351,7 @@ pub fn pack_rows<E: Send>(team: &Team, weights: &mut Matrix, read: &ReadRow<E>) 
         if lock(&failed).is_some() {
             return;
         }
+        packer.begin(panel);
         let mut bytes = vec![0u8; row_bytes];
         for row in panel * lanes..((panel + 1) * lanes).min(rows) {
             if let Err(e) = read(row, &mut bytes) {

@@ -2,18 +2,18 @@
 
 use super::Capacity;
 use crate::model::Model;
-use crate::spec::Layer;
-use rustml_kernels::{Acts, Forms};
+use crate::spec::{Layer, Wiring};
+use rustml_kernels::par::scratch_len;
+use rustml_kernels::Acts;
 
 /// Buffers for steps of one model, allocated once for the largest step. Each
 /// is `[rows, width]` of the current step.
 pub(crate) struct Buffers {
     /// The residual stream, `hidden` wide.
     pub x: Vec<f32>,
-    /// What a part adds to the stream, before its norm; `hidden` wide.
+    /// What a part adds to the stream, before its norm; `hidden` wide, empty where no
+    /// part has one.
     pub y: Vec<f32>,
-    /// Normalised rows, `hidden` wide.
-    pub normed: Vec<f32>,
     /// Queries, `heads * head_dim` wide.
     pub q: Vec<f32>,
     /// Keys, `kv_heads * head_dim` wide.
@@ -22,14 +22,12 @@ pub(crate) struct Buffers {
     pub v: Vec<f32>,
     /// What attention mixed, as wide as the queries.
     pub mixed: Vec<f32>,
-    /// Feed-forward, `inner` wide; empty where nothing is gated.
-    pub gate: Vec<f32>,
-    /// Feed-forward, `inner` wide.
-    pub up: Vec<f32>,
-    /// Input of the next product, in the forms its weights read.
+    /// What threads have in hand of norms and feed-forwards.
+    pub scratch: Vec<f32>,
+    /// Input of the next product, in the forms its weights read; not `inner` wide.
     pub acts: Acts,
-    /// The forms that `acts` has room for.
-    pub forms: Forms,
+    /// The inner part of a feed-forward, likewise, `inner` wide.
+    pub inner: Acts,
     /// Cosines of each rope, `[rope][rows, dims / 2]`.
     pub cos: Vec<Vec<f32>>,
     /// Sines, likewise.
@@ -46,29 +44,27 @@ impl Buffers {
             vec![0f32; rows * widest]
         };
         let (forms, cols) = model.weights().activations();
-        let hidden = || vec![0f32; rows * spec.hidden];
+        let (inner_forms, inner_cols) = model.weights().inner_activations();
         let tables = || {
             let ropes = spec.ropes.iter();
             ropes.map(|r| vec![0f32; rows * (r.dims / 2)]).collect()
         };
         let q = |l: &Layer| l.attention.heads * l.attention.head_dim;
         let kv = |l: &Layer| l.attention.kv_heads * l.attention.head_dim;
-        let gate = |l: &Layer| match l.feed_forward.gated {
-            true => l.feed_forward.inner,
-            false => 0,
+        let y = |l: &Layer| match l.wiring {
+            Wiring::Sandwich => spec.hidden,
+            _ => 0,
         };
         Buffers {
-            x: hidden(),
-            y: hidden(),
-            normed: hidden(),
+            x: vec![0.0; rows * spec.hidden],
+            y: widest(&y),
             q: widest(&q),
             k: widest(&kv),
             v: widest(&kv),
             mixed: widest(&q),
-            gate: widest(&gate),
-            up: widest(&|l| l.feed_forward.inner),
+            scratch: vec![0.0; scratch_len(model.team(), rows, spec.hidden, inner_cols)],
             acts: Acts::new(rows, cols, forms),
-            forms,
+            inner: Acts::new(rows, inner_cols, inner_forms),
             cos: tables(),
             sin: tables(),
             logits: vec![0.0; capacity.logit_rows * spec.vocab],

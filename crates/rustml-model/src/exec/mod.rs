@@ -84,12 +84,10 @@ impl Exec {
         self.capacity
     }
 
-    /// The forms the weights read that the activations of this width can take.
+    /// The forms of activations that these read.
     fn forms_for(&self, linears: &[&Matrix]) -> Forms {
         let all = linears.iter().map(|m| m.forms());
-        let forms = all.fold(Forms::default(), Forms::union);
-        debug_assert!(self.buffers.forms.contains(forms));
-        forms
+        all.fold(Forms::default(), Forms::union)
     }
 
     /// `x[row] = embedding[id] * scale (+ positions[position])`
@@ -98,7 +96,7 @@ impl Exec {
         let (spec, weights) = (model.spec(), model.weights());
         let hidden = spec.hidden;
         let (isa, scale) = (self.team.isa, spec.embedding.scale);
-        let (x, extra) = (&mut self.buffers.x, &mut self.buffers.normed);
+        let (x, extra) = (&mut self.buffers.x, &mut self.buffers.scratch);
         for span in spans {
             for row in span.row..span.row + span.rows {
                 let x = &mut x[row * hidden..][..hidden];
@@ -151,8 +149,8 @@ impl Exec {
         let start = self.recorder.start();
         let forms = self.forms_for(linears);
         let (b, len) = (&mut self.buffers, rows * w.weight.len());
-        let (x, out) = (&b.x[..len], &mut b.normed[..len]);
-        par::norm_rows(&self.team, norm(n, w), x, out, &mut b.acts, forms);
+        let (x, scratch) = (&b.x[..len], &mut b.scratch);
+        par::norm_rows(&self.team, norm(n, w), x, scratch, &mut b.acts, forms);
         self.recorder.record(op, start, cost::norm(w));
     }
 
@@ -289,12 +287,16 @@ impl Exec {
         };
         let mut output = output_of(l, out);
         output.accumulate = !post;
+        let acts = match op {
+            Op::Down => &b.inner,
+            _ => &b.acts,
+        };
         products(
             &self.team,
             &mut self.recorder,
             op,
             &[op],
-            &b.acts,
+            acts,
             &mut [output],
             start,
         );
@@ -304,8 +306,8 @@ impl Exec {
     pub(crate) fn post_norm(&mut self, op: Op, n: &Norm, w: &NormWeights, rows: usize) {
         let start = self.recorder.start();
         let (b, len) = (&mut self.buffers, rows * w.weight.len());
-        let (y, t, x) = (&mut b.y[..len], &mut b.normed[..len], &mut b.x[..len]);
-        par::norm_add_rows(&self.team, norm(n, w), y, t, x);
+        let (y, scratch, x) = (&b.y[..len], &mut b.scratch, &mut b.x[..len]);
+        par::norm_add_rows(&self.team, norm(n, w), y, scratch, x);
         self.recorder.record(op, start, cost::norm(w));
     }
 
@@ -320,44 +322,33 @@ impl Exec {
     ) {
         let start = self.recorder.start();
         let forms = self.forms_for(&[&w.down.weights]);
-        let inner = w.up.weights.rows();
         expect(&self.team, rows, &[&w.down.weights]);
-        let (b, len) = (&mut self.buffers, rows * inner);
-        let (gate, up) = match &w.gate {
-            Some(gate) => {
-                let mut outputs = [
-                    output_of(gate, &mut b.gate[..len]),
-                    output_of(&w.up, &mut b.up[..len]),
-                ];
-                let ops = [Op::Gate, Op::Up];
-                products(
-                    &self.team,
-                    &mut self.recorder,
-                    Op::GateUp,
-                    &ops,
-                    &b.acts,
-                    &mut outputs,
-                    start,
-                );
-                (&mut b.gate[..len], &b.up[..len])
-            }
-            None => {
-                let mut outputs = [output_of(&w.up, &mut b.up[..len])];
-                products(
-                    &self.team,
-                    &mut self.recorder,
-                    Op::Up,
-                    &[Op::Up],
-                    &b.acts,
-                    &mut outputs,
-                    start,
-                );
-                (&mut b.up[..len], &[][..])
-            }
+        let linears = inner_of(w);
+        let inner = par::Inner {
+            activation: f,
+            linears: &linears,
         };
-        let start = self.recorder.start();
-        par::activate_rows(&self.team, f, gate, up, inner, &mut b.acts, forms);
-        self.recorder.record(Op::Activate, start, Cost::default());
+        let times = <[AtomicU64; 3]>::default();
+        let timing = self.recorder.wants_parts().then_some(&times[..]);
+        let b = &mut self.buffers;
+        let (team, scratch) = (&self.team, &mut b.scratch);
+        par::inner_rows(team, &inner, &b.acts, scratch, &mut b.inner, forms, timing);
+        let costs = linears
+            .iter()
+            .map(|(w, bias)| cost::product(rows, w, *bias));
+        let whole = match linears.len() {
+            2 => &[Op::GateUp, Op::Gate, Op::Up, Op::Activate][..],
+            _ => &[Op::Up, Op::Up, Op::Activate],
+        };
+        if timing.is_some() {
+            let costs = costs.chain([Cost::default()]);
+            let times = times.into_iter().map(AtomicU64::into_inner);
+            let parts = whole[1..].iter().zip(times).zip(costs);
+            let parts: Vec<_> = parts.map(|((&op, time), cost)| (op, time, cost)).collect();
+            self.recorder.record_parts(&parts, start);
+        } else {
+            self.recorder.record(whole[0], start, cost::total(costs));
+        }
         let start = self.recorder.start();
         expect(&self.team, rows, next);
         self.add_product(Op::Down, &w.down, rows, w.ffn_post_norm.is_some(), start);
@@ -418,6 +409,12 @@ const FEW_ROWS: usize = 4;
 fn expect(team: &Team, rows: usize, weights: &[&Matrix]) {
     let worth = rows <= FEW_ROWS;
     par::expect(team, if worth { weights } else { &[] });
+}
+
+/// The layers of the inner part of a feed-forward: gate and up, or up alone.
+fn inner_of(w: &LayerWeights) -> Vec<par::Linear<'_>> {
+    let linears = w.gate.iter().chain([&w.up]);
+    linears.map(|l| (&l.weights, l.bias.as_deref())).collect()
 }
 
 fn output_of<'a>(l: &'a Linear, out: &'a mut [f32]) -> Output<'a> {
