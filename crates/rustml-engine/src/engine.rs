@@ -7,11 +7,11 @@ use crate::request::{Finish, Request, RequestId, Update, MAX_LOGPROBS};
 use crate::scheduler::Scheduler;
 use crate::sequence::{Scratch, Sequence, Work};
 use crate::stats::Stats;
-use rustml_model::{Batch, Capacity, Exec, KvPool, Model};
+use rustml_model::{gather_pages, Batch, Capacity, Exec, KvPool, Model};
 use rustml_tokenizer::Tokenizer;
 use rustml_trace::{Cost, Detail, LayerTimes, Op, Recorder, StepTimes};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Runs requests on one model.
 ///
@@ -29,7 +29,16 @@ pub struct Engine {
     scratch: Scratch,
     /// Bytes of the weights that every step reads.
     weights: usize,
+    /// Seconds that may go to putting memory in order; less than none, if the last
+    /// time it took more.
+    to_spare: f64,
 }
+
+/// The part of the time of steps that may go to putting memory in order beside them.
+const SPARE: f64 = 0.125;
+
+/// Seconds of it before one step at most.
+const PAUSE: f64 = 0.005;
 
 impl Engine {
     /// An engine with memory for what `config` says.
@@ -62,6 +71,7 @@ impl Engine {
             next_id: 0,
             scratch: Scratch::default(),
             weights,
+            to_spare: 0.0,
         })
     }
 
@@ -170,6 +180,7 @@ impl Engine {
 
     /// Runs one step of all running requests; what it brought for each.
     pub fn step(&mut self) -> Vec<Update> {
+        self.spare_some();
         let looks = self.exec.recorder.detail() > Detail::Off;
         let began = looks.then(Instant::now);
         let mut updates = self.settle_empty();
@@ -207,7 +218,9 @@ impl Engine {
         }
         let r = &mut self.exec.recorder;
         r.record(Op::Sample, sampling, Cost::default());
-        self.count(&works, start.elapsed().as_secs_f64());
+        let seconds = start.elapsed().as_secs_f64();
+        self.to_spare = (self.to_spare + seconds * SPARE).min(PAUSE);
+        self.count(&works, seconds);
         self.scheduler.seal();
         for (update, why) in ended {
             let s = self.scheduler.remove(update.id).expect("it ran");
@@ -218,6 +231,24 @@ impl Engine {
         self.scheduler.stats.tokens += tokens as u64;
         self.report_step(began, size);
         updates
+    }
+
+    /// Puts memory in order, so that steps read it faster: that of weights and caches
+    /// which had to be taken in small pages, because the system had no others at hand,
+    /// moves to large ones. Some milliseconds of it; whether more is left. Steps do a
+    /// little of it as they go, so it need not be called; it is for when there is time.
+    pub fn tidy(&mut self) -> bool {
+        gather_pages(Duration::from_millis(1))
+    }
+
+    /// Does what [`Engine::tidy`] does in a part of the time that steps took so far:
+    /// before a step, so that nobody waits longer for what the last one brought.
+    fn spare_some(&mut self) {
+        if self.to_spare > 0.0 {
+            let start = Instant::now();
+            gather_pages(Duration::from_secs_f64(self.to_spare));
+            self.to_spare -= start.elapsed().as_secs_f64();
+        }
     }
 
     /// Ends requests of which nothing is asked.

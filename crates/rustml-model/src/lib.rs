@@ -95,6 +95,7 @@ pub use load::{Choice, LoadReport, LoadTimes, Progress};
 pub use model::{team, Model};
 pub use quantize::Quantize;
 pub use rustml_kernels::attention::{KvType, KV_BLOCK};
+pub use rustml_kernels::pages::gather as gather_pages;
 pub use rustml_kernels::par::Team;
 pub use source::{Config, Gguf};
 pub use weights::{LayerWeights, Linear, NormWeights, Weights};

@@ -267,6 +267,17 @@ impl Loop {
         }
     }
 
+    /// The next message, which may take long; `None` if none will come.
+    fn wait(&mut self) -> Option<Message> {
+        loop {
+            match self.from.try_recv() {
+                Err(queue::TryRecvError::Empty) if self.engine.tidy() => {}
+                Err(queue::TryRecvError::Empty) => return self.from.recv().ok(),
+                other => return other.ok(),
+            }
+        }
+    }
+
     /// Takes all messages there are, and waits for one if there is nothing
     /// else to do; whether to go on.
     fn take_messages(&mut self) -> bool {
@@ -276,7 +287,7 @@ impl Loop {
                 .store(self.shared.now(), Ordering::Relaxed);
             let message = if self.engine.is_idle() {
                 self.shared.idle.store(true, Ordering::Relaxed);
-                let message = self.from.recv().ok();
+                let message = self.wait();
                 self.shared
                     .alive
                     .store(self.shared.now(), Ordering::Relaxed);

@@ -10,11 +10,11 @@ use measure::{Bench, Kind, Test};
 use output::{Row, Subject};
 use rustml_io::Store;
 use rustml_model::arch::Arch;
-use rustml_model::{team, KvType, Model, Quantize};
+use rustml_model::{gather_pages, team, KvType, Model, Quantize};
 use rustml_nlp::cli::{examples, locate, print, Failure, SourceArgs};
 use rustml_nlp::{available_threads, default_quantize};
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Measure how fast a model reads prompts and generates
 ///
@@ -185,6 +185,8 @@ fn with_threads(
             for &test in tests {
                 bar.set_message(format!("{what}: {test}"));
                 let work = bench.count(&mut context, test);
+                // As it is some seconds after loading.
+                gather_pages(Duration::MAX);
                 bar.inc(1);
                 let mut samples = Vec::new();
                 for _ in 0..args.repeat {

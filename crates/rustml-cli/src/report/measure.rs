@@ -5,6 +5,7 @@ use crate::memory;
 use rustml_io::DType;
 use rustml_kernels::par::Team;
 use rustml_kernels::{roof, Matrix, Pool};
+use rustml_model::gather_pages;
 use rustml_nlp::cli::{Failure, Signals};
 use rustml_nlp::{LoadOptions, Model, Options, Prompt, Sampling};
 use rustml_trace::round::{Choice, Converted, ModelInfo, Roofs, Run, TypeCount};
@@ -155,7 +156,9 @@ fn fused(model: &Model) -> Vec<String> {
     if any(|l| l.feed_forward.gated) {
         all.push("gate and up");
     }
-    all.push("activation and the preparation of its result");
+    all.push(
+        "activation and the preparation of its result, of prompts with the products before it",
+    );
     all.into_iter().map(String::from).collect()
 }
 
@@ -236,6 +239,8 @@ pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, 
     };
     let before = throttled();
     let prompt = prompt(model, setup)?;
+    // As it is some seconds after loading.
+    gather_pages(Duration::MAX);
     let mut done = model.generate_all(vec![prompt], &options, &mut |_| true)?;
     signals.end()?;
     let done = done.remove(0);
