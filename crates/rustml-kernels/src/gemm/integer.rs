@@ -1,11 +1,11 @@
 //! Products of integer weights.
 
-use super::{finish, Fetch, Product, Then, Work};
+use super::{finish, Fetch, Product, Then, Work, AHEAD, FAR_AHEAD};
 use crate::acts::{Acts, Correction, FEW_ROWS};
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
 use crate::panel::wide::{Unpacked, Wide};
-use crate::panel::{correction, places, Format, LINE};
+use crate::panel::{correction, places, scale_bytes, Format, LINE};
 use rustml_simd::{prefetch_near, Kernel, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -108,8 +108,9 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     let mut ahead = [0; P];
     if FEW {
         let one_stream = P == 1 && N <= 4 && fetch.every == 1;
+        let bytes = one_stream.then_some(if N <= 2 { FAR_AHEAD } else { AHEAD });
         for i in 0..P {
-            ahead[i] = work.ahead(panel + i, one_stream);
+            ahead[i] = work.ahead(panel + i, bytes);
         }
     }
     let mut acc = [[s.splat(0.0); N]; P];
@@ -125,11 +126,17 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
         }
         if FEW && (N <= 2 || b == fetched) {
             fetched += fetch.every;
+            // Of a segment's scales a line with each of its blocks.
+            let (block, scale_bytes) = (b % L::Scales::SEGMENT, scale_bytes::<L::Scales>(S::LANES));
+            let segment = codes_at - block * code_bytes - scale_bytes;
             for i in 0..P {
                 for line in (0..code_bytes).step_by(LINE) {
                     prefetch_near(codes[i].wrapping_add(ahead[i] + line));
                 }
-                prefetch_near(scales[i].wrapping_add(ahead[i]));
+                if block * LINE < scale_bytes {
+                    let scales = first.wrapping_add(i * stride + segment + block * LINE);
+                    prefetch_near(scales.wrapping_add(ahead[i]));
+                }
             }
         }
         for sub in 0..subs {

@@ -116,7 +116,10 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
 /// How far ahead of its use a panel's memory is fetched where panels are read one
 /// after the other, in bytes: one stream, which the processor's own fetching follows,
 /// but not from page to page.
-const BYTES_AHEAD: usize = 512;
+const AHEAD: usize = 512;
+
+/// The same for one or two rows, which get through it fastest.
+const FAR_AHEAD: usize = 1024;
 
 /// How far where several are read together, or each several times, in panels.
 const PANELS_AHEAD: usize = 4;
@@ -161,11 +164,12 @@ impl<'a> Work<'a> {
 
     /// How far from a panel what is to be fetched lies, while that panel is computed;
     /// into the second cache, since to the first fewer lines can be on their way.
+    /// So many bytes of one stream, or some panels.
     #[inline(always)]
-    fn ahead(&self, panel: usize, one_stream: bool) -> usize {
-        let (panels, bytes) = match one_stream {
-            true => (1, BYTES_AHEAD),
-            false => (PANELS_AHEAD, PANELS_AHEAD * self.stride),
+    fn ahead(&self, panel: usize, bytes: Option<usize>) -> usize {
+        let (panels, bytes) = match bytes {
+            Some(bytes) => (1, bytes),
+            None => (PANELS_AHEAD, PANELS_AHEAD * self.stride),
         };
         match (panel + panels).checked_sub(self.then.until) {
             None => bytes,

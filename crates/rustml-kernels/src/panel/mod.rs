@@ -86,7 +86,7 @@ pub struct Matrix {
 pub(crate) const LINE: usize = 64;
 
 /// Bytes from the start of a segment to its codes, which begin at a whole vector.
-const fn scale_bytes<Sc: Scales>(lanes: usize) -> usize {
+pub(crate) const fn scale_bytes<Sc: Scales>(lanes: usize) -> usize {
     let bytes = Sc::SEGMENT * BLOCK / Sc::BLOCK * Sc::ROW_BYTES * lanes;
     bytes.next_multiple_of(4 * lanes)
 }
