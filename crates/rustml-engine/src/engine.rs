@@ -35,7 +35,7 @@ pub struct Engine {
 }
 
 /// The part of the time of steps that may go to putting memory in order beside them.
-const SPARE: f64 = 0.125;
+const SPARE: f64 = 1.0 / 16.0;
 
 /// Seconds of it before one step at most.
 const PAUSE: f64 = 0.005;

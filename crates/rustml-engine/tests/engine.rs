@@ -23,6 +23,20 @@ fn engine_of(config: EngineConfig, threads: usize) -> Engine {
     Engine::new(model, tokenizer, config).unwrap()
 }
 
+/// Putting memory in order comes to an end, and changes nothing.
+#[test]
+fn a_tidy_engine_says_the_same() {
+    let mut engine = engine_of(EngineConfig::default(), 2);
+    let mut all = Vec::new();
+    for _ in 0..2 {
+        let id = engine.submit(request(0, 5, 8)).unwrap();
+        let updates = run(&mut engine);
+        all.push(collect(&updates, id));
+        while engine.tidy() {}
+    }
+    assert_eq!(all[0], all[1]);
+}
+
 /// Sixteen requests of all kinds, in a cache that cannot hold four of them.
 #[test]
 fn mixed_requests_get_what_they_get_alone() {

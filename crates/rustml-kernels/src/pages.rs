@@ -25,12 +25,13 @@ const AT_HAND: Duration = Duration::from_millis(1);
 /// How long none is asked for after one that was not.
 const SCARCE: Duration = Duration::from_secs(1);
 
-/// Whether huge pages are asked for.
+/// Whether huge pages are asked for: not if somebody said so, here or to the system.
 fn huge_pages() -> bool {
     static ASKED: OnceLock<bool> = OnceLock::new();
     *ASKED.get_or_init(|| {
         let off = std::env::var_os("RUSTML_HUGE_PAGES").is_some_and(|v| v == "0");
-        cfg!(target_os = "linux") && !off
+        let mode = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+        !off && mode.is_ok_and(|mode| !mode.contains("[never]"))
     })
 }
 

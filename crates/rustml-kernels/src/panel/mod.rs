@@ -247,7 +247,7 @@ impl Matrix {
         self.stride
     }
     /// A panel and those after it.
-    pub(crate) fn from_panel(&self, panel: usize) -> &[u8] {
+    pub(crate) fn since_panel(&self, panel: usize) -> &[u8] {
         &self.data()[panel * self.stride..]
     }
     /// Panels that a product computes together at most.

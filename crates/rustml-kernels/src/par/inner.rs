@@ -143,7 +143,7 @@ fn together(
             let then = Then {
                 until: panels.end,
                 next: next.map_or(std::ptr::null(), |next| {
-                    next.from_panel(outputs.start / next.lanes()).as_ptr()
+                    next.since_panel(outputs.start / next.lanes()).as_ptr()
                 }),
             };
             let product = Product {
