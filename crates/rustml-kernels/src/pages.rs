@@ -11,7 +11,7 @@
 use memmap2::MmapMut;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -91,7 +91,7 @@ impl Slab {
 /// Takes a huge page, if there is reason to think that one is at hand.
 ///
 /// # Safety
-/// The page is mapped, begins at the bounds of a huge one, and was never written.
+/// The page is mapped, and begins at the bounds of a huge one.
 unsafe fn take(page: NonNull<u8>) {
     #[cfg(target_os = "linux")]
     {
@@ -103,7 +103,8 @@ unsafe fn take(page: NonNull<u8>) {
         // Where there are none at all, small pages come as fast as they do.
         libc::madvise(page.as_ptr().cast(), HUGE, libc::MADV_HUGEPAGE);
         let start = Instant::now();
-        page.write_volatile(0);
+        // A write that changes nothing, whoever came first.
+        let _ = AtomicU8::from_ptr(page.as_ptr()).compare_exchange(0, 0, Relaxed, Relaxed);
         if start.elapsed() > AT_HAND {
             *last() = Some(Instant::now());
         }
