@@ -34,6 +34,21 @@ pub(super) fn clean<const N: usize>(values: &[f32]) -> [f32; N] {
     })
 }
 
+/// The greatest of all lanes by `greater`.
+#[inline]
+fn fold(mut lanes: [f32; LANES], greater: impl Fn(f32, f32) -> bool) -> f32 {
+    let mut width = LANES;
+    while width > 1 {
+        width /= 2;
+        for i in 0..width {
+            if greater(lanes[i + width], lanes[i]) {
+                lanes[i] = lanes[i + width];
+            }
+        }
+    }
+    lanes[0]
+}
+
 /// Smallest and largest value.
 #[inline]
 pub(super) fn range(x: &[f32]) -> (f32, f32) {
@@ -45,10 +60,7 @@ pub(super) fn range(x: &[f32]) -> (f32, f32) {
             high[i] = if x[i] > high[i] { x[i] } else { high[i] };
         }
     }
-    (
-        low.into_iter().fold(low[0], f32::min),
-        high.into_iter().fold(high[0], f32::max),
-    )
+    (fold(low, |a, b| a < b), fold(high, |a, b| a > b))
 }
 
 /// The value farthest from zero; of two equally far, the first.
@@ -92,23 +104,46 @@ pub(super) fn inverse(x: f32) -> f32 {
     }
 }
 
-/// Rounds to the nearest integer, halves away from zero as C's `roundf` does, and saturates. (The
-/// addend is the largest number below 1/2: with 1/2 itself 0.49999997 would become 1.)
-#[inline]
-pub(super) fn round_away(x: f32) -> i8 {
-    (x + 0.49999997f32.copysign(x)) as i8
-}
+/// 1.5 * 2^23, whose unit in the last place is 1: a sum with it is rounded to an integer,
+/// which is the sum's low bits.
+const SHIFT: f32 = 12_582_912.0;
 
 /// Rounds `|x| < 2^22` to the nearest integer, halves to even, without a call to libm.
 #[inline]
 fn nearest(x: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23: its unit in the last place is 1
     (x + SHIFT) - SHIFT
 }
 
+/// The nearest integer's low byte, for `|x| < 2^22`. Compilers turn many at once into vector
+/// instructions, as they do not with a conversion by `as`, which saturates.
+#[inline]
+fn low_byte(x: f32) -> u8 {
+    (x + SHIFT).to_bits() as u8
+}
+
+/// Rounds to the nearest integer in `-127..=127`, halves away from zero as C's `roundf` does.
+#[inline]
+pub(super) fn round_away(x: f32) -> i8 {
+    let size = if x.abs() < 127.0 { x.abs() } else { 127.0 };
+    let even = nearest(size);
+    let size = if size - even >= 0.5 { even + 1.0 } else { even };
+    low_byte(size.copysign(x)) as i8
+}
+
+/// The whole number below `x`, within `0..=top`.
+#[inline]
+pub(super) fn round_down(x: f32, top: u8) -> u8 {
+    let top = f32::from(top);
+    let x = if x > 0.0 { x } else { 0.0 };
+    let x = if x < top { x } else { top };
+    let near = nearest(x);
+    low_byte(if near > x { near - 1.0 } else { near })
+}
+
 /// The whole number of `step`s in `x`, within a range, as an `i8`.
+#[inline]
 fn steps(x: f32, step: f32, low: f32, high: f32) -> i8 {
-    nearest((x * inverse(step)).clamp(low, high)) as i8
+    low_byte((x * inverse(step)).clamp(low, high)) as i8
 }
 
 /// Sums of `f(i)` over a sub-block, several at once.

@@ -49,7 +49,7 @@ impl BlockFormat for Q4_0 {
         let inverse = fit::inverse(d);
         Self {
             d: f16::from_f32(d).to_le_bytes(),
-            qs: join(&x.map(|v| ((v * inverse + 8.5) as u8).min(15))),
+            qs: join(&x.map(|v| fit::round_down(v * inverse + 8.5, 15))),
         }
     }
 }

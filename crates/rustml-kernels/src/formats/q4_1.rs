@@ -60,7 +60,7 @@ impl BlockFormat for Q4_1 {
         Self {
             d: f16::from_f32(d).to_le_bytes(),
             m: f16::from_f32(m).to_le_bytes(),
-            qs: join(&x.map(|v| (((v - m) * inverse + 0.5) as u8).min(15))),
+            qs: join(&x.map(|v| fit::round_down((v - m) * inverse + 0.5, 15))),
         }
     }
 }

@@ -51,7 +51,7 @@ impl BlockFormat for Q5_0 {
         let x = fit::clean::<32>(values);
         let d = fit::within_half(fit::peak(&x) / -16.0);
         let inverse = fit::inverse(d);
-        let (qh, qs) = join(&x.map(|v| ((v * inverse + 16.5) as u8).min(31)));
+        let (qh, qs) = join(&x.map(|v| fit::round_down(v * inverse + 16.5, 31)));
         Self {
             d: f16::from_f32(d).to_le_bytes(),
             qh,

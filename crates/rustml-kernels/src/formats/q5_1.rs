@@ -61,7 +61,7 @@ impl BlockFormat for Q5_1 {
         let (min, max) = fit::range(&x);
         let (d, m) = (fit::within_half((max - min) / 31.0), fit::within_half(min));
         let inverse = fit::inverse(d);
-        let (qh, qs) = join(&x.map(|v| (((v - m) * inverse + 0.5) as u8).min(31)));
+        let (qh, qs) = join(&x.map(|v| fit::round_down((v - m) * inverse + 0.5, 31)));
         Self {
             d: f16::from_f32(d).to_le_bytes(),
             m: f16::from_f32(m).to_le_bytes(),

@@ -50,7 +50,7 @@ impl BlockFormat for Q8_0 {
         let inverse = fit::inverse(d);
         Self {
             d: f16::from_f32(d).to_le_bytes(),
-            qs: x.map(|v| fit::round_away(v * inverse).max(-127)),
+            qs: x.map(|v| fit::round_away(v * inverse)),
         }
     }
 }
