@@ -11,6 +11,7 @@ use crate::ops::{self, Activation};
 use crate::panel::codes::BLOCK;
 use crate::panel::Matrix;
 use crate::ticks::{ticks, ticks_since};
+use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// Weights of `[outputs, inputs]` and bias of a layer.
@@ -62,109 +63,130 @@ pub fn inner_rows(
     assert!(timing.is_none_or(|t| t.len() > linears.len()));
     assert!(scratch.len() >= scratch_len(team, rows, width));
     out.begin(rows, width, forms);
+    let region = Region {
+        team,
+        inner,
+        acts,
+        writer: out.writer(),
+        timing,
+    };
     match rows <= FEW_ROWS {
-        true => one_after_the_other(team, inner, acts, scratch, &out.writer(), timing),
-        false => together(team, inner, acts, scratch, &out.writer(), timing),
+        true => region.one_after_the_other(scratch),
+        false => region.together(scratch),
     }
 }
 
-fn one_after_the_other(
-    team: &Team,
-    inner: &Inner,
-    acts: &Acts,
-    scratch: &mut [f32],
-    writer: &RowWriter,
-    timing: Timing,
-) {
-    let (rows, linears) = (acts.rows(), inner.linears);
-    let width = linears[0].0.rows();
-    let (gate, rest) = scratch.split_at_mut(rows * width);
-    let mut parts = [gate, &mut rest[..(linears.len() - 1) * rows * width]];
-    let outputs = linears.iter().zip(&mut parts);
-    let mut outputs: Vec<_> = outputs
-        .map(|(&(weights, bias), out)| Output {
-            weights,
-            bias,
-            accumulate: false,
-            out,
-        })
-        .collect();
-    matmul(team, acts, &mut outputs, timing);
-
-    let [gate, up] = parts;
-    let (gate, up) = (Shared(gate.as_mut_ptr()), &*up);
-    team.pool.run(rows, &|row, _| {
-        let start = timing.map(|_| ticks());
-        // SAFETY: row by row of `rows * width` values.
-        let gate = unsafe { gate.slice(row * width, width) };
-        let up = up.get(row * width..(row + 1) * width).unwrap_or_default();
-        ops::activate(team.isa, inner.activation, gate, up);
-        // SAFETY: row by row.
-        unsafe { put_rows(team.isa, writer, row..row + 1, 0..width, gate) };
-        if let (Some(times), Some(start)) = (timing, start) {
-            times[linears.len()].fetch_add(ticks_since(start), Relaxed);
-        }
-    });
+/// What the threads share.
+struct Region<'a> {
+    team: &'a Team,
+    inner: &'a Inner<'a>,
+    acts: &'a Acts,
+    writer: RowWriter<'a>,
+    timing: Timing<'a>,
 }
 
-fn together(
-    team: &Team,
-    inner: &Inner,
-    acts: &Acts,
-    scratch: &mut [f32],
-    writer: &RowWriter,
-    timing: Timing,
-) {
-    let (isa, rows, linears) = (team.isa, acts.rows(), inner.linears);
-    let width = linears[0].0.rows();
-    let room = scratch.len() / team.pool.threads();
-    let bytes: usize = linears.iter().map(|(w, _)| w.bytes()).sum();
-    let fit = chunk_bytes(team, bytes) / (bytes / width.max(1)).max(1);
-    let step = (fit.min(room / (2 * rows)) / BLOCK * BLOCK).max(BLOCK);
-    let scratch = Shared(scratch.as_mut_ptr());
-    team.pool.run(width.div_ceil(step), &|c, thread| {
-        let outputs = c * step..((c + 1) * step).min(width);
-        let values = rows * outputs.len();
-        // SAFETY: a thread's own part of the scratch memory.
-        let part = unsafe { scratch.slice(thread * room, room) };
-        let (gate, up) = part.split_at_mut(values);
-        let parts = [gate.as_mut_ptr(), up.as_mut_ptr()];
-        let mut start = timing.map(|_| ticks());
-        let mut time = |part: usize| {
-            if let (Some(times), Some(start)) = (timing, &mut start) {
-                times[part].fetch_add(ticks_since(*start), Relaxed);
-                *start = ticks();
-            }
-        };
-        for (i, &(weights, bias)) in linears.iter().enumerate() {
-            let lanes = weights.lanes();
-            let panels = outputs.start / lanes..outputs.end.div_ceil(lanes);
-            let next = linears.get(i + 1).map(|(next, _)| next);
-            let then = Then {
-                until: panels.end,
-                next: next.map_or(std::ptr::null(), |next| {
-                    next.since_panel(outputs.start / next.lanes()).as_ptr()
-                }),
-            };
-            let product = Product {
+impl Region<'_> {
+    fn one_after_the_other(&self, scratch: &mut [f32]) {
+        let (rows, linears) = (self.acts.rows(), self.inner.linears);
+        let width = linears[0].0.rows();
+        let (gate, rest) = scratch.split_at_mut(rows * width);
+        let mut parts = [gate, &mut rest[..(linears.len() - 1) * rows * width]];
+        let outputs = linears.iter().zip(&mut parts);
+        let mut outputs: Vec<_> = outputs
+            .map(|(&(weights, bias), out)| Output {
                 weights,
                 bias,
                 accumulate: false,
-                out: parts[i].wrapping_sub(outputs.start),
-                out_stride: outputs.len(),
-            };
-            // SAFETY: these outputs of all rows are in the thread's part, of which each
-            // half holds `values`, and no other chunk computes them.
-            unsafe { product.run(acts, panels, then) };
-            time(i);
-        }
-        let up = match linears.len() {
-            2 => &up[..values],
-            _ => &[],
+                out,
+            })
+            .collect();
+        matmul(self.team, self.acts, &mut outputs, self.timing);
+
+        let [gate, up] = parts;
+        let (gate, up) = (Shared(gate.as_mut_ptr()), &*up);
+        self.team.pool.run(rows, &|row, _| {
+            let mut time = self.clock();
+            // SAFETY: row by row of `rows * width` values, which no other thread has.
+            unsafe {
+                let gate = gate.slice(row * width, width);
+                let up = up.get(row * width..(row + 1) * width).unwrap_or_default();
+                self.finish(row..row + 1, 0..width, gate, up);
+            }
+            time(linears.len());
+        });
+    }
+
+    fn together(&self, scratch: &mut [f32]) {
+        let (rows, linears) = (self.acts.rows(), self.inner.linears);
+        let width = linears[0].0.rows();
+        let room = scratch.len() / self.team.pool.threads();
+        let bytes: usize = linears.iter().map(|(w, _)| w.bytes()).sum();
+        let fit = chunk_bytes(self.team, bytes) / (bytes / width.max(1)).max(1);
+        let step = (fit.min(room / (2 * rows)) / BLOCK * BLOCK).max(BLOCK);
+        let scratch = Shared(scratch.as_mut_ptr());
+        self.team.pool.run(width.div_ceil(step), &|c, thread| {
+            let outputs = c * step..((c + 1) * step).min(width);
+            let values = rows * outputs.len();
+            // SAFETY: a thread's own part of the scratch memory.
+            let part = unsafe { scratch.slice(thread * room, room) };
+            let (gate, up) = part.split_at_mut(values);
+            let up = &mut up[..(linears.len() - 1) * values];
+            let parts = [gate.as_mut_ptr(), up.as_mut_ptr()];
+            let mut time = self.clock();
+            for (i, out) in parts.into_iter().take(linears.len()).enumerate() {
+                // SAFETY: each of the parts holds these outputs of all rows, and no other
+                // chunk computes them.
+                unsafe { self.product(i, &outputs, out) };
+                time(i);
+            }
+            // SAFETY: no other chunk has these outputs.
+            unsafe { self.finish(0..rows, outputs, gate, up) };
+            time(linears.len());
+        });
+    }
+
+    /// Some outputs of one of the linear layers, for all rows, to `out`.
+    ///
+    /// # Safety
+    /// All of them fit there.
+    unsafe fn product(&self, i: usize, outputs: &Range<usize>, out: *mut f32) {
+        let (weights, bias) = self.inner.linears[i];
+        let panels = |w: &Matrix| outputs.start / w.lanes()..outputs.end.div_ceil(w.lanes());
+        let panels_here = panels(weights);
+        let next = self.inner.linears.get(i + 1).map(|(next, _)| next);
+        let then = Then {
+            until: panels_here.end,
+            next: next.map_or(std::ptr::null(), |next| {
+                next.since_panel(panels(next).start).as_ptr()
+            }),
         };
-        ops::activate(isa, inner.activation, gate, up);
-        // SAFETY: no other chunk has these outputs.
-        unsafe { put_rows(isa, writer, 0..rows, outputs, gate) };
-        time(linears.len());
-    });
+        let product = Product {
+            weights,
+            bias,
+            accumulate: false,
+            out: out.wrapping_sub(outputs.start),
+            out_stride: outputs.len(),
+        };
+        product.run(self.acts, panels_here, then);
+    }
+
+    /// Activates some values of `gate`, and prepares them for the next product.
+    ///
+    /// # Safety
+    /// Nobody else writes these.
+    unsafe fn finish(&self, rows: Range<usize>, cols: Range<usize>, gate: &mut [f32], up: &[f32]) {
+        ops::activate(self.team.isa, self.inner.activation, gate, up);
+        put_rows(self.team.isa, &self.writer, rows, cols, gate);
+    }
+
+    /// Gives the time since it was called last, or made, to the part that is named.
+    fn clock(&self) -> impl FnMut(usize) + '_ {
+        let mut last = self.timing.map(|times| (times, ticks()));
+        move |part| {
+            if let Some((times, last)) = &mut last {
+                times[part].fetch_add(ticks_since(*last), Relaxed);
+                *last = ticks();
+            }
+        }
+    }
 }
