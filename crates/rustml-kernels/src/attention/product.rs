@@ -64,23 +64,24 @@ pub unsafe fn weigh<S: Simd, const N: usize>(
 
 /// Where a product goes.
 #[derive(Clone, Copy)]
-pub enum To<'a, const N: usize> {
+pub enum To<'a> {
     /// In place of what is there.
     New,
     /// Added to what is there, after that is multiplied by a factor for each row.
-    Kept(&'a [f32; N]),
+    Kept(&'a [f32]),
     /// Multiplied by a half-precision scale for each column; added to what is
     /// there, if so told.
     Scaled(*const u16, bool),
 }
 
-impl<const N: usize> To<'_, N> {
-    /// From column `c` on.
+impl To<'_> {
+    /// From a row and column on.
     #[inline(always)]
-    unsafe fn from(self, c: usize) -> Self {
+    unsafe fn from(self, row: usize, column: usize) -> Self {
         match self {
-            To::Scaled(scales, add) => To::Scaled(scales.add(c), add),
-            other => other,
+            To::New => To::New,
+            To::Kept(keep) => To::Kept(&keep[row..]),
+            To::Scaled(scales, add) => To::Scaled(scales.add(column), add),
         }
     }
 }
@@ -141,37 +142,45 @@ pub unsafe fn product<S: Simd, T: Stored, const N: usize>(
     s: S,
     a: (*mut f32, usize, usize),
     k: Range<usize>,
-    read: (*mut u8, usize, &mut Fetch),
+    (b, stride, fetch): (*mut u8, usize, &mut Fetch),
     cols: Range<usize>,
     out: (*mut f32, usize),
-    to: To<N>,
+    to: To,
 ) {
-    let (mut c, step) = (cols.start, const { vectors(S::LANES, N) });
-    let (b, stride, fetch) = (read.0.cast::<T::T>(), read.1, read.2);
-    fetch.within(k.len() * (cols.len() / S::LANES).div_ceil(step));
-    while c < cols.end {
-        let a = (a.0.add(c / KV_GROUP * a.2), a.1, a.2);
-        let read = (b.add(c).cast_const(), stride, &mut *fetch);
-        let (out, to) = ((out.0.add(c), out.1), to.from(c));
-        let left = (cols.end - c) / S::LANES;
-        c += S::LANES
-            * match step {
-                4 if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, to),
-                2.. if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, to),
-                _ => columns::<S, T, N, 1>(s, a, &k, read, out, to),
-            };
+    let (rows, vectors) = const { tile(S::LANES, N) };
+    let b = b.cast::<T::T>().cast_const();
+    // So many rows do not wait for memory; of a constant the compiler leaves nothing.
+    let mut nothing = Fetch::all(std::ptr::null(), 0);
+    let fetch = if N < 8 { fetch } else { &mut nothing };
+    fetch.within(k.len() * (cols.len() / S::LANES).div_ceil(vectors));
+    for row in (0..N).step_by(rows) {
+        let mut c = cols.start;
+        while c < cols.end {
+            let a = (a.0.add(row * a.1 + c / KV_GROUP * a.2), a.1, a.2);
+            let read = (b.add(c), stride, &mut *fetch);
+            let (out, to) = ((out.0.add(row * out.1 + c), out.1), to.from(row, c));
+            let left = (cols.end - c) / S::LANES;
+            c += S::LANES
+                * match (rows < N, vectors) {
+                    (true, _) if left >= 2 => columns::<S, T, 4, 2>(s, a, &k, read, out, to),
+                    (true, _) => columns::<S, T, 4, 1>(s, a, &k, read, out, to),
+                    (_, 4) if left >= 4 => columns::<S, T, N, 4>(s, a, &k, read, out, to),
+                    _ if left >= 2 => columns::<S, T, N, 2>(s, a, &k, read, out, to),
+                    _ => columns::<S, T, N, 1>(s, a, &k, read, out, to),
+                };
+        }
     }
 }
 
-/// Vectors of columns computed together with `n` rows: enough sums to hide the
-/// latency of the multiply-add, as far as there are registers.
-const fn vectors(lanes: usize, n: usize) -> usize {
+/// How many of `n` rows are computed together, with how many vectors of columns: enough
+/// sums to hide the latency of the multiply-add, as far as there are registers, and as
+/// few reads for each as can be.
+const fn tile(lanes: usize, n: usize) -> (usize, usize) {
     match n {
-        1..=3 => 4,
-        4 if lanes == 16 => 4,
-        4 => 2,
-        _ if lanes == 16 => 2,
-        _ => 1,
+        1..=3 => (n, 4),
+        4 if lanes == 16 => (4, 4),
+        8 if lanes == 16 => (8, 2),
+        _ => (4, 2),
     }
 }
 
@@ -183,7 +192,7 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     k: &Range<usize>,
     (b, stride, fetch): (*const T::T, usize, &mut Fetch),
     out: (*mut f32, usize),
-    to: To<N>,
+    to: To,
 ) -> usize {
     let mut acc = [[s.splat(0.0); V]; N];
     if let To::Kept(keep) = to {
@@ -196,9 +205,7 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     }
     for k in k.clone() {
         let row = b.add(k * stride);
-        if N < 8 {
-            fetch.step();
-        }
+        fetch.step();
         let mut x = [s.splat(0.0); V];
         for v in 0..V {
             x[v] = T::load(s, row.add(v * S::LANES));
