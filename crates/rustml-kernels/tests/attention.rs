@@ -426,6 +426,40 @@ fn a_query_does_not_depend_on_what_is_computed_with_it() {
     }
 }
 
+/// One thread computes everything as a whole, several share it: of one head block by
+/// block, of two or of a long context in stretches.
+#[test]
+fn a_long_context_is_the_same_however_it_is_shared() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            for (kv_heads, n, rows) in [(1, 257, 1), (1, 700, 3), (2, 700, 3), (1, 2100, 1)] {
+                let kv = KvShape {
+                    kv_heads,
+                    head_dim: 20,
+                    kv_type,
+                };
+                for window in [None, Some(330)] {
+                    let a = AttentionShape {
+                        window,
+                        ..shape(4, 20)
+                    };
+                    check(isa, a, kv, &[(n, rows)]);
+                    let sequence = Sequence::new(&mut Rng(7), &a, kv, n, rows);
+                    let mut all = [sequence];
+                    let mut memory = Memory::new(kv, scatter(&mut all));
+                    let cache = memory.cache();
+                    store(&team(isa, 1), &cache, 4, kv, &all);
+                    let alone = attend(&team(isa, 1), &a, &cache, &all);
+                    for threads in [2, 5] {
+                        let shared = attend(&team(isa, threads), &a, &cache, &all);
+                        assert_eq!(bits(&shared), bits(&alone), "{isa:?} {a:?} {kv:?} {n}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// NaN in a key makes the queries that see it NaN, and no others: nothing
 /// hides it, and nothing leaks beyond it.
 #[test]

@@ -228,10 +228,10 @@ pub struct Phases {
     pub values: u64,
 }
 
-/// Positions after which online softmax begins anew; the stretches are put
-/// together in order. So a long context can be shared among threads, and the
-/// result is the same when it is not.
-pub const SPLIT: usize = 4 * KV_BLOCK;
+/// Blocks of a stretch. What the blocks of a stretch give is put together in order,
+/// and then the stretches are: so threads can share a context, a short one block by
+/// block, a long one in whole stretches, and the result is the same when they do not.
+pub const STRETCH: usize = 4;
 
 /// One KV head, all query heads that share it, and the rows of one sequence.
 #[derive(Clone, Copy)]
@@ -276,10 +276,10 @@ impl Job<'_> {
         window.map_or(0, |w| (position + 1).saturating_sub(w))..last
     }
 
-    /// The keys that `rows` begin with, in stretch `split` or the first.
-    pub fn begins(&self, rows: Range<usize>, split: Option<usize>) -> Option<After> {
+    /// The keys that `rows` begin with, of these blocks or all.
+    pub fn begins(&self, rows: Range<usize>, blocks: Option<&Range<usize>>) -> Option<After> {
         let (first, last) = (rows.clone().next()?, rows.last()?);
-        let start = self.sees(first).start.max(split.unwrap_or(0) * SPLIT) / KV_BLOCK;
+        let start = blocks.map_or(self.sees(first).start / KV_BLOCK, |b| b.start);
         Some(After {
             block: *self.q.blocks.get(start)? as usize,
             kv_head: self.kv_head,
@@ -287,15 +287,15 @@ impl Job<'_> {
         })
     }
 
-    /// The stretches of [`SPLIT`] positions that some of `rows` see.
-    pub fn splits(&self, rows: Range<usize>) -> Range<usize> {
+    /// The blocks that some of `rows` see.
+    pub fn blocks(&self, rows: Range<usize>) -> Range<usize> {
         let (Some(first), Some(last)) = (rows.clone().next(), rows.last()) else {
             return 0..0;
         };
-        self.sees(first).start / SPLIT..self.sees(last).end.div_ceil(SPLIT)
+        self.sees(first).start / KV_BLOCK..self.sees(last).end.div_ceil(KV_BLOCK)
     }
 
-    /// Values of the part of one query's attention over one stretch: maximum,
+    /// Values of the part of one query's attention over some blocks: maximum,
     /// sum, and the weighted sum of values.
     pub fn part_len(&self) -> usize {
         PAD + self.cache.shape.padded_dim()
@@ -323,61 +323,62 @@ impl Job<'_> {
         with_isa(isa, Run(*self, rows, None, phases))
     }
 
-    /// Computes what `rows` get from stretch `split` alone, into `parts`:
+    /// Computes what `rows` get from some `blocks` alone, all of one stretch, into `to`:
     /// [`Job::part_len`] values for every query, row by row.
     ///
     /// # Safety
-    /// As for [`Job::attend`], of `parts` instead of `out`.
+    /// As for [`Job::attend`], of `to` instead of `out`.
     ///
     /// # Panics
     /// If the shapes do not fit.
-    pub unsafe fn attend_split(
+    pub unsafe fn attend_part(
         &self,
         isa: Isa,
         rows: Range<usize>,
-        split: usize,
-        parts: *mut f32,
+        blocks: Range<usize>,
+        to: *mut f32,
         phases: Option<&mut Phases>,
     ) {
         self.check(&rows);
-        with_isa(isa, Run(*self, rows, Some((split, parts)), phases))
+        with_isa(isa, Run(*self, rows, Some((blocks, to)), phases))
     }
 
-    /// Puts the parts of `splits` stretches together: they lie one after the
-    /// other in `parts`, as [`Job::attend_split`] wrote them for `rows`.
+    /// Puts the parts of all `blocks` together: they lie one after the other in
+    /// `parts`, as [`Job::attend_part`] wrote them for `rows`.
     ///
     /// # Safety
     /// As for [`Job::attend`]; `parts` is readable.
-    pub unsafe fn merge(&self, isa: Isa, rows: Range<usize>, parts: *const f32, splits: usize) {
-        struct Merge<'a>(Job<'a>, Range<usize>, *const f32, usize);
+    pub unsafe fn merge(
+        &self,
+        isa: Isa,
+        rows: Range<usize>,
+        parts: *const f32,
+        blocks: &[Range<usize>],
+    ) {
+        struct Merge<'a>(Job<'a>, Range<usize>, *const f32, &'a [Range<usize>]);
         impl Kernel for Merge<'_> {
             type Out = ();
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
-                let Merge(job, rows, parts, splits) = self;
+                let Merge(job, rows, parts, blocks) = self;
                 // SAFETY: by the contract of `merge`.
-                unsafe { tile::merge_parts(s, job, rows, parts, splits) }
+                unsafe { tile::merge_parts(s, job, rows, parts, blocks) }
             }
         }
         self.check(&rows);
-        with_isa(isa, Merge(*self, rows, parts, splits))
+        with_isa(isa, Merge(*self, rows, parts, blocks))
     }
 }
 
-/// The rows, and the stretch and where its parts go if it is one alone.
-struct Run<'a>(
-    Job<'a>,
-    Range<usize>,
-    Option<(usize, *mut f32)>,
-    Option<&'a mut Phases>,
-);
+/// The rows, and what they are computed of alone, if so.
+struct Run<'a>(Job<'a>, Range<usize>, tile::Part, Option<&'a mut Phases>);
 
 impl Kernel for Run<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Run(job, rows, part, phases) = self;
-        // SAFETY: by the contracts of `attend` and `attend_split`.
+        // SAFETY: by the contracts of `attend` and `attend_part`.
         unsafe {
             match job.cache.shape.kv_type {
                 KvType::F32 => tile::tiles::<S, product::F32>(s, job, rows, part, phases),

@@ -67,8 +67,9 @@ pub unsafe fn weigh<S: Simd, const N: usize>(
 pub enum To<'a> {
     /// In place of what is there.
     New,
-    /// Added to what is there, after that is multiplied by a factor for each row.
-    Kept(&'a [f32]),
+    /// Added to what is there, both multiplied by a factor for each row: first that of
+    /// what is there.
+    Added(&'a [f32], &'a [f32]),
     /// Multiplied by a half-precision scale for each column; added to what is
     /// there, if so told.
     Scaled(*const u16, bool),
@@ -80,7 +81,7 @@ impl To<'_> {
     unsafe fn from(self, row: usize, column: usize) -> Self {
         match self {
             To::New => To::New,
-            To::Kept(keep) => To::Kept(&keep[row..]),
+            To::Added(kept, added) => To::Added(&kept[row..], &added[row..]),
             To::Scaled(scales, add) => To::Scaled(scales.add(column), add),
         }
     }
@@ -195,14 +196,6 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
     to: To,
 ) -> usize {
     let mut acc = [[s.splat(0.0); V]; N];
-    if let To::Kept(keep) = to {
-        for n in 0..N {
-            for v in 0..V {
-                let o = s.load(out.0.add(n * out.1 + v * S::LANES));
-                acc[n][v] = s.mul(o, s.splat(keep[n]));
-            }
-        }
-    }
     for k in k.clone() {
         let row = b.add(k * stride);
         fetch.step();
@@ -216,6 +209,15 @@ unsafe fn columns<S: Simd, T: Stored, const N: usize, const V: usize>(
                 let group = v * S::LANES / KV_GROUP;
                 let a = s.splat(*a.0.add(group * a.2 + n * a.1 + k));
                 acc[n][v] = s.fma(x[v], a, acc[n][v]);
+            }
+        }
+    }
+    if let To::Added(kept, added) = to {
+        for n in 0..N {
+            for v in 0..V {
+                let before = s.load(out.0.add(n * out.1 + v * S::LANES));
+                let before = s.mul(before, s.splat(kept[n]));
+                acc[n][v] = s.fma(acc[n][v], s.splat(added[n]), before);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The kernel of attention: some queries at once against what they see.
 
 use super::product::{product, weigh, Fetch, Stored, To};
-use super::{After, Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, SPLIT};
+use super::{After, Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, STRETCH};
 use crate::ops::cap_row;
 use crate::panel::LINE;
 use crate::ticks::{ticks, ticks_since};
@@ -9,8 +9,8 @@ use rustml_simd::{exp, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// One stretch alone, and where its parts go.
-type Part = Option<(usize, *mut f32)>;
+/// Some blocks of one stretch alone, and where the parts go that they give.
+pub type Part = Option<(Range<usize>, *mut f32)>;
 
 /// All queries of `rows`, as many at a time as there are registers for.
 ///
@@ -30,7 +30,8 @@ pub unsafe fn tiles<S: Simd, T: Stored>(
     let mut at = first;
     while at < end {
         let phases = phases.as_deref_mut();
-        let part = part.map(|(split, to)| (split, to.add((at - first) * job.part_len())));
+        let part = part.clone();
+        let part = part.map(|(blocks, to)| (blocks, to.add((at - first) * job.part_len())));
         at += match end - at {
             8.. => tile::<S, T, 8>(s, job, at, part, phases),
             4.. => tile::<S, T, 4>(s, job, at, part, phases),
@@ -66,6 +67,40 @@ impl<const N: usize> State<N> {
         max: [f32::NEG_INFINITY; N],
         total: [0.0; N],
     };
+
+    /// Adds what other positions gave, and returns the factors of what was summed up
+    /// before and of what is added.
+    #[inline(always)]
+    fn add<S: Simd>(&mut self, s: S, other: &Self) -> [[f32; N]; 2] {
+        let mut factors = [[0f32; 16]; 2]; // the widest vector
+        for n in 0..N {
+            let (old, more) = (self.max[n], other.max[n]);
+            self.max[n] = if more > old { more } else { old };
+            factors[0][n] = old - self.max[n];
+            factors[1][n] = more - self.max[n];
+        }
+        for i in (0..N).step_by(S::LANES) {
+            for factors in &mut factors {
+                // SAFETY: a whole vector, of as many as the widest has.
+                unsafe {
+                    let at = factors.as_mut_ptr().add(i);
+                    s.store(at, exp(s, s.load(at)));
+                }
+            }
+        }
+        // What saw nothing has no weight; nobody may have seen anything yet.
+        let [a, b] = &mut factors;
+        for n in 0..N {
+            if self.total[n] == 0.0 {
+                a[n] = 0.0;
+            }
+            if other.total[n] == 0.0 {
+                b[n] = 0.0;
+            }
+            self.total[n] = self.total[n] * a[n] + other.total[n] * b[n];
+        }
+        factors.map(|f| std::array::from_fn(|n| f[n]))
+    }
 }
 
 /// `N` queries from number `at` on against all they see; returns `N`.
@@ -105,112 +140,135 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
     }
     // Later rows see neither earlier nor fewer positions.
     let (first, last) = (sees[0].0, sees[N - 1].1);
-
-    let splits = match part {
-        Some((split, _)) => split..split + 1,
-        None => first / SPLIT..last.div_ceil(SPLIT),
+    let all = first / KV_BLOCK..last.div_ceil(KV_BLOCK);
+    let (blocks, to) = match part {
+        Some((b, to)) => (b.start.max(all.start)..b.end.min(all.end), Some(to)),
+        None => (all, None),
     };
-    // The block after the last.
-    let end = last.min(splits.end * SPLIT).div_ceil(KV_BLOCK);
-    let (mut state, mut before) = (State::<N>::EMPTY, State::<N>::EMPTY);
-    for split in splits.clone() {
-        let stretch = first.max(split * SPLIT)..last.min((split + 1) * SPLIT);
-        // The first stretch is where later ones are added to.
-        let to = if split == splits.start { whole } else { sums };
-        state = State::EMPTY;
-        let mut fresh = true;
-        for b in stretch.start / KV_BLOCK..stretch.end.div_ceil(KV_BLOCK) {
-            let start = b * KV_BLOCK;
-            let block = job.q.blocks[b] as usize;
-            let (keys, values) = job.cache.head(block, job.kv_head);
-            let cols = stretch.start.max(start) - start..stretch.end.min(start + KV_BLOCK) - start;
-            let clock = phases.is_some().then(ticks);
-            // The block's values are fetched while its keys are read, and the
-            // next block's keys, or what comes after all of them, with its values.
-            let row = padded * size_of::<T::T>();
-            let seen = values.add(cols.start * row);
-            let mut fetch_values = Fetch::all(seen, cols.len() * row);
-            let mut fetch_keys = if b + 1 < end {
-                let next = job.q.blocks[b + 1] as usize;
-                let (keys, _) = job.cache.head(next, job.kv_head);
-                fetch_keys::<T>(keys, hd, last - start - KV_BLOCK)
-            } else {
-                let after = job.after.unwrap_or(After {
-                    block,
-                    kv_head: job.kv_head,
-                    positions: 0,
-                });
-                let (keys, _) = job.cache.head(after.block, after.kv_head);
-                fetch_keys::<T>(keys, hd, after.positions)
-            };
-            let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
-            let (of, into) = ((queries, ROW, 0), (scores, KV_BLOCK));
-            if T::SCALED {
-                for (g, d) in (0..hd).step_by(KV_GROUP).enumerate() {
-                    let k = d..hd.min(d + KV_GROUP);
-                    let to = To::Scaled(scales(keys).add(g * KV_BLOCK), g > 0);
-                    let read = (keys, KV_BLOCK, &mut fetch_values);
-                    product::<S, T, N>(s, of, k, read, wide.clone(), into, to);
-                }
-            } else {
-                let read = (keys, KV_BLOCK, &mut fetch_values);
-                product::<S, T, N>(s, of, 0..hd, read, wide, into, To::New);
-            }
-            let scored = clock.map(|_| ticks());
-            let seen = sees.map(|(from, to)| {
-                let from = from.max(start + cols.start).saturating_sub(start);
-                let to = to.min(start + cols.end).saturating_sub(start);
-                // A window may begin after the block.
-                from.min(to)..to
-            });
-            let keep = softmax(s, scores, &seen, job.shape.soft_cap, &mut state);
-            let weighed = clock.map(|_| ticks());
-            let (read, into) = ((values, padded, &mut fetch_keys), (to, ROW));
-            let weights = if T::SCALED {
-                weigh::<S, N>(s, scores, scales(values), kv.groups(), scaled);
-                (scaled, KV_BLOCK, N * KV_BLOCK)
-            } else {
-                (scores, KV_BLOCK, 0)
-            };
-            let onto = if fresh { To::New } else { To::Kept(&keep) };
-            product::<S, T, N>(s, weights, cols, read, 0..padded, into, onto);
-            fresh = false;
-            if let (Some(p), Some(c), Some(a), Some(b)) =
-                (phases.as_deref_mut(), clock, scored, weighed)
-            {
-                p.scores += a.saturating_sub(c);
-                p.softmax += b.saturating_sub(a);
-                p.values += ticks_since(b);
-            }
-        }
-        if fresh {
-            // None of these queries sees this stretch.
-            for n in 0..N {
-                std::slice::from_raw_parts_mut(to.add(n * ROW), padded).fill(0.0);
-            }
-        }
-        if split == splits.start {
-            before = state;
-            continue;
-        }
+    if blocks.is_empty() {
+        // None of these queries sees this part.
         for n in 0..N {
-            let to = (&mut before.max[n], &mut before.total[n], whole.add(n * ROW));
-            let from = (state.max[n], state.total[n], sums.add(n * ROW).cast_const());
-            merge(s, to, from, padded);
+            std::slice::from_raw_parts_mut(whole.add(n * ROW), padded).fill(0.0);
         }
     }
-    for n in 0..N {
-        let sums = whole.add(n * ROW);
-        match part {
-            Some((_, to)) => {
+    let (mut state, mut before) = (State::<N>::EMPTY, State::<N>::EMPTY);
+    // The first stretch is where later ones are added to.
+    let mut stretch = whole;
+    for b in blocks.clone() {
+        let start = b * KV_BLOCK;
+        let begins = b == blocks.start || b % STRETCH == 0;
+        if begins && b > blocks.start {
+            put_together(s, (&mut before, whole), (&state, stretch), padded);
+            (state, stretch) = (State::EMPTY, sums);
+        }
+        let block = job.q.blocks[b] as usize;
+        let (keys, values) = job.cache.head(block, job.kv_head);
+        let cols = first.max(start) - start..last.min(start + KV_BLOCK) - start;
+        let clock = phases.is_some().then(ticks);
+        // The block's values are fetched while its keys are read, and the
+        // next block's keys, or what comes after all of them, with its values.
+        let row = padded * size_of::<T::T>();
+        let seen = values.add(cols.start * row);
+        let mut fetch_values = Fetch::all(seen, cols.len() * row);
+        let mut fetch_keys = if b + 1 < blocks.end {
+            let next = job.q.blocks[b + 1] as usize;
+            let (keys, _) = job.cache.head(next, job.kv_head);
+            fetch_keys::<T>(keys, hd, last - start - KV_BLOCK)
+        } else {
+            let after = job.after.unwrap_or(After {
+                block,
+                kv_head: job.kv_head,
+                positions: 0,
+            });
+            let (keys, _) = job.cache.head(after.block, after.kv_head);
+            fetch_keys::<T>(keys, hd, after.positions)
+        };
+        let wide = cols.start / S::LANES * S::LANES..cols.end.next_multiple_of(S::LANES);
+        let (of, into) = ((queries, ROW, 0), (scores, KV_BLOCK));
+        if T::SCALED {
+            for (g, d) in (0..hd).step_by(KV_GROUP).enumerate() {
+                let k = d..hd.min(d + KV_GROUP);
+                let to = To::Scaled(scales(keys).add(g * KV_BLOCK), g > 0);
+                let read = (keys, KV_BLOCK, &mut fetch_values);
+                product::<S, T, N>(s, of, k, read, wide.clone(), into, to);
+            }
+        } else {
+            let read = (keys, KV_BLOCK, &mut fetch_values);
+            product::<S, T, N>(s, of, 0..hd, read, wide, into, To::New);
+        }
+        let scored = clock.map(|_| ticks());
+        let seen = sees.map(|(from, to)| {
+            let from = from.max(start + cols.start).saturating_sub(start);
+            let to = to.min(start + cols.end).saturating_sub(start);
+            // A window may begin after the block.
+            from.min(to)..to
+        });
+        let of_block = softmax(s, scores, &seen, job.shape.soft_cap);
+        let [kept, added] = state.add(s, &of_block);
+        let weighed = clock.map(|_| ticks());
+        let (read, into) = ((values, padded, &mut fetch_keys), (stretch, ROW));
+        let weights = if T::SCALED {
+            weigh::<S, N>(s, scores, scales(values), kv.groups(), scaled);
+            (scaled, KV_BLOCK, N * KV_BLOCK)
+        } else {
+            (scores, KV_BLOCK, 0)
+        };
+        let onto = match begins {
+            true => To::New,
+            false => To::Added(&kept, &added),
+        };
+        product::<S, T, N>(s, weights, cols, read, 0..padded, into, onto);
+        if let (Some(p), Some(c), Some(a), Some(b)) =
+            (phases.as_deref_mut(), clock, scored, weighed)
+        {
+            p.scores += a.saturating_sub(c);
+            p.softmax += b.saturating_sub(a);
+            p.values += ticks_since(b);
+        }
+    }
+    match to {
+        Some(to) => {
+            for n in 0..N {
                 let to = to.add(n * job.part_len());
                 (*to, *to.add(1)) = (state.max[n], state.total[n]);
-                std::ptr::copy_nonoverlapping(sums, to.add(PAD), padded);
+                std::ptr::copy_nonoverlapping(whole.add(n * ROW), to.add(PAD), padded);
             }
-            None => finish(job.q.out.add(offset(n)), sums, before.total[n], hd),
+        }
+        None => {
+            put_together(s, (&mut before, whole), (&state, stretch), padded);
+            for n in 0..N {
+                finish(
+                    job.q.out.add(offset(n)),
+                    whole.add(n * ROW),
+                    before.total[n],
+                    hd,
+                );
+            }
         }
     }
     N
+}
+
+/// Adds to what is `whole` what a stretch gave, `[N][ROW]` sums each; the first stretch
+/// lies there already.
+///
+/// # Safety
+/// The sums are readable, and those of the whole writable, for `len` values of a row.
+#[inline(always)]
+unsafe fn put_together<S: Simd, const N: usize>(
+    s: S,
+    (state, whole): (&mut State<N>, *mut f32),
+    (of_stretch, sums): (&State<N>, *mut f32),
+    len: usize,
+) {
+    let [kept, added] = state.add(s, of_stretch);
+    if sums == whole {
+        return;
+    }
+    for n in 0..N {
+        let (to, from) = (whole.add(n * ROW), sums.add(n * ROW));
+        add_sums(s, to, kept[n], from, added[n], len);
+    }
 }
 
 /// A head's keys in a block, of so many positions.
@@ -224,9 +282,9 @@ fn fetch_keys<T: Stored>(keys: *const u8, hd: usize, positions: usize) -> Fetch 
     }
 }
 
-/// Turns the scores of a block into weights, 0 where `seen` is not, and brings
-/// maxima and sums up to date; returns the factors of what was summed before.
-/// A query's weights are always added up over the whole block in one order.
+/// Turns the scores of a block into weights, 0 where `seen` is not; returns their
+/// maxima and the sums of the weights. A query's weights are always added up over the
+/// whole block in one order.
 ///
 /// Each step is taken for all queries, whose chains of dependent operations
 /// hide each other's latency.
@@ -239,9 +297,8 @@ unsafe fn softmax<S: Simd, const N: usize>(
     scores: *mut f32,
     seen: &[Range<usize>; N],
     cap: Option<f32>,
-    state: &mut State<N>,
-) -> [f32; N] {
-    let mut max = [s.splat(0.0); N];
+) -> State<N> {
+    let mut state = State::<N>::EMPTY;
     for n in 0..N {
         let (row, seen) = (scores.add(n * KV_BLOCK), seen[n].clone());
         if seen != (0..KV_BLOCK) {
@@ -253,25 +310,11 @@ unsafe fn softmax<S: Simd, const N: usize>(
             let row = std::slice::from_raw_parts_mut(row, KV_BLOCK);
             cap_row(s, &mut row[seen], cap);
         }
-        max[n] = s.splat(state.max[n]);
+        let mut max = s.splat(f32::NEG_INFINITY);
         for i in (0..KV_BLOCK).step_by(S::LANES) {
-            max[n] = s.max(max[n], s.load(row.add(i)));
+            max = s.max(max, s.load(row.add(i)));
         }
-    }
-    let mut keep = [0f32; 16]; // the widest vector
-    for n in 0..N {
-        let new = s.reduce_max(max[n]);
-        // Nobody may have seen anything yet.
-        keep[n] = if new > state.max[n] {
-            state.max[n] - new
-        } else {
-            0.0
-        };
-        state.max[n] = new;
-    }
-    for i in (0..N).step_by(S::LANES) {
-        let factors = keep.as_mut_ptr().add(i);
-        s.store(factors, exp(s, s.load(factors)));
+        state.max[n] = s.reduce_max(max);
     }
     let mut sums = [s.splat(0.0); N];
     for n in 0..N {
@@ -295,35 +338,28 @@ unsafe fn softmax<S: Simd, const N: usize>(
         }
     }
     for n in 0..N {
-        state.total[n] = state.total[n] * keep[n] + s.reduce_add(sums[n]);
+        state.total[n] = s.reduce_add(sums[n]);
     }
-    std::array::from_fn(|n| keep[n])
+    state
 }
 
-/// Adds what a query got from one stretch to what it got from those before:
-/// maximum, sum of weights, and `len` sums of values, whole vectors of them.
+/// `to = to * kept + from * added`, of `len` values, whole vectors of them.
 ///
 /// # Safety
-/// Both sums are readable, the first writable, for `len` values.
+/// Both are readable, `to` is writable.
 #[inline(always)]
-unsafe fn merge<S: Simd>(
+unsafe fn add_sums<S: Simd>(
     s: S,
-    to: (&mut f32, &mut f32, *mut f32),
-    from: (f32, f32, *const f32),
+    to: *mut f32,
+    kept: f32,
+    from: *const f32,
+    added: f32,
     len: usize,
 ) {
-    let (max, total, sums) = to;
-    if from.0 == f32::NEG_INFINITY {
-        return; // saw nothing there
-    }
-    let new = max.max(from.0);
-    let (a, b) = ((*max - new).exp(), (from.0 - new).exp());
-    *max = new;
-    *total = *total * a + from.1 * b;
-    let (a, b) = (s.splat(a), s.splat(b));
+    let (kept, added) = (s.splat(kept), s.splat(added));
     for i in (0..len).step_by(S::LANES) {
-        let y = s.mul(s.load(sums.add(i)), a);
-        s.store(sums.add(i), s.fma(s.load(from.2.add(i)), b, y));
+        let y = s.mul(s.load(to.add(i)), kept);
+        s.store(to.add(i), s.fma(s.load(from.add(i)), added, y));
     }
 }
 
@@ -338,7 +374,8 @@ unsafe fn finish(out: *mut f32, sums: *const f32, total: f32, hd: usize) {
     }
 }
 
-/// As [`tile`] puts its stretches together, from parts.
+/// As [`tile`] puts its blocks and stretches together, from parts: those of some
+/// `blocks` each, one after the other.
 ///
 /// # Safety
 /// As for [`Job::merge`].
@@ -348,26 +385,36 @@ pub unsafe fn merge_parts<S: Simd>(
     job: Job,
     rows: Range<usize>,
     parts: *const f32,
-    splits: usize,
+    blocks: &[Range<usize>],
 ) {
     let (group, hd, len) = (job.group(), job.cache.shape.head_dim, job.part_len());
     let queries = rows.len() * group;
-    let mut sums = [0f32; ROW];
     for n in 0..queries {
-        let (mut max, mut total) = (f32::NEG_INFINITY, 0.0);
-        for split in 0..splits {
-            let part = parts.add((split * queries + n) * len);
-            let from = (*part, *part.add(1), part.add(PAD));
-            if split == 0 {
-                (max, total) = (from.0, from.1);
-                std::ptr::copy_nonoverlapping(from.2, sums.as_mut_ptr(), len - PAD);
-            } else {
-                let to = (&mut max, &mut total, sums.as_mut_ptr());
-                merge(s, to, from, len - PAD);
+        let mut sums = [const { MaybeUninit::<[f32; ROW]>::uninit() }; 2];
+        let [whole, sums] = sums.each_mut().map(|sums| sums.as_mut_ptr().cast::<f32>());
+        let (mut state, mut before) = (State::<1>::EMPTY, State::<1>::EMPTY);
+        let mut stretch = whole;
+        for (i, range) in blocks.iter().enumerate() {
+            let begins = i == 0 || range.start % STRETCH == 0;
+            if begins && i > 0 {
+                put_together(s, (&mut before, whole), (&state, stretch), len - PAD);
+                (state, stretch) = (State::EMPTY, sums);
+            }
+            let part = parts.add((i * queries + n) * len);
+            let of_part = State {
+                max: [*part],
+                total: [*part.add(1)],
+            };
+            let [kept, added] = state.add(s, &of_part);
+            let values = part.add(PAD);
+            match begins {
+                true => std::ptr::copy_nonoverlapping(values, stretch, len - PAD),
+                false => add_sums(s, stretch, kept[0], values, added[0], len - PAD),
             }
         }
+        put_together(s, (&mut before, whole), (&state, stretch), len - PAD);
         let (row, head) = (rows.start + n / group, job.kv_head * group + n % group);
         let out = job.q.out.add(row * job.q.stride + head * hd);
-        finish(out, sums.as_ptr(), total, hd);
+        finish(out, whole, before.total[0], hd);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{for_rows, Norm, Shared, Team, Timing};
 use crate::attention::{AttentionShape, Job, KvLayer, KvShape, Phases, Queries};
-use crate::attention::{KV_BLOCK, MAX_HEAD_DIM};
+use crate::attention::{KV_BLOCK, MAX_HEAD_DIM, STRETCH};
 use crate::ops;
 use crate::ticks::ticks;
 use rustml_simd::Isa;
@@ -232,12 +232,12 @@ pub fn attend_rows(
 }
 
 /// Attention cut into pieces for the threads: one KV head of some rows of one
-/// span, and where these are too few, one stretch of the context alone.
+/// span, and where these are too few, some blocks of the context alone.
 struct Pieces<'a> {
     pieces: Vec<Piece<'a>>,
-    /// Piece and stretch.
+    /// Piece, and part if it has several.
     chunks: Vec<(usize, Option<usize>)>,
-    /// What stretches gave, piece by piece.
+    /// What parts gave, piece by piece.
     parts: Shared<f32>,
     _memory: Vec<f32>,
 }
@@ -245,11 +245,21 @@ struct Pieces<'a> {
 struct Piece<'a> {
     job: Job<'a>,
     rows: Range<usize>,
-    splits: Range<usize>,
-    /// Where its parts begin.
+    /// The blocks of each part; none if it is computed as a whole.
+    blocks: Vec<Range<usize>>,
+    /// Where what its parts gave begins.
     at: usize,
-    /// Stretches that are not computed.
+    /// Parts that are not computed.
     left: AtomicUsize,
+}
+
+/// Chunks for each thread that are enough to share the work evenly.
+const CHUNKS: usize = 4;
+
+/// The blocks in parts that begin at multiples of `size`.
+fn in_parts(blocks: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = blocks.start / size..blocks.end.div_ceil(size);
+    parts.map(move |i| blocks.start.max(i * size)..blocks.end.min((i + 1) * size))
 }
 
 impl<'a> Pieces<'a> {
@@ -267,18 +277,16 @@ impl<'a> Pieces<'a> {
         for q in queries {
             for kv_head in 0..kv_heads {
                 for at in (0..q.rows).step_by(step) {
-                    let job = Job {
-                        shape,
-                        cache,
-                        q,
-                        kv_head,
-                        after: None,
-                    };
-                    let rows = at..(at + step).min(q.rows);
                     pieces.push(Piece {
-                        job,
-                        splits: job.splits(rows.clone()),
-                        rows,
+                        job: Job {
+                            shape,
+                            cache,
+                            q,
+                            kv_head,
+                            after: None,
+                        },
+                        rows: at..(at + step).min(q.rows),
+                        blocks: Vec::new(),
                         at: 0,
                         left: AtomicUsize::new(0),
                     });
@@ -287,19 +295,30 @@ impl<'a> Pieces<'a> {
         }
         // Late rows see more: begin with the longest.
         pieces.reverse();
-        let split = threads > 1 && pieces.len() < 4 * threads;
+        if threads > 1 && pieces.len() < CHUNKS * threads {
+            let seen = |piece: &Piece| piece.job.blocks(piece.rows.clone());
+            let blocks: usize = pieces.iter().map(|piece| seen(piece).len()).sum();
+            // A block takes little longer than a chunk costs, but idle threads cost more.
+            let few = pieces.len() < threads && blocks < CHUNKS * threads * STRETCH;
+            let size = if few { 1 } else { STRETCH };
+            for piece in &mut pieces {
+                piece.blocks = in_parts(seen(piece), size).collect();
+            }
+        }
         let (mut chunks, mut values) = (Vec::new(), 0);
         for (i, piece) in pieces.iter_mut().enumerate() {
-            if !split || piece.splits.len() < 2 {
+            if piece.blocks.len() < 2 {
+                piece.blocks.clear();
                 chunks.push((i, None));
                 continue;
             }
             piece.at = values;
-            piece.left = AtomicUsize::new(piece.splits.len());
-            values += piece.splits.len() * piece.rows.len() * group * piece.job.part_len();
-            chunks.extend(piece.splits.clone().map(|split| (i, Some(split))));
+            piece.left = AtomicUsize::new(piece.blocks.len());
+            values += piece.blocks.len() * piece.rows.len() * group * piece.job.part_len();
+            chunks.extend((0..piece.blocks.len()).map(|part| (i, Some(part))));
         }
-        let mut memory = vec![0f32; values];
+        // Written before it is read.
+        let mut memory = Vec::with_capacity(values);
         Pieces {
             pieces,
             chunks,
@@ -314,24 +333,25 @@ impl<'a> Pieces<'a> {
     /// Nobody else computes this chunk or uses its rows' results at its head;
     /// the cache holds every visible position.
     unsafe fn run(&self, isa: Isa, chunk: usize, phases: Option<&mut Phases>) {
-        let (i, split) = self.chunks[chunk];
+        let (i, part) = self.chunks[chunk];
         let piece = &self.pieces[i];
         let (mut job, rows) = (piece.job, piece.rows.clone());
         // A thread takes neighbours.
-        job.after = self.chunks.get(chunk + 1).and_then(|&(i, split)| {
+        job.after = self.chunks.get(chunk + 1).and_then(|&(i, part)| {
             let next = &self.pieces[i];
-            next.job.begins(next.rows.clone(), split)
+            let blocks = part.map(|part| &next.blocks[part]);
+            next.job.begins(next.rows.clone(), blocks)
         });
-        let Some(split) = split else {
+        let Some(part) = part else {
             return job.attend(isa, rows, phases);
         };
         let group = job.shape.heads / job.cache.shape.kv_heads;
         let len = rows.len() * group * job.part_len();
         let parts = self.parts.0.add(piece.at);
-        let part = parts.add((split - piece.splits.start) * len);
-        job.attend_split(isa, rows.clone(), split, part, phases);
+        let blocks = piece.blocks[part].clone();
+        job.attend_part(isa, rows.clone(), blocks, parts.add(part * len), phases);
         if piece.left.fetch_sub(1, AcqRel) == 1 {
-            job.merge(isa, rows, parts, piece.splits.len());
+            job.merge(isa, rows, parts, &piece.blocks);
         }
     }
 }
