@@ -6,6 +6,7 @@
 pub mod acts;
 pub mod attention;
 mod buffer;
+mod cpus;
 pub mod formats;
 pub mod gemm;
 pub mod ops;

@@ -24,6 +24,7 @@
 //! # Ok::<(), std::io::Error>(())
 //! ```
 
+use crate::cpus;
 use crate::panel::LINE;
 use crate::ticks::ticks;
 use rustml_simd::prefetch_near;
@@ -202,6 +203,21 @@ impl Pool {
                 .name(format!("rustml-{thread}"))
                 .spawn(move || shared.work(thread))?;
             pool.workers.push(worker);
+        }
+        Ok(pool)
+    }
+
+    /// The same, and each worker stays on a CPU of its own among those this thread may
+    /// run on; the first of them is left to whoever calls.
+    ///
+    /// # Errors
+    /// As for [`Pool::new`]; if there are fewer CPUs than threads, or the system, which
+    /// is not Linux, cannot do that.
+    pub fn pinned(threads: usize) -> std::io::Result<Pool> {
+        let cpus = cpus::of_their_own(threads.max(1) - 1)?;
+        let pool = Pool::new(threads)?;
+        for (worker, cpu) in pool.workers.iter().zip(cpus) {
+            cpus::pin(worker, cpu)?;
         }
         Ok(pool)
     }

@@ -15,6 +15,45 @@ fn counts(pool: &Pool, chunks: usize) -> Vec<usize> {
     counts.into_iter().map(AtomicUsize::into_inner).collect()
 }
 
+/// Pinned workers run on one CPU, each on another, and the caller where it likes.
+#[cfg(target_os = "linux")]
+#[test]
+fn pinned_workers_stay_on_cpus_of_their_own() {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    fn cpus() -> String {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find(|l| l.starts_with("Cpus_allowed_list:"));
+        line.unwrap()["Cpus_allowed_list:".len()..].trim().into()
+    }
+    let (before, all) = (cpus(), std::thread::available_parallelism().unwrap().get());
+    let pool = Pool::pinned(all.min(4)).unwrap();
+    let seen = Mutex::new(BTreeMap::new());
+    for _ in 0..1000 {
+        pool.run(8, &|_, thread| {
+            seen.lock().unwrap().insert(thread, cpus());
+            std::thread::sleep(Duration::from_micros(100));
+        });
+        if seen.lock().unwrap().len() == pool.threads() {
+            break;
+        }
+    }
+    let mut seen = seen.into_inner().unwrap();
+    assert_eq!(seen.len(), pool.threads(), "every thread took part");
+    assert_eq!(seen.remove(&0), Some(before));
+    let mut own: Vec<_> = seen.into_values().collect();
+    own.sort();
+    own.dedup();
+    assert_eq!(own.len(), pool.threads() - 1);
+    assert!(
+        own.iter().all(|cpu| cpu.parse::<usize>().is_ok()),
+        "{own:?}"
+    );
+    let err = Pool::pinned(5000).err().unwrap();
+    assert!(err.to_string().contains("5000 threads cannot"), "{err}");
+}
+
 /// Also with more threads than cores, where most have not woken up in time.
 #[test]
 fn every_chunk_runs_once() {

@@ -52,6 +52,9 @@ pub enum Error {
     /// The instruction set asked for cannot be used.
     #[error("{0}")]
     Isa(String),
+    /// A word that says neither yes nor no.
+    #[error("RUSTML_PIN is {}, and can be 1, each compute thread on a CPU of its own, or 0", show(.0))]
+    Pin(String),
     /// The threads could not be started.
     #[error("cannot start the compute threads: {0}")]
     Threads(std::io::Error),

@@ -28,13 +28,20 @@ pub struct Model {
 }
 
 /// Starts the compute threads, on the instruction set that `RUSTML_ISA` names
-/// or the best this CPU has.
+/// or the best this CPU has; with `RUSTML_PIN=1` each on a CPU of its own.
 ///
 /// # Errors
-/// If `RUSTML_ISA` names none of this CPU's, or the system refuses a thread.
+/// If `RUSTML_ISA` names none of this CPU's, or `RUSTML_PIN` is neither 0 nor 1; if
+/// the system refuses a thread, or to keep it on a CPU.
 pub fn team(threads: usize) -> Result<Arc<Team>> {
     let isa = Isa::from_env().map_err(Error::Isa)?;
-    let pool = Pool::new(threads).map_err(Error::Threads)?;
+    let pin = std::env::var("RUSTML_PIN").unwrap_or_default();
+    let pool = match &pin[..] {
+        "" | "0" => Pool::new(threads),
+        "1" => Pool::pinned(threads),
+        _ => return Err(Error::Pin(pin)),
+    };
+    let pool = pool.map_err(Error::Threads)?;
     Ok(Arc::new(Team { isa, pool }))
 }
 

@@ -164,6 +164,23 @@ fn an_instruction_set_that_is_none_is_refused() {
 }
 
 #[test]
+fn threads_can_be_pinned_or_not_and_nothing_else() {
+    let line = |pin, threads| {
+        let args = ["--prompt", "a", "--max-tokens", "1", "--threads", threads];
+        infer(&[&[&tiny("gpt2")[..]], &args[..]].concat()).env("RUSTML_PIN", pin)
+    };
+    let err = line("maybe", "1").run().failed(1);
+    assert!(err.contains("RUSTML_PIN is `maybe`"), "{err}");
+    let err = line("1", "1000").run().failed(1);
+    if cfg!(target_os = "linux") {
+        assert!(err.contains("1000 threads cannot each have a CPU"), "{err}");
+        line("1", "1").run().ok();
+    } else {
+        assert!(err.contains("on Linux only"), "{err}");
+    }
+}
+
+#[test]
 fn a_log_filter_that_is_none_is_ignored_aloud() {
     let line = infer(&[&tiny("gpt2"), "--prompt", "a"]).env("RUST_LOG", "rustml=loud=x");
     let done = line.run();

@@ -23,6 +23,7 @@ pub const ENVIRONMENT: &str = "\
   RUST_LOG          rustml=debug: where each step's time goes; rustml=trace: each layer's
   RUSTML_ISA        force an instruction set: scalar, sse4.1, avx2, avx2-vnni, avx512-vnni,
                     neon, neon-dotprod
+  RUSTML_PIN        1: each compute thread stays on a CPU of its own
   HF_HOME           where models are cached [default: ~/.cache/huggingface]
   HF_HUB_OFFLINE    1: download nothing
   HF_TOKEN          an access token, for models that need one
