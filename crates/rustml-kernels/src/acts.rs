@@ -4,7 +4,9 @@
 //! the values of all rows for a block of inputs lie together, so that the
 //! product's inner loop addresses them by constants from one pointer. A tile
 //! that begins at row `r` begins at `r` times the bytes of a row in every
-//! buffer.
+//! buffer. Codes that go into tile registers ([`Forms::SIXTEENS`]) are grouped by 16
+//! rows, with their scales and sums, and the last tile is whole, too: what it holds
+//! beyond the last row means nothing.
 //!
 //! Which forms are needed depends on the weights: bfloat16 for weights in
 //! bfloat16, single precision for other float weights; for integer ones 8-bit
@@ -12,6 +14,7 @@
 //! codes stored with an offset.
 
 use crate::panel::codes::BLOCK;
+use std::ops::{Deref, DerefMut};
 
 mod write;
 
@@ -25,15 +28,18 @@ pub const FEW_ROWS: usize = 32;
 /// Rows of a tile where there are more than [`FEW_ROWS`].
 const MANY: usize = 6;
 
-/// Rows of a tile at most.
-pub const MOST_ROWS: usize = 8;
+/// Rows of a tile of codes for tile registers.
+pub(crate) const SIXTEEN: usize = 16;
+
+/// Rows that are prepared together at most.
+pub const MOST_ROWS: usize = SIXTEEN;
 
 /// Sizes of the tiles of so many rows, largest first. Few rows make as few tiles as
 /// they can; of many rows as many are computed together as leave registers to
 /// spare: two panels by 6 rows take 24 of AVX-512's 32 for sums and products.
 pub const fn tile_sizes(rows: usize) -> [usize; 4] {
     if rows <= FEW_ROWS {
-        [MOST_ROWS, 4, 2, 1]
+        [8, 4, 2, 1]
     } else {
         [MANY, 4, 2, 1]
     }
@@ -105,6 +111,8 @@ impl Forms {
     pub const CODES: Forms = Forms(2);
     /// Pairs of bfloat16, rounded to nearest, ties to even.
     pub const PAIRS: Forms = Forms(4);
+    /// Codes of more than [`FEW_ROWS`] in tiles of 16 rows.
+    pub const SIXTEENS: Forms = Forms(1 << 15);
 
     /// Codes with a correction.
     pub const fn corrected(c: Correction) -> Forms {
@@ -121,6 +129,34 @@ impl Forms {
     const fn has_correction(self, i: usize) -> bool {
         self.0 & (8 << i) != 0
     }
+    /// Whether the codes of so many rows are in tiles of 16.
+    pub(crate) const fn by_sixteens(self, rows: usize) -> bool {
+        self.contains(Forms::SIXTEENS) && rows > FEW_ROWS
+    }
+    /// Rows that there is room for, beside `rows` themselves the rest of the last tile.
+    const fn padded(self, rows: usize) -> usize {
+        match self.by_sixteens(rows) {
+            true => rows.next_multiple_of(SIXTEEN),
+            false => rows,
+        }
+    }
+    /// Splits `rows` into those that are best prepared together: `(first row, rows)`.
+    pub(crate) fn together(self, rows: usize) -> Vec<(usize, usize)> {
+        match self.by_sixteens(rows) {
+            true => (0..rows)
+                .step_by(SIXTEEN)
+                .map(|row| (row, SIXTEEN.min(rows - row)))
+                .collect(),
+            false => tiles(rows).collect(),
+        }
+    }
+    /// The tile of the codes that holds `row`: `(first row, rows)`.
+    fn code_tile_of(self, rows: usize, row: usize) -> (usize, usize) {
+        match self.by_sixteens(rows) {
+            true => (row / SIXTEEN * SIXTEEN, SIXTEEN),
+            false => tile_of(rows, row),
+        }
+    }
 }
 
 /// Prepared activations: up to `capacity` rows of up to `max_cols` values.
@@ -135,11 +171,44 @@ pub struct Acts {
     /// zero beside the last of an odd number.
     pub(crate) pairs: Vec<u32>,
     /// `[tile][block][row of tile][32]`
-    pub(crate) codes: Vec<i8>,
+    pub(crate) codes: Codes,
     /// `[tile][block][row of tile]`
     pub(crate) scales: Vec<f32>,
     /// `[tile][sub-block][row of tile]`, bits of i32 or f32
     pub(crate) sums: [Vec<u32>; CORRECTIONS.len()],
+}
+
+/// 8-bit codes that begin on a cache line.
+#[derive(Default)]
+pub(crate) struct Codes {
+    lines: Vec<CodeLine>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct CodeLine(#[allow(dead_code)] [i8; 64]);
+
+impl Codes {
+    fn zeroed(len: usize) -> Codes {
+        let lines = vec![CodeLine([0; 64]); len.div_ceil(64)];
+        Codes { lines, len }
+    }
+}
+
+impl Deref for Codes {
+    type Target = [i8];
+    fn deref(&self) -> &[i8] {
+        // SAFETY: a line is nothing but its codes, and so many lines were made.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+}
+
+impl DerefMut for Codes {
+    fn deref_mut(&mut self) -> &mut [i8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
 }
 
 /// Splits `rows` into tiles: `(first row, rows)`.
@@ -175,7 +244,8 @@ impl Acts {
     /// Buffers for `capacity` rows of `max_cols` values in the given forms.
     pub fn new(capacity: usize, max_cols: usize, forms: Forms) -> Acts {
         let mut a = Acts::default();
-        let blocks = max_cols.div_ceil(16) * capacity;
+        let code_rows = forms.padded(capacity);
+        let blocks = max_cols.div_ceil(16) * code_rows;
         if forms.contains(Forms::FLOATS) {
             a.floats = vec![0.0; capacity * max_cols];
         }
@@ -183,7 +253,7 @@ impl Acts {
             a.pairs = vec![0; capacity * max_cols.div_ceil(2)];
         }
         if forms.contains(Forms::CODES) {
-            a.codes = vec![0; capacity * max_cols];
+            a.codes = Codes::zeroed(code_rows * max_cols);
             a.scales = vec![0.0; blocks];
         }
         for (i, s) in a.sums.iter_mut().enumerate() {
@@ -206,6 +276,7 @@ impl Acts {
         assert!(!forms.contains(Forms::FLOATS) || values <= self.floats.len());
         let pairs = rows * cols.div_ceil(2);
         assert!(!forms.contains(Forms::PAIRS) || pairs <= self.pairs.len());
+        let values = forms.padded(rows) * cols;
         assert!(!codes || values <= self.codes.len() && values / BLOCK <= self.scales.len());
         for (i, sums) in self.sums.iter().enumerate() {
             assert!(!forms.has_correction(i) || values.div_ceil(16) <= sums.len());

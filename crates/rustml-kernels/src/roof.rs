@@ -78,7 +78,27 @@ pub fn read(team: &Team, set: &[u8]) {
 /// four bits [`Simd::add_pairs`] where that is better): a multiplication and an
 /// addition for each pair of bytes.
 pub fn dot_peak(team: &Team, budget: Duration) -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    if team.isa == Isa::Amx {
+        return tile_peak(team, budget);
+    }
     peak(team, budget, 4, &|isa| with_isa(isa, Dots))
+}
+
+/// The same of tiles, as many rows use them: of blocks of 32 inputs.
+#[cfg(target_arch = "x86_64")]
+fn tile_peak(team: &Team, budget: Duration) -> f64 {
+    use rustml_simd::Tiles;
+    assert!(team.isa.is_available());
+    let chunks = 4 * team.pool.threads();
+    let pass = best(budget, || {
+        team.pool.run(chunks, &|_, _| {
+            // SAFETY: the set is available, and nobody else uses tiles here.
+            unsafe { Tiles::new(32) }.only_multiply(LINKS / 4);
+        });
+    });
+    let operations = 2 * Tiles::ROWS * team.isa.lanes() * 32 * LINKS * chunks;
+    operations as f64 / pass.as_secs_f64()
 }
 
 /// The same of the single-precision [`Simd::fma`].
@@ -262,7 +282,9 @@ mod tests {
             );
             let most = 2.0 * 4.0 * 1e10 * 2.0 * isa.lanes() as f64;
             let (dot, fma) = (dot_peak(&team, budget), fma_peak(&team, budget));
-            assert!((1e7..4.0 * most).contains(&dot), "{isa:?} {dot}");
+            // A tile does sixteen rows in as many cycles, but eight groups at a time.
+            let groups = if isa == Isa::Amx { 8.0 } else { 1.0 };
+            assert!((1e7..groups * 4.0 * most).contains(&dot), "{isa:?} {dot}");
             assert!((1e7..most).contains(&fma), "{isa:?} {fma}");
             let bf16 = bf16_peak(&team, budget);
             assert!((1e7..2.0 * most).contains(&bf16), "{isa:?} {bf16}");

@@ -382,6 +382,33 @@ fn bfloat16_agrees_wherever_it_is_computed() {
     }
 }
 
+/// Tiles, which take many rows by sixteens, round exactly as vectors do.
+#[test]
+fn amx_makes_the_same_bits_as_avx512() {
+    if !Isa::Amx.is_available() {
+        eprintln!("NOT TESTED: this CPU has no AMX");
+        return;
+    }
+    let mut rng = Rng(0xa3);
+    for dtype in DType::ALL.into_iter().filter(|t| !t.is_float()) {
+        let block = dtype.block_len().max(32);
+        let row_bytes = dtype.row_bytes(block).unwrap();
+        for (outputs, blocks, rows) in [(16, 1, 33), (53, 3, 48), (97, 5, 49), (40, 38, 64)] {
+            let mut data = vec![0; outputs * blocks * row_bytes];
+            for bytes in data.chunks_mut(row_bytes) {
+                encode_row(dtype, &rng.floats(block), bytes);
+            }
+            let cols = blocks * block;
+            let (x, bias) = (rng.floats(rows * cols), rng.floats(outputs));
+            let [vectors, tiles] = [Isa::Avx512, Isa::Amx].map(|isa| {
+                let m = Matrix::pack(dtype, outputs, cols, &data, isa).unwrap();
+                bits(&multiply(&m, isa, &x, Some(&bias), 0.5))
+            });
+            assert_eq!(vectors, tiles, "{dtype} {outputs}x{cols} {rows} rows");
+        }
+    }
+}
+
 /// The same bits whatever is computed together.
 #[test]
 fn a_row_does_not_depend_on_its_neighbours() {

@@ -202,9 +202,12 @@ fn an_inner_part_is_products_and_activations() {
                 let up = if gated { &up[..] } else { &[] };
                 ops::activate(isa, Activation::Silu, &mut expected, up);
 
-                let codes = width.is_multiple_of(32);
-                let forms = if codes { Forms::CODES } else { Forms::PAIRS };
-                let forms = forms.union(Forms::FLOATS);
+                let other = match width.is_multiple_of(32) {
+                    true => DType::Q8_0,
+                    false => DType::BF16,
+                };
+                let (next, _) = weights(other, 40, width, isa, &mut rng);
+                let forms = next.forms().union(Forms::FLOATS);
                 let mut scratch = vec![f32::NAN; scratch_len(&team, rows, 0, width)];
                 let mut out = Acts::new(rows, width, forms);
                 let inner = Inner {
@@ -225,11 +228,6 @@ fn an_inner_part_is_products_and_activations() {
                 }
 
                 // The other form is that of the same values prepared as a whole.
-                let other = match codes {
-                    true => DType::Q8_0,
-                    false => DType::BF16,
-                };
-                let (next, _) = weights(other, 40, width, isa, &mut rng);
                 let mut whole = Acts::new(rows, width, forms);
                 prepare_rows(&team, &expected, width, &mut whole, forms);
                 let both = [&out, &whole].map(|acts| {

@@ -20,10 +20,12 @@ pub enum Isa {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// The same with the tiles of AMX-INT8, for many rows.
+    Amx,
 }
 
 impl Isa {
-    const ALL: [Isa; 7] = [
+    const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Sse41,
         Isa::Neon,
@@ -31,6 +33,7 @@ impl Isa {
         Isa::Avx2,
         Isa::Avx2Vnni,
         Isa::Avx512,
+        Isa::Amx,
     ];
 
     /// The name that `RUSTML_ISA` takes and reports show.
@@ -43,6 +46,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx2Vnni => "avx2-vnni",
             Isa::Avx512 => "avx512-vnni",
+            Isa::Amx => "amx-int8",
         }
     }
 
@@ -69,14 +73,9 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2Vnni => has_avx2() && std::is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                has_avx2()
-                    && std::is_x86_feature_detected!("avx512f")
-                    && std::is_x86_feature_detected!("avx512bw")
-                    && std::is_x86_feature_detected!("avx512dq")
-                    && std::is_x86_feature_detected!("avx512vl")
-                    && std::is_x86_feature_detected!("avx512vnni")
-            }
+            Isa::Avx512 => has_avx512(),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => has_avx512() && crate::isa::amx::is_allowed(),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => true,
             #[cfg(target_arch = "aarch64")]
@@ -122,6 +121,7 @@ impl Isa {
             i.name() == wanted
                 || (*i == Isa::Sse41 && wanted == "sse41")
                 || (*i == Isa::Avx512 && wanted == "avx512")
+                || (*i == Isa::Amx && wanted == "amx")
         });
         match found {
             None => Err(format!(
@@ -142,7 +142,8 @@ impl Isa {
     /// the set, and only what gains by it is compiled for it ([`with_bf16`]).
     pub fn dots_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return self == Isa::Avx512 && std::is_x86_feature_detected!("avx512bf16");
+        return matches!(self, Isa::Avx512 | Isa::Amx)
+            && std::is_x86_feature_detected!("avx512bf16");
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
@@ -150,7 +151,7 @@ impl Isa {
     /// [`Simd::I8_BIAS`] of this set.
     pub const fn i8_bias(self) -> i32 {
         match self {
-            Isa::Avx2Vnni | Isa::Avx512 => 128,
+            Isa::Avx2Vnni | Isa::Avx512 | Isa::Amx => 128,
             _ => 0,
         }
     }
@@ -160,7 +161,7 @@ impl Isa {
         match self {
             Isa::Scalar | Isa::Sse41 | Isa::Neon | Isa::NeonDot => 4,
             Isa::Avx2 | Isa::Avx2Vnni => 8,
-            Isa::Avx512 => 16,
+            Isa::Avx512 | Isa::Amx => 16,
         }
     }
 }
@@ -170,6 +171,16 @@ fn has_avx2() -> bool {
     std::is_x86_feature_detected!("avx2")
         && std::is_x86_feature_detected!("fma")
         && std::is_x86_feature_detected!("f16c")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    has_avx2()
+        && std::is_x86_feature_detected!("avx512f")
+        && std::is_x86_feature_detected!("avx512bw")
+        && std::is_x86_feature_detected!("avx512dq")
+        && std::is_x86_feature_detected!("avx512vl")
+        && std::is_x86_feature_detected!("avx512vnni")
 }
 
 /// Names of all that kernels use of this CPU: the available sets, and what they
@@ -211,7 +222,7 @@ pub fn with_isa<K: Kernel>(isa: Isa, kernel: K) -> K::Out {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2Vnni => crate::Avx2Vnni::assume().vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => crate::Avx512::assume().vectorize(kernel),
+            Isa::Avx512 | Isa::Amx => crate::Avx512::assume().vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => crate::Neon::assume().vectorize(kernel),
             #[cfg(target_arch = "aarch64")]

@@ -48,6 +48,7 @@ pub use isa::neon::{Neon, NeonDot};
 pub use isa::scalar::Scalar;
 #[cfg(target_arch = "x86_64")]
 pub use isa::{
+    amx::Tiles,
     avx2::{Avx2, Avx2Vnni},
     avx512::{Avx512, Avx512Bf16},
     sse41::Sse41,

@@ -42,7 +42,7 @@ fn extras_are_named_beside_the_sets() {
         features[sets.len()..],
         ["avx512-bf16"][..usize::from(extra)]
     );
-    for isa in Isa::available().into_iter().filter(|&i| i != Isa::Avx512) {
+    for isa in Isa::available().into_iter().filter(|i| i.lanes() < 16) {
         assert!(!isa.dots_bf16());
     }
 }

@@ -93,14 +93,13 @@ fn every_form_of_every_row_lies_where_products_read_it() {
             for cols in [32, 64, 160, 512, 1088] {
                 let x = values(rows * cols);
                 for by in [By::All, By::Row] {
-                    let mut acts = stale(rows + 2, cols + 32, all_forms());
-                    acts.begin(rows, cols, all_forms());
-                    with_isa(isa, Put(&mut acts, &x, by));
-                    check(
-                        &acts,
-                        &x,
-                        &format!("{isa:?} {rows} rows of {cols} by {by:?}"),
-                    );
+                    for forms in [all_forms(), all_forms().union(Forms::SIXTEENS)] {
+                        let mut acts = stale(rows + 2, cols + 32, forms);
+                        acts.begin(rows, cols, forms);
+                        with_isa(isa, Put(&mut acts, &x, by));
+                        let what = format!("{isa:?} {rows} rows of {cols} by {by:?} {forms:?}");
+                        check(&acts, &x, &what);
+                    }
                 }
             }
         }
@@ -116,23 +115,30 @@ fn check(acts: &Acts, x: &[f32], what: &str) {
                 assert_eq!(acts.floats[row0 * cols + i * n + lane], *x, "{what}");
             }
             check_pairs(acts, (row0, n), lane, x, what);
-            for (b, x) in x.chunks(BLOCK).enumerate() {
-                let (scale, codes) = naive(x);
-                let at = row0 * cols + (b * n + lane) * BLOCK;
-                assert_eq!(acts.codes[at..][..BLOCK], codes, "{what}");
-                assert_eq!(acts.scales[row0 * blocks + b * n + lane], scale, "{what}");
-                for (c, correction) in CORRECTIONS.iter().enumerate() {
-                    let (Correction::Integer { sub, .. } | Correction::Float { sub }) = *correction;
-                    for (part, codes) in codes.chunks(sub).enumerate() {
-                        let subs = BLOCK / sub;
-                        let at = row0 * blocks * subs + (b * subs + part) * n + lane;
-                        let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-                        let expected = match correction {
-                            Correction::Integer { zero, .. } => (-zero * sum) as u32,
-                            Correction::Float { .. } => (scale * sum as f32).to_bits(),
-                        };
-                        assert_eq!(acts.sums[c][at], expected, "{what} {correction:?}");
-                    }
+        }
+    }
+    for (row, x) in x.chunks(cols).enumerate() {
+        let (row0, n) = match acts.forms().by_sixteens(rows) {
+            true => (row - row % 16, 16),
+            false => tile_of(rows, row),
+        };
+        let lane = row - row0;
+        for (b, x) in x.chunks(BLOCK).enumerate() {
+            let (scale, codes) = naive(x);
+            let at = row0 * cols + (b * n + lane) * BLOCK;
+            assert_eq!(acts.codes[at..][..BLOCK], codes, "{what}");
+            assert_eq!(acts.scales[row0 * blocks + b * n + lane], scale, "{what}");
+            for (c, correction) in CORRECTIONS.iter().enumerate() {
+                let (Correction::Integer { sub, .. } | Correction::Float { sub }) = *correction;
+                for (part, codes) in codes.chunks(sub).enumerate() {
+                    let subs = BLOCK / sub;
+                    let at = row0 * blocks * subs + (b * subs + part) * n + lane;
+                    let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
+                    let expected = match correction {
+                        Correction::Integer { zero, .. } => (-zero * sum) as u32,
+                        Correction::Float { .. } => (scale * sum as f32).to_bits(),
+                    };
+                    assert_eq!(acts.sums[c][at], expected, "{what} {correction:?}");
                 }
             }
         }
@@ -264,7 +270,22 @@ fn what_is_not_finite_makes_its_block_nan_and_no_other() {
 }
 
 #[test]
+fn rows_are_prepared_together_once_and_in_order() {
+    for forms in [Forms::CODES, Forms::CODES.union(Forms::SIXTEENS)] {
+        for rows in 0..100 {
+            let mut next = 0;
+            for (first, n) in forms.together(rows) {
+                assert!(first == next && (1..=MOST_ROWS).contains(&n));
+                next += n;
+            }
+            assert_eq!(next, rows);
+        }
+    }
+}
+
+#[test]
 fn forms_contain_what_they_are_made_of() {
+    assert!(!all_forms().contains(Forms::SIXTEENS));
     assert!(!Forms::PAIRS.contains(Forms::CODES) && !Forms::CODES.contains(Forms::PAIRS));
     for (i, &c) in CORRECTIONS.iter().enumerate() {
         assert_eq!(c.index(), i);

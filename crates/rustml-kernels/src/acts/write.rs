@@ -1,6 +1,6 @@
 //! Writing activations in the forms that products read.
 
-use super::{tile_of, Correction, Forms, CORRECTIONS, MANY};
+use super::{tile_of, Correction, Forms, CORRECTIONS, MANY, SIXTEEN};
 use crate::panel::codes::BLOCK;
 use rustml_simd::Simd;
 use std::ops::Range;
@@ -43,6 +43,26 @@ struct Rows {
     lane: usize,
 }
 
+impl Rows {
+    /// `row` and those after it, of a tile.
+    #[inline(always)]
+    fn of((row0, n): (usize, usize), row: usize, x: *const f32, stride: usize) -> Rows {
+        Rows {
+            x,
+            stride,
+            row0,
+            n,
+            lane: row - row0,
+        }
+    }
+
+    /// Whether these are a whole tile of so many rows, none of them beyond `end`.
+    #[inline(always)]
+    fn is_whole(&self, n: usize, row: usize, end: usize) -> bool {
+        self.n == n && self.lane == 0 && row + n <= end
+    }
+}
+
 impl RowWriter<'_> {
     /// Writes inputs `cols` of `rows` in all announced forms; `x` holds those of one
     /// row after those of the other. They are whole blocks of 32, but for the last.
@@ -60,48 +80,50 @@ impl RowWriter<'_> {
         assert!(x.len() == rows.len() * cols.len());
         let (codes, stride) = (self.forms.contains(Forms::CODES), cols.len());
         let blocks = cols.start / BLOCK..cols.end / BLOCK;
-        let mut row = rows.start;
-        while row < rows.end {
-            let (row0, n) = tile_of(self.rows, row);
-            let x = x.as_ptr().add((row - rows.start) * stride);
-            let x = x.wrapping_sub(cols.start);
-            // A tile of many rows is written as a whole, so that its blocks lie
-            // together where they go.
-            if n == MANY && row == row0 && row + n <= rows.end {
-                let (n, lane) = (MANY, 0);
-                let to = Rows {
-                    x,
-                    stride,
-                    row0,
-                    n,
-                    lane,
+        let from = |row: usize| x.as_ptr().wrapping_add((row - rows.start) * stride);
+        let from = |row: usize| from(row).wrapping_sub(cols.start);
+        let (floats, pairs) = (Forms::FLOATS, Forms::PAIRS);
+        if self.forms.contains(floats) || self.forms.contains(pairs) {
+            let mut row = rows.start;
+            while row < rows.end {
+                let to = Rows::of(tile_of(self.rows, row), row, from(row), stride);
+                row += match to.is_whole(MANY, row, rows.end) {
+                    true => self.put_numbers::<MANY>(to, cols.clone()),
+                    false => self.put_numbers::<1>(to, cols.clone()),
                 };
-                self.put_floats::<MANY>(to, cols.clone());
-                self.put_pairs::<MANY>(to, cols.clone());
-                if codes {
-                    let b = self.put_blocks::<S, MANY, 2>(s, to, blocks.clone());
-                    self.put_blocks::<S, MANY, 1>(s, to, b..blocks.end);
-                }
-                row += MANY;
-            } else {
-                let lane = row - row0;
-                let to = Rows {
-                    x,
-                    stride,
-                    row0,
-                    n,
-                    lane,
-                };
-                self.put_floats::<1>(to, cols.clone());
-                self.put_pairs::<1>(to, cols.clone());
-                if codes {
-                    let b = self.put_blocks::<S, 1, 16>(s, to, blocks.clone());
-                    let b = self.put_blocks::<S, 1, 4>(s, to, b..blocks.end);
-                    self.put_blocks::<S, 1, 1>(s, to, b..blocks.end);
-                }
-                row += 1;
             }
         }
+        let mut row = rows.start;
+        while codes && row < rows.end {
+            let tile = self.forms.code_tile_of(self.rows, row);
+            let to = Rows::of(tile, row, from(row), stride);
+            // A tile of many rows is written as a whole, so that its blocks lie
+            // together where they go.
+            row += if to.is_whole(SIXTEEN, row, rows.end) {
+                self.put_blocks::<S, SIXTEEN, 1>(s, to, blocks.clone());
+                SIXTEEN
+            } else if to.is_whole(MANY, row, rows.end) {
+                let b = self.put_blocks::<S, MANY, 2>(s, to, blocks.clone());
+                self.put_blocks::<S, MANY, 1>(s, to, b..blocks.end);
+                MANY
+            } else {
+                let b = self.put_blocks::<S, 1, 16>(s, to, blocks.clone());
+                let b = self.put_blocks::<S, 1, 4>(s, to, b..blocks.end);
+                self.put_blocks::<S, 1, 1>(s, to, b..blocks.end);
+                1
+            };
+        }
+    }
+
+    /// `R` rows in the announced forms that are not quantised.
+    ///
+    /// # Safety
+    /// As for [`RowWriter::put`].
+    #[inline(always)]
+    unsafe fn put_numbers<const R: usize>(&self, to: Rows, cols: Range<usize>) -> usize {
+        self.put_floats::<R>(to, cols.clone());
+        self.put_pairs::<R>(to, cols);
+        R
     }
 
     /// `R` rows in single precision, if that is announced.

@@ -44,6 +44,10 @@ impl<F: Format> Layout for AsBytes<F> {
     type Scales = Wide<F::Scales>;
 }
 
+/// Bytes of unpacked panels at a time: what leaves room for activations and
+/// results in a second cache of 1 MB.
+const AT_ONCE: usize = 320 << 10;
+
 tiles!(Layout, integer_tile, integer_panels_at_once);
 
 pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
@@ -70,7 +74,7 @@ pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
             } else if const { F::Scales::BLOCK == BLOCK && !S::BY_PAIRS } {
                 many_rows::<S, Packed<F>>(s, &work, panels);
             } else {
-                let mut unpacked = Unpacked::new::<S, F>(product.weights);
+                let mut unpacked = Unpacked::new::<S, F>(product.weights, AT_ONCE, 2);
                 work.stride = unpacked.stride;
                 for from in panels.clone().step_by(unpacked.room) {
                     let panels = from..panels.end.min(from + unpacked.room);

@@ -105,6 +105,12 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
         Isa::Avx2Vnni => of::<rustml_simd::Avx2Vnni>(dtype),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => of::<rustml_simd::Avx512>(dtype),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => with_format!(
+            dtype,
+            F => amx::amx_panels::<F>,
+            float => of::<rustml_simd::Avx512>(dtype)
+        ),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => of::<rustml_simd::Neon>(dtype),
         #[cfg(target_arch = "aarch64")]
@@ -299,6 +305,8 @@ macro_rules! tiles {
     };
 }
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 // After the macro, which they use.
 mod float;
 mod integer;
@@ -314,25 +322,30 @@ unsafe fn finish<S: Simd, const N: usize>(
 ) {
     let first = panel * S::LANES;
     let valid = (p.weights.rows() - first).min(S::LANES);
-    for (n, acc) in acc.into_iter().enumerate() {
-        let out = p.out.wrapping_add((row0 + n) * p.out_stride + first);
-        if valid == S::LANES {
-            let mut y = acc;
-            if let Some(bias) = p.bias {
-                y = s.add(y, s.load(bias.as_ptr().add(first)));
+    let out = p.out.wrapping_add(row0 * p.out_stride + first);
+    if valid == S::LANES {
+        let bias = p.bias.map(|b| s.load(b.as_ptr().add(first)));
+        for n in 0..N {
+            let out = out.wrapping_add(n * p.out_stride);
+            let mut y = acc[n];
+            if let Some(bias) = bias {
+                y = s.add(y, bias);
             }
             if p.accumulate {
                 y = s.add(y, s.load(out));
             }
             s.store(out, y);
-        } else {
-            let mut y = [0f32; 16];
-            s.store(y.as_mut_ptr(), acc);
-            for (i, y) in y[..valid].iter().enumerate() {
-                let bias = p.bias.map_or(0.0, |b| b[first + i]);
-                let former = if p.accumulate { *out.add(i) } else { 0.0 };
-                *out.add(i) = *y + bias + former;
-            }
+        }
+        return;
+    }
+    for (n, acc) in acc.into_iter().enumerate() {
+        let out = out.wrapping_add(n * p.out_stride);
+        let mut y = [0f32; 16];
+        s.store(y.as_mut_ptr(), acc);
+        for (i, y) in y[..valid].iter().enumerate() {
+            let bias = p.bias.map_or(0.0, |b| b[first + i]);
+            let former = if p.accumulate { *out.add(i) } else { 0.0 };
+            *out.add(i) = *y + bias + former;
         }
     }
 }

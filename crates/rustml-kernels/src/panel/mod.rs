@@ -129,10 +129,14 @@ fn stride(dtype: DType, cols: usize, lanes: usize) -> Option<usize> {
 
 /// Which forms of activations products with `dtype` read on `isa`.
 pub fn forms(dtype: DType, isa: Isa) -> Forms {
-    with_format!(dtype, F => match correction::<F>(isa.i8_bias()) {
+    let tiles = match isa {
+        Isa::Amx => Forms::SIXTEENS,
+        _ => Forms::default(),
+    };
+    with_format!(dtype, F => tiles.union(match correction::<F>(isa.i8_bias()) {
         None => Forms::CODES,
         Some(c) => Forms::corrected(c),
-    }, float => match dtype {
+    }), float => match dtype {
         DType::BF16 => Forms::PAIRS,
         _ => Forms::FLOATS,
     })

@@ -3,7 +3,8 @@
 //! A prompt's product reads each panel again for every tile of rows. Where the
 //! scales are themselves packed, in super-blocks, some panels at a time are unpacked
 //! once, codes to bytes and scales to single precision, into memory that stays in
-//! the core's own cache, and all tiles read that.
+//! the core's own cache, and all tiles read that. Tile registers need all formats so,
+//! their codes as signed bytes.
 
 use super::codes::{Bits8, Codes, BLOCK};
 use super::scales::Scales;
@@ -50,10 +51,6 @@ impl<Sc: Scales> Scales for Wide<Sc> {
     }
 }
 
-/// Bytes of unpacked panels at a time: what leaves room for activations and
-/// results in a second cache of 1 MB.
-const AT_ONCE: usize = 320 << 10;
-
 /// A cache line.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
@@ -75,12 +72,16 @@ pub(crate) struct Unpacked<'a> {
 }
 
 impl<'a> Unpacked<'a> {
-    /// Room for panels of weights of the format `F`, packed for `S`.
-    pub fn new<S: Simd, F: Format>(from: &'a Matrix) -> Unpacked<'a> {
+    /// Room for panels of weights of the format `F`, packed for `S`: as many times
+    /// `together` as fit into so many bytes, at least once.
+    pub fn new<S: Simd, F: Format>(
+        from: &'a Matrix,
+        bytes: usize,
+        together: usize,
+    ) -> Unpacked<'a> {
         let stride = panel_stride::<Wide<F::Codes>, Wide<F::Scales>>(S::LANES, from.cols() / BLOCK)
             .expect("a few times the size of a panel that exists");
-        // Panels are computed in pairs where there are registers for that.
-        let room = (AT_ONCE / stride / 2 * 2).max(2);
+        let room = (bytes / stride / together).max(1) * together;
         let mut lines = UNPACKED.take();
         if lines.len() < room * stride / LINE {
             lines.resize(room * stride / LINE, Line([0; LINE]));
@@ -100,10 +101,38 @@ impl<'a> Unpacked<'a> {
     /// This was made for `S` and `F`.
     #[inline(always)]
     pub unsafe fn fill<S: Simd, F: Format>(&mut self, s: S, panels: Range<usize>) -> *const u8 {
+        self.fill_less::<S, F>(s, panels, 0)
+    }
+
+    /// The same with signed codes, which are zero where the weight is, but for an offset.
+    ///
+    /// # Safety
+    /// As for [`Unpacked::fill`].
+    #[inline(always)]
+    pub unsafe fn fill_signed<S: Simd, F: Format>(
+        &mut self,
+        s: S,
+        panels: Range<usize>,
+    ) -> *const u8 {
+        let zero = match F::Codes::SIGNED {
+            true => S::I8_BIAS as u8,
+            false => F::ZERO,
+        };
+        self.fill_less::<S, F>(s, panels, zero)
+    }
+
+    /// The same with `zero` taken from every code.
+    #[inline(always)]
+    unsafe fn fill_less<S: Simd, F: Format>(
+        &mut self,
+        s: S,
+        panels: Range<usize>,
+        zero: u8,
+    ) -> *const u8 {
         assert!(panels.len() <= self.room);
         let first = self.lines.as_mut_ptr().cast::<u8>();
         for (i, panel) in panels.clone().enumerate() {
-            unpack::<S, F>(s, self.from, panel, first.add(i * self.stride));
+            unpack::<S, F>(s, self.from, panel, first.add(i * self.stride), zero);
         }
         first.wrapping_sub(panels.start * self.stride)
     }
@@ -115,13 +144,13 @@ impl Drop for Unpacked<'_> {
     }
 }
 
-/// Unpacks one panel.
+/// Unpacks one panel, and takes `zero` from every code.
 ///
 /// # Safety
 /// `m` holds weights of the format `F`, packed for `S`, and an unpacked panel can be
 /// written at `to`.
 #[inline(always)]
-unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8) {
+unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8, zero: u8) {
     let from = m.data().as_ptr().add(panel * m.panel_bytes());
     let subs = const { BLOCK / F::Scales::SUB };
     let blocks = m.cols() / BLOCK;
@@ -141,6 +170,12 @@ unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8
         let groups = F::Codes::unpack(s, from.add(from_codes));
         for (g, group) in groups.into_iter().enumerate() {
             s.store_i(to.add(codes + g * 4 * S::LANES), group);
+        }
+        let codes = std::slice::from_raw_parts_mut(to.add(codes), const { BLOCK * S::LANES });
+        if zero != 0 {
+            for code in codes {
+                *code = code.wrapping_sub(zero);
+            }
         }
     }
 }

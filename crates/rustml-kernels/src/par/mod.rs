@@ -4,7 +4,7 @@
 //! work into chunks that touch disjoint memory, and run them. With `Timing`
 //! they also say how the threads' time divides among the parts of one region.
 
-use crate::acts::{tiles, Acts, Forms, RowWriter, FEW_ROWS, MOST_ROWS};
+use crate::acts::{Acts, Forms, RowWriter, FEW_ROWS, MOST_ROWS};
 use crate::gemm::{Product, Then};
 use crate::ops::{self, NormKind};
 use crate::panel::Matrix;
@@ -71,7 +71,7 @@ fn for_rows(team: &Team, rows: usize, row_values: usize, body: &(dyn Fn(usize, u
 /// pays: the tiles of many rows, else single rows.
 fn for_tiles(
     team: &Team,
-    rows: usize,
+    (rows, forms): (usize, Forms),
     row_values: usize,
     body: &(dyn Fn(Range<usize>, usize) + Sync),
 ) {
@@ -80,7 +80,7 @@ fn for_tiles(
             body(row..row + 1, thread)
         });
     }
-    let tiles: Vec<_> = tiles(rows).collect();
+    let tiles = forms.together(rows);
     team.pool.run(tiles.len(), &|c, thread| {
         let (first, n) = tiles[c];
         body(first..first + n, thread);
@@ -270,7 +270,7 @@ pub fn norm_rows(
     assert!(x.len() == rows * cols && scratch.len() >= scratch_len(team, rows, cols, 0));
     acts.begin(rows, cols, forms);
     let (writer, scratch) = (acts.writer(), Shared(scratch.as_mut_ptr()));
-    for_tiles(team, rows, cols, &|tile, thread| {
+    for_tiles(team, (rows, forms), cols, &|tile, thread| {
         let values = tile.start * cols..tile.end * cols;
         // SAFETY: each thread has its own, within the length checked above.
         let out = unsafe { scratch.slice(thread * MOST_ROWS * cols, values.len()) };
@@ -310,7 +310,7 @@ pub fn prepare_rows(team: &Team, x: &[f32], cols: usize, acts: &mut Acts, forms:
     assert_eq!(x.len(), rows * cols);
     acts.begin(rows, cols, forms);
     let writer = acts.writer();
-    for_tiles(team, rows, cols, &|tile, _| {
+    for_tiles(team, (rows, forms), cols, &|tile, _| {
         let x = &x[tile.start * cols..tile.end * cols];
         // SAFETY: tile by tile.
         unsafe { put_rows(team.isa, &writer, tile, 0..cols, x) };

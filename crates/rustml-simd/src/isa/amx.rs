@@ -1,0 +1,310 @@
+//! AMX: products of tiles of bytes, beside the vectors of AVX-512.
+//!
+//! A tile register holds up to 16 rows of 64 bytes. One instruction multiplies up to
+//! 16 rows of activations with the 16 outputs of a panel, whose groups of four inputs
+//! lie as the vectors' dot product wants them, too (Intel, "Architecture Instruction
+//! Set Extensions Programming Reference", chapter 3). Registers are not renamed: a sum
+//! that is stored some products after it was made holds up nothing.
+//!
+//! The instructions are written out, as the compiler's functions for them are not
+//! stable; it never uses the registers itself.
+
+use std::arch::asm;
+use std::arch::x86_64::{__cpuid_count, __m512, _mm512_set1_ps, _xgetbv};
+
+/// Tile registers 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
+const SUMS: std::ops::Range<usize> = 0..Tiles::SUMS;
+const ACTIVATIONS: std::ops::Range<usize> = 4..6;
+const WEIGHTS: std::ops::Range<usize> = 6..8;
+
+/// Whether the CPU has tiles of bytes, and the system keeps them for this process: it
+/// is asked to.
+pub(crate) fn is_allowed() -> bool {
+    const TILE: u32 = 1 << 24;
+    const INT8: u32 = 1 << 25;
+    const STATE: u64 = 0b11 << 17;
+    if !std::is_x86_feature_detected!("avx512f") || !std::is_x86_feature_detected!("xsave") {
+        return false;
+    }
+    #[allow(unused_unsafe)] // of compilers before 1.94 the first is unsafe
+    // SAFETY: a CPU with AVX-512 has this leaf, and the other instruction was asked for.
+    let (features, state) = unsafe { (__cpuid_count(7, 0).edx, kept()) };
+    features & (TILE | INT8) == TILE | INT8 && state & STATE == STATE && permitted()
+}
+
+/// Which registers the system keeps.
+#[target_feature(enable = "xsave")]
+fn kept() -> u64 {
+    // SAFETY: register 0 is always there.
+    unsafe { _xgetbv(0) }
+}
+
+/// Linux keeps tiles only of processes that ask for it (`Documentation/arch/x86/xstate.rst`);
+/// their threads may then use them, those that run already too.
+#[cfg(target_os = "linux")]
+fn permitted() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const TILE_DATA: libc::c_long = 18;
+    // SAFETY: passes no memory.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
+}
+
+/// Other systems are not asked.
+#[cfg(not(target_os = "linux"))]
+fn permitted() -> bool {
+    false
+}
+
+/// The operand of `ldtilecfg`.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// 1.5 times 2^23: what is added to its bits, within some 2^22, is added to its value.
+/// So sums begin there and become floats by a subtraction, for which the processor has a
+/// unit to spare beside tiles, as it has none for conversions.
+const START: f32 = 12_582_912.0;
+
+/// The same for each output.
+static STARTS: Line = Line([START; 16]);
+
+/// A cache line.
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+/// Loads the operands.
+macro_rules! load {
+    () => {
+        "tileloadd tmm{a}, [{activations} + {stride}]
+         tileloadd tmm{w}, [{weights} + {line}]"
+    };
+}
+
+/// Multiplies them: all rows of sums begin as the same.
+macro_rules! multiply {
+    () => {
+        "tileloadd tmm{sums}, [{starts} + {same}]
+         tdpbssd tmm{sums}, tmm{a}, tmm{w}"
+    };
+}
+
+/// Adds a row of the sums in memory, by way of vector registers `t` and `u`.
+macro_rules! add_row {
+    ($n:literal, $t:literal, $u:literal) => {
+        concat!(
+            "vmovups ",
+            $t,
+            ", [{memory} + 64 * ",
+            $n,
+            "]
+             vmulps ",
+            $u,
+            ", {scale}, dword ptr [{scales} + 4 * ",
+            $n,
+            "]{{1to16}}
+             vsubps ",
+            $t,
+            ", ",
+            $t,
+            ", {start}
+             vfmadd231ps {acc",
+            $n,
+            "}, ",
+            $t,
+            ", ",
+            $u
+        )
+    };
+}
+
+/// Four of them.
+macro_rules! add_rows {
+    ($a:literal, $b:literal, $c:literal, $d:literal) => {
+        concat!(
+            add_row!($a, "zmm24", "zmm28"),
+            "\n",
+            add_row!($b, "zmm25", "zmm29"),
+            "\n",
+            add_row!($c, "zmm26", "zmm30"),
+            "\n",
+            add_row!($d, "zmm27", "zmm31"),
+        )
+    };
+}
+
+/// What stores sums in memory, and then their addition to `acc`. Written out, so that
+/// the compiler does not begin with all of it at once, for which registers are lacking.
+macro_rules! add {
+    (
+        $acc:ident, $scale:ident, $scales:ident, $memory:ident;
+        $($code:expr),*; $($operand:tt)*
+    ) => {
+        asm!(
+            $($code,)*
+            add_rows!("0", "1", "2", "3"), add_rows!("4", "5", "6", "7"),
+            add_rows!("8", "9", "10", "11"), add_rows!("12", "13", "14", "15"),
+            $($operand)*
+            memory = in(reg) $memory,
+            line = in(reg) Tiles::LINE,
+            scale = in(zmm_reg) $scale,
+            scales = in(reg) $scales,
+            start = in(zmm_reg) _mm512_set1_ps(START),
+            acc0 = inout(zmm_reg) $acc[0], acc1 = inout(zmm_reg) $acc[1],
+            acc2 = inout(zmm_reg) $acc[2], acc3 = inout(zmm_reg) $acc[3],
+            acc4 = inout(zmm_reg) $acc[4], acc5 = inout(zmm_reg) $acc[5],
+            acc6 = inout(zmm_reg) $acc[6], acc7 = inout(zmm_reg) $acc[7],
+            acc8 = inout(zmm_reg) $acc[8], acc9 = inout(zmm_reg) $acc[9],
+            acc10 = inout(zmm_reg) $acc[10], acc11 = inout(zmm_reg) $acc[11],
+            acc12 = inout(zmm_reg) $acc[12], acc13 = inout(zmm_reg) $acc[13],
+            acc14 = inout(zmm_reg) $acc[14], acc15 = inout(zmm_reg) $acc[15],
+            out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
+            out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
+/// The calling thread's tile registers, set up for tiles of so many rows and inputs;
+/// until it is dropped, they have a shape.
+pub struct Tiles(());
+
+impl Tiles {
+    /// Registers for sums.
+    pub const SUMS: usize = 4;
+
+    /// Rows of activations in a tile.
+    pub const ROWS: usize = 16;
+
+    /// Bytes of a row of sums, and of four inputs of all outputs.
+    const LINE: usize = 64;
+
+    /// Tiles of 16 rows, and of as many outputs, over `inputs` of them: at most 64.
+    ///
+    /// # Safety
+    /// [`Isa::Amx`](crate::Isa::Amx) is available, and this thread has no other `Tiles`.
+    #[inline]
+    pub unsafe fn new(inputs: usize) -> Tiles {
+        let mut shapes = Shapes {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes: [0; 16],
+            rows: [0; 16],
+        };
+        for (range, rows, bytes) in [
+            (SUMS, Tiles::ROWS, Tiles::LINE),
+            (ACTIVATIONS, Tiles::ROWS, inputs),
+            (WEIGHTS, inputs / 4, Tiles::LINE),
+        ] {
+            for t in range {
+                shapes.rows[t] = rows as u8;
+                shapes.row_bytes[t] = bytes as u16;
+            }
+        }
+        asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly, preserves_flags));
+        Tiles(())
+    }
+
+    /// Makes sums `C` (0 to 3) those of the products of 16 rows of signed bytes, `stride`
+    /// apart, with the groups of four signed bytes at `weights`.
+    ///
+    /// # Safety
+    /// So many rows and groups are readable.
+    #[inline(always)]
+    pub unsafe fn multiply<const C: usize>(
+        &self,
+        (activations, stride, weights): (*const u8, usize, *const u8),
+    ) {
+        asm!(
+            load!(),
+            multiply!(),
+            sums = const SUMS.start + C,
+            a = const ACTIVATIONS.start + C % 2,
+            w = const WEIGHTS.start + C % 2,
+            activations = in(reg) activations,
+            stride = in(reg) stride,
+            weights = in(reg) weights,
+            line = in(reg) Tiles::LINE,
+            starts = in(reg) &STARTS,
+            same = in(reg) 0usize,
+            options(nostack, readonly, preserves_flags)
+        );
+    }
+
+    /// Adds sums `C` to `acc`, each times `scale` of its output and that of its row at
+    /// `scales`, and makes them those of [`Tiles::multiply`]. They pass through
+    /// `memory`.
+    ///
+    /// # Safety
+    /// As for `multiply`; 256 numbers are writable at `memory`, and 16 readable at `scales`.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub unsafe fn add_and_multiply<const C: usize>(
+        &self,
+        acc: &mut [__m512; 16],
+        (scale, scales, memory): (__m512, *const f32, *mut f32),
+        (activations, stride, weights): (*const u8, usize, *const u8),
+    ) {
+        add!(
+            acc, scale, scales, memory;
+            load!(), "tilestored [{memory} + {line}], tmm{sums}", multiply!();
+            sums = const SUMS.start + C,
+            a = const ACTIVATIONS.start + C % 2,
+            w = const WEIGHTS.start + C % 2,
+            activations = in(reg) activations,
+            stride = in(reg) stride,
+            weights = in(reg) weights,
+            starts = in(reg) &STARTS,
+            same = in(reg) 0usize,
+        );
+    }
+
+    /// Products of whatever the registers hold, `4 * times` of them: what the processor
+    /// can do at most.
+    pub fn only_multiply(&self, times: usize) {
+        for _ in 0..times {
+            // SAFETY: no memory is used.
+            unsafe {
+                asm!(
+                    "tdpbssd tmm0, tmm4, tmm6
+                     tdpbssd tmm1, tmm5, tmm7
+                     tdpbssd tmm2, tmm4, tmm7
+                     tdpbssd tmm3, tmm5, tmm6",
+                    options(nostack, nomem, preserves_flags)
+                );
+            }
+        }
+    }
+
+    /// Only adds, where no more products follow.
+    ///
+    /// # Safety
+    /// As for `add_and_multiply`.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub unsafe fn add<const C: usize>(
+        &self,
+        acc: &mut [__m512; 16],
+        (scale, scales, memory): (__m512, *const f32, *mut f32),
+    ) {
+        add!(
+            acc, scale, scales, memory;
+            "tilestored [{memory} + {line}], tmm{sums}";
+            sums = const SUMS.start + C,
+        );
+    }
+}
+
+impl Drop for Tiles {
+    /// Leaves the registers empty, so that nobody need save them.
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: as for `new`.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+}
