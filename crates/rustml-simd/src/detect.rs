@@ -183,6 +183,26 @@ fn has_avx512() -> bool {
         && std::is_x86_feature_detected!("avx512vnni")
 }
 
+/// Whether the CPU is one of Intel's: to read memory fast they want to be asked for it
+/// otherwise than others.
+pub fn is_intel() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static INTEL: OnceLock<bool> = OnceLock::new();
+        return *INTEL.get_or_init(|| {
+            // SAFETY: every CPU of this architecture has the instruction.
+            #[allow(unused_unsafe)] // of compilers before 1.94 it is unsafe
+            let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
+            [leaf.ebx, leaf.edx, leaf.ecx]
+                .map(u32::to_le_bytes)
+                .concat()
+                == b"GenuineIntel"
+        });
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Names of all that kernels use of this CPU: the available sets, and what they
 /// have beyond their definition.
 pub fn cpu_features() -> Vec<&'static str> {

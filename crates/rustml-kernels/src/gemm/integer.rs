@@ -1,6 +1,6 @@
 //! Products of integer weights.
 
-use super::{finish, Fetch, Product, Then, Work, AHEAD, FAR_AHEAD};
+use super::{finish, Fetch, Product, Then, Work};
 use crate::acts::{Acts, Correction, FEW_ROWS};
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
@@ -112,7 +112,7 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     let mut ahead = [0; P];
     if FEW {
         let one_stream = P == 1 && N <= 4 && fetch.every == 1;
-        let bytes = one_stream.then_some(if N <= 2 { FAR_AHEAD } else { AHEAD });
+        let bytes = one_stream.then(|| work.stream_ahead(N));
         for i in 0..P {
             ahead[i] = work.ahead(panel + i, bytes);
         }

@@ -10,7 +10,7 @@ use crate::panel::Matrix;
 use float::{float_panels, BF16, F16, F32};
 use integer::integer_panels;
 use rustml_io::DType;
-use rustml_simd::{Isa, Simd};
+use rustml_simd::{is_intel, Isa, Simd};
 use std::ops::Range;
 
 /// One matrix product `out[row][..] = weights * acts[row] (+ bias) (+ out)`.
@@ -127,6 +127,9 @@ const AHEAD: usize = 512;
 /// The same for one or two rows, which get through it fastest.
 const FAR_AHEAD: usize = 1024;
 
+/// The same on Intel's processors, which follow it less far, and wait longer for memory.
+const INTEL_AHEAD: usize = 16 << 10;
+
 /// How far where several are read together, or each several times, in panels.
 const PANELS_AHEAD: usize = 4;
 
@@ -149,6 +152,8 @@ struct Work<'a> {
     /// Bytes from one panel to the next.
     stride: usize,
     then: Then,
+    /// Whether the processor is one of Intel's.
+    is_intel: bool,
 }
 
 impl<'a> Work<'a> {
@@ -159,6 +164,17 @@ impl<'a> Work<'a> {
             data: product.weights.data().as_ptr(),
             stride: product.weights.panel_bytes(),
             then,
+            is_intel: is_intel(),
+        }
+    }
+
+    /// How far ahead one stream of weights is fetched for so many rows, in bytes.
+    #[inline(always)]
+    fn stream_ahead(&self, rows: usize) -> usize {
+        match rows {
+            _ if self.is_intel => INTEL_AHEAD,
+            0..=2 => FAR_AHEAD,
+            _ => AHEAD,
         }
     }
 
@@ -170,11 +186,12 @@ impl<'a> Work<'a> {
 
     /// How far from a panel what is to be fetched lies, while that panel is computed;
     /// into the second cache, since to the first fewer lines can be on their way.
-    /// So many bytes of one stream, or some panels.
+    /// So many bytes of one stream, in whole panels if these are as large, or some panels.
     #[inline(always)]
     fn ahead(&self, panel: usize, bytes: Option<usize>) -> usize {
         let (panels, bytes) = match bytes {
-            Some(bytes) => (1, bytes),
+            Some(bytes) if bytes < self.stride => (1, bytes),
+            Some(bytes) => (bytes / self.stride, bytes / self.stride * self.stride),
             None => (PANELS_AHEAD, PANELS_AHEAD * self.stride),
         };
         match (panel + panels).checked_sub(self.then.until) {
