@@ -334,12 +334,23 @@ def environment(path):
     has = subprocess.run([python, "-c", "import llama_cpp"], capture_output=True)
     if has.returncode:
         note("building llama-cpp-python for this CPU; that takes 10 to 20 minutes")
-        env = {**os.environ, "CMAKE_ARGS": "-DGGML_NATIVE=ON"}
+        env = {**os.environ, "CMAKE_ARGS": " ".join(["-DGGML_NATIVE=ON", *flags()])}
         command = [python, "-m", "pip", "install", "--quiet", "--no-binary=llama-cpp-python",
                    "llama-cpp-python"]
         if subprocess.run(command, env=env).returncode:
             sys.exit("llama-cpp-python could not be built; name a Python that has it by --python")
     return python
+
+
+def flags():
+    """What a build for a CPU with AMX needs besides: older GCC take what sets up the
+    tile registers for unused stores and leave it out, and llama.cpp ends at its first prompt."""
+    try:
+        amx = "amx_int8" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        amx = False
+    keep = r"-fno-tree-dse\ -fno-dse"
+    return [f"-DCMAKE_C_FLAGS={keep}", f"-DCMAKE_CXX_FLAGS={keep}"] if amx else []
 
 
 def machine(args):
