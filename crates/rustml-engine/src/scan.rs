@@ -29,8 +29,17 @@ pub(crate) fn max(x: &[f32]) -> f32 {
 /// Where the largest value is, the first if there are several; 0 if there is
 /// no number.
 pub(crate) fn argmax(x: &[f32]) -> u32 {
-    let max = max(x);
-    x.iter().position(|&x| x == max).unwrap_or(0) as u32
+    // Enough to be looked at once more.
+    const PART: usize = 4096;
+    let (mut best, mut from) = (f32::NEG_INFINITY, 0);
+    for (i, part) in x.chunks(PART).enumerate() {
+        let max = max(part);
+        if max > best {
+            (best, from) = (max, i * PART);
+        }
+    }
+    let at = x[from..].iter().position(|&x| x == best);
+    at.map_or(0, |at| from + at) as u32
 }
 
 /// `e^x` for `x <= 0`, within two units in the last place: `2^n` in the
@@ -157,6 +166,12 @@ mod tests {
             assert_eq!(argmax(&x), first as u32);
         }
         assert_eq!(argmax(&[f32::NAN, 1.0, f32::NAN, 2.0]), 3);
+        let mut long = vec![-1.0; 20_000];
+        (long[9_000], long[9_001], long[17_000]) = (3.0, 4.0, 4.0);
+        assert_eq!(argmax(&long), 9_001);
+        let mut none = vec![f32::NAN; 10_000];
+        none[7_000] = f32::NEG_INFINITY;
+        assert_eq!(argmax(&none), 7_000);
         assert_eq!(argmax(&[f32::NAN; 40]), 0);
         assert_eq!(argmax(&[f32::NEG_INFINITY, -1e30]), 1);
     }

@@ -186,21 +186,26 @@ fn has_avx512() -> bool {
 /// Whether the CPU is one of Intel's: to read memory fast they want to be asked for it
 /// otherwise than others.
 pub fn is_intel() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        static INTEL: OnceLock<bool> = OnceLock::new();
-        return *INTEL.get_or_init(|| {
-            // SAFETY: every CPU of this architecture has the instruction.
-            #[allow(unused_unsafe)] // of compilers before 1.94 it is unsafe
-            let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
-            [leaf.ebx, leaf.edx, leaf.ecx]
-                .map(u32::to_le_bytes)
-                .concat()
-                == b"GenuineIntel"
-        });
+    static INTEL: OnceLock<bool> = OnceLock::new();
+    *INTEL.get_or_init(|| vendor() == *b"GenuineIntel")
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vendor() -> [u8; 12] {
+    #[allow(unused_unsafe)] // of compilers before 1.94 it is unsafe
+    // SAFETY: every CPU of this architecture has the instruction.
+    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
+    let mut name = [0; 12];
+    for (name, part) in name.chunks_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
+        name.copy_from_slice(&part.to_le_bytes());
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
+    name
+}
+
+/// Other architectures have no such name.
+#[cfg(not(target_arch = "x86_64"))]
+fn vendor() -> [u8; 12] {
+    [0; 12]
 }
 
 /// Names of all that kernels use of this CPU: the available sets, and what they
