@@ -20,7 +20,7 @@ const LARGEST: f32 = 1e9;
 const NOTHING: f32 = 1e-15;
 
 /// A block's values with NaN replaced by zero and infinities by something finite.
-#[inline(always)]
+#[inline]
 pub(super) fn clean<const N: usize>(values: &[f32]) -> [f32; N] {
     let values: &[f32; N] = values.try_into().expect("one block of values");
     values.map(|v| {
@@ -35,7 +35,7 @@ pub(super) fn clean<const N: usize>(values: &[f32]) -> [f32; N] {
 }
 
 /// The greatest of all lanes by `greater`.
-#[inline(always)]
+#[inline]
 fn fold(mut lanes: [f32; LANES], greater: impl Fn(f32, f32) -> bool) -> f32 {
     let mut width = LANES;
     while width > 1 {
@@ -50,7 +50,7 @@ fn fold(mut lanes: [f32; LANES], greater: impl Fn(f32, f32) -> bool) -> f32 {
 }
 
 /// Smallest and largest value.
-#[inline(always)]
+#[inline]
 pub(super) fn range(x: &[f32]) -> (f32, f32) {
     let (first, rest) = x.split_first_chunk::<LANES>().expect("a sub-block");
     let (mut low, mut high) = (*first, *first);
@@ -64,7 +64,7 @@ pub(super) fn range(x: &[f32]) -> (f32, f32) {
 }
 
 /// The value farthest from zero; of two equally far, the first.
-#[inline(always)]
+#[inline]
 pub(super) fn peak(x: &[f32]) -> f32 {
     let (low, high) = range(x);
     if high > -low {
@@ -78,7 +78,7 @@ pub(super) fn peak(x: &[f32]) -> f32 {
 }
 
 /// The nearest number that a half can hold without becoming infinite, not yet rounded to one.
-#[inline(always)]
+#[inline]
 pub(super) fn within_half(x: f32) -> f32 {
     x.clamp(-65504.0, 65504.0)
 }
@@ -95,7 +95,7 @@ fn half_at_least(x: f32) -> f16 {
 }
 
 /// `1 / x`, or zero where that is infinite.
-#[inline(always)]
+#[inline]
 pub(super) fn inverse(x: f32) -> f32 {
     if x.abs() < f32::MIN_POSITIVE {
         0.0
@@ -109,20 +109,20 @@ pub(super) fn inverse(x: f32) -> f32 {
 const SHIFT: f32 = 12_582_912.0;
 
 /// Rounds `|x| < 2^22` to the nearest integer, halves to even, without a call to libm.
-#[inline(always)]
+#[inline]
 fn nearest(x: f32) -> f32 {
     (x + SHIFT) - SHIFT
 }
 
 /// The nearest integer's low byte, for `|x| < 2^22`. Compilers turn many at once into vector
 /// instructions, as they do not with a conversion by `as`, which saturates.
-#[inline(always)]
+#[inline]
 fn low_byte(x: f32) -> u8 {
     (x + SHIFT).to_bits() as u8
 }
 
 /// Rounds to the nearest integer in `-127..=127`, halves away from zero as C's `roundf` does.
-#[inline(always)]
+#[inline]
 pub(super) fn round_away(x: f32) -> i8 {
     let size = if x.abs() < 127.0 { x.abs() } else { 127.0 };
     let even = nearest(size);
@@ -131,7 +131,7 @@ pub(super) fn round_away(x: f32) -> i8 {
 }
 
 /// The whole number below `x`, within `0..=top`.
-#[inline(always)]
+#[inline]
 pub(super) fn round_down(x: f32, top: u8) -> u8 {
     let top = f32::from(top);
     let x = if x > 0.0 { x } else { 0.0 };

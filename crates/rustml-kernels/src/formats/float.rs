@@ -39,7 +39,6 @@ pub fn decode_f16(bytes: &[u8], out: &mut [f32]) {
 }
 
 /// `out[n]` from `2 n` bytes of BF16.
-#[inline(always)]
 pub fn decode_bf16(bytes: &[u8], out: &mut [f32]) {
     let (words, rest) = bytes.as_chunks::<2>();
     assert!(words.len() == out.len() && rest.is_empty());

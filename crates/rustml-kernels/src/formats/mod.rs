@@ -214,7 +214,6 @@ pub trait BlockFormat:
     }
 
     /// [`quantize`](Self::quantize) into bytes: `values[LEN]` to `block[BYTES]`.
-    #[inline(always)]
     fn encode(values: &[f32], block: &mut [u8]) {
         assert_eq!(block.len(), Self::BYTES);
         block.copy_from_slice(Self::quantize(values).as_bytes());

@@ -42,7 +42,7 @@ impl BlockFormat for Q4_0 {
     }
 
     /// GGML's `quantize_row_q4_0_ref`, bit for bit: the value farthest from zero gets the code -8.
-    #[inline(always)]
+    #[inline]
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<32>(values);
         let d = fit::within_half(fit::peak(&x) / -8.0);
@@ -63,7 +63,7 @@ pub(super) fn split(qs: &[u8; 16], q: &mut [u8]) {
 }
 
 /// The inverse of [`split`].
-#[inline(always)]
+#[inline]
 pub(super) fn join(q: &[u8]) -> [u8; 16] {
     std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
 }

@@ -43,7 +43,7 @@ impl BlockFormat for Q8_0 {
     }
 
     /// GGML's `quantize_row_q8_0_ref`, bit for bit: the value farthest from zero gets +-127.
-    #[inline(always)]
+    #[inline]
     fn quantize(values: &[f32]) -> Self {
         let x = fit::clean::<32>(values);
         let d = fit::within_half(fit::peak(&x).abs() / 127.0);

@@ -1,10 +1,7 @@
 //! Whole rows, of a type known only at run time.
 
-use super::{float, with_format, BlockFormat, MAX_LEN, Q4_0, Q8_0};
+use super::{float, with_format, BlockFormat, MAX_LEN};
 use rustml_io::DType;
-use rustml_simd::{with_isa, Isa, Kernel, Simd};
-use std::marker::PhantomData;
-use std::sync::OnceLock;
 
 /// The values of a row: `bytes`, `dtype.row_bytes(out.len())` of them, to `out`.
 ///
@@ -54,71 +51,14 @@ pub fn convert_row(from: DType, bytes: &[u8], to: DType, out: &mut [u8], len: us
     if from == to {
         return out.copy_from_slice(bytes);
     }
-    let convert = Convert {
-        from,
-        bytes,
-        to,
-        out,
-        len,
-    };
-    match to {
-        // What weights become while they are loaded.
-        DType::Q8_0 => with_isa(isa(), Quantize(convert, PhantomData::<Q8_0>)),
-        DType::Q4_0 => with_isa(isa(), Quantize(convert, PhantomData::<Q4_0>)),
-        _ => convert.run(|values, out| encode_row(to, values, out)),
-    }
-}
-
-/// The set that compilers may use for conversions, which give the same bits with every one.
-fn isa() -> Isa {
-    static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(|| Isa::from_env().unwrap_or(Isa::Scalar))
-}
-
-/// What [`convert_row`] was asked.
-struct Convert<'a> {
-    from: DType,
-    bytes: &'a [u8],
-    to: DType,
-    out: &'a mut [u8],
-    len: usize,
-}
-
-impl Convert<'_> {
-    #[inline(always)]
-    fn run(self, encode: impl Fn(&[f32], &mut [u8])) {
-        let mut values = [0.0; MAX_LEN];
-        // A multiple of every block; a last, shorter piece is one of both types' blocks like the
-        // row.
-        let piece = |dtype: DType| MAX_LEN / dtype.block_len() * dtype.block_bytes();
-        let pieces = self.bytes.chunks(piece(self.from));
-        let pieces = pieces.zip(self.out.chunks_mut(piece(self.to)));
-        for (n, (bytes, out)) in pieces.enumerate() {
-            let values = &mut values[..MAX_LEN.min(self.len - n * MAX_LEN)];
-            match self.from {
-                DType::BF16 => float::decode_bf16(bytes, values),
-                from => decode_row(from, bytes, values),
-            }
-            encode(values, out);
-        }
-    }
-}
-
-/// The same compiled for an instruction set.
-struct Quantize<'a, F>(Convert<'a>, PhantomData<F>);
-
-impl<F: BlockFormat> Kernel for Quantize<'_, F> {
-    type Out = ();
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        self.0.run(|values, out| {
-            let blocks = values
-                .chunks_exact(F::LEN)
-                .zip(out.chunks_exact_mut(F::BYTES));
-            for (values, block) in blocks {
-                F::encode(values, block);
-            }
-        });
+    let mut values = [0.0; MAX_LEN];
+    // A multiple of every block; a last, shorter piece is one of both types' blocks like the row.
+    let piece = |dtype: DType| MAX_LEN / dtype.block_len() * dtype.block_bytes();
+    let pieces = bytes.chunks(piece(from)).zip(out.chunks_mut(piece(to)));
+    for (n, (bytes, out)) in pieces.enumerate() {
+        let values = &mut values[..MAX_LEN.min(len - n * MAX_LEN)];
+        decode_row(from, bytes, values);
+        encode_row(to, values, out);
     }
 }
 
