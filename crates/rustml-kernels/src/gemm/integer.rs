@@ -135,7 +135,8 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
             let segment = codes_at - block * code_bytes - scale_bytes;
             for i in 0..P {
                 for line in (0..code_bytes).step_by(LINE) {
-                    prefetch_near(codes[i].wrapping_add(ahead[i] + line));
+                    // What comes next may lie before this.
+                    prefetch_near(codes[i].wrapping_add(ahead[i]).wrapping_add(line));
                 }
                 if block * LINE < scale_bytes {
                     let scales = first.wrapping_add(i * stride + segment + block * LINE);
