@@ -11,6 +11,7 @@
 
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __m512, _mm512_set1_ps, _xgetbv};
+use std::marker::PhantomData;
 
 /// Tile registers 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
 const SUMS: std::ops::Range<usize> = 0..Tiles::SUMS;
@@ -93,6 +94,25 @@ macro_rules! multiply {
     };
 }
 
+/// Calls a macro with what `load` and `multiply` need for sums `C` among its arguments.
+macro_rules! with_operands {
+    ($sums:expr, $operands:expr, $then:ident { $($before:tt)* } { $($after:tt)* }) => {{
+        let (activations, stride, weights): (*const u8, usize, *const u8) = $operands;
+        $then!(
+            $($before)*
+            sums = const SUMS.start + $sums,
+            a = const ACTIVATIONS.start + $sums % 2,
+            w = const WEIGHTS.start + $sums % 2,
+            activations = in(reg) activations,
+            stride = in(reg) stride,
+            weights = in(reg) weights,
+            starts = in(reg) &STARTS,
+            same = in(reg) 0usize,
+            $($after)*
+        )
+    }};
+}
+
 /// Adds a row of the sums in memory, by way of vector registers `t` and `u`.
 macro_rules! add_row {
     ($n:literal, $t:literal, $u:literal) => {
@@ -171,7 +191,9 @@ macro_rules! add {
 
 /// The calling thread's tile registers, set up for tiles of so many rows and inputs;
 /// until it is dropped, they have a shape.
-pub struct Tiles(());
+///
+/// It stays with its thread.
+pub struct Tiles(PhantomData<*const ()>);
 
 impl Tiles {
     /// Registers for sums.
@@ -207,7 +229,7 @@ impl Tiles {
             }
         }
         asm!("ldtilecfg [{}]", in(reg) &shapes, options(nostack, readonly, preserves_flags));
-        Tiles(())
+        Tiles(PhantomData)
     }
 
     /// Makes sums `C` (0 to 3) those of the products of 16 rows of signed bytes, `stride`
@@ -216,24 +238,14 @@ impl Tiles {
     /// # Safety
     /// So many rows and groups are readable.
     #[inline(always)]
-    pub unsafe fn multiply<const C: usize>(
-        &self,
-        (activations, stride, weights): (*const u8, usize, *const u8),
-    ) {
-        asm!(
+    pub unsafe fn multiply<const C: usize>(&self, operands: (*const u8, usize, *const u8)) {
+        with_operands!(C, operands, asm {
             load!(),
             multiply!(),
-            sums = const SUMS.start + C,
-            a = const ACTIVATIONS.start + C % 2,
-            w = const WEIGHTS.start + C % 2,
-            activations = in(reg) activations,
-            stride = in(reg) stride,
-            weights = in(reg) weights,
+        } {
             line = in(reg) Tiles::LINE,
-            starts = in(reg) &STARTS,
-            same = in(reg) 0usize,
             options(nostack, readonly, preserves_flags)
-        );
+        });
     }
 
     /// Adds sums `C` to `acc`, each times `scale` of its output and that of its row at
@@ -248,20 +260,12 @@ impl Tiles {
         &self,
         acc: &mut [__m512; 16],
         (scale, scales, memory): (__m512, *const f32, *mut f32),
-        (activations, stride, weights): (*const u8, usize, *const u8),
+        operands: (*const u8, usize, *const u8),
     ) {
-        add!(
+        with_operands!(C, operands, add {
             acc, scale, scales, memory;
             load!(), "tilestored [{memory} + {line}], tmm{sums}", multiply!();
-            sums = const SUMS.start + C,
-            a = const ACTIVATIONS.start + C % 2,
-            w = const WEIGHTS.start + C % 2,
-            activations = in(reg) activations,
-            stride = in(reg) stride,
-            weights = in(reg) weights,
-            starts = in(reg) &STARTS,
-            same = in(reg) 0usize,
-        );
+        } {});
     }
 
     /// Products of whatever the registers hold, `4 * times` of them: what the processor
