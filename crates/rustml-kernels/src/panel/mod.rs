@@ -266,6 +266,12 @@ impl Matrix {
     pub fn forms(&self) -> Forms {
         forms(self.dtype, self.isa)
     }
+    /// The forms a product of a prompt's rows reads; see [`Team::prompts_apart`].
+    ///
+    /// [`Team::prompts_apart`]: crate::par::Team::prompts_apart
+    pub fn prompt_forms(&self) -> Forms {
+        self.forms()
+    }
     pub(crate) fn isa(&self) -> Isa {
         self.isa
     }

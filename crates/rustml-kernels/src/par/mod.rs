@@ -29,6 +29,15 @@ pub struct Team {
     pub pool: Pool,
 }
 
+impl Team {
+    /// Whether rows of prompts are computed in another arithmetic than others: in
+    /// bfloat16, for tile registers, not in 8-bit integers. Then their results are those
+    /// of the other rows but for rounding, and the two cannot share a step.
+    pub fn prompts_apart(&self) -> bool {
+        self.isa == Isa::Amx
+    }
+}
+
 /// Where all threads add the time they spend in each part of a region, if it is
 /// asked for. The unit is the same for all parts, and unknown.
 pub type Timing<'a> = Option<&'a [AtomicU64]>;
