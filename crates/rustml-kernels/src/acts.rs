@@ -6,7 +6,8 @@
 //! that begins at row `r` begins at `r` times the bytes of a row in every
 //! buffer. Codes that go into tile registers ([`Forms::SIXTEENS`]) are grouped by 16
 //! rows, with their scales and sums, and the last tile is whole, too: what it holds
-//! beyond the last row means nothing.
+//! beyond the last row means nothing. So is bfloat16 for them ([`Forms::TILES`]), whose
+//! tiles of 16 rows by 32 inputs lie one after the other as products take them.
 //!
 //! Which forms are needed depends on the weights: bfloat16 for weights in
 //! bfloat16, single precision for other float weights; for integer ones 8-bit
@@ -30,6 +31,9 @@ const MANY: usize = 6;
 
 /// Rows of a tile of codes for tile registers.
 pub(crate) const SIXTEEN: usize = 16;
+
+/// Bytes of a tile of bfloat16.
+pub(crate) const TILE_BYTES: usize = SIXTEEN * 2 * BLOCK;
 
 /// Rows that are prepared together at most.
 pub const MOST_ROWS: usize = SIXTEEN;
@@ -111,6 +115,8 @@ impl Forms {
     pub const CODES: Forms = Forms(2);
     /// Pairs of bfloat16, rounded to nearest, ties to even.
     pub const PAIRS: Forms = Forms(4);
+    /// bfloat16, rounded likewise, in tiles of 16 rows by 32 inputs; not beside codes.
+    pub const TILES: Forms = Forms(1 << 14);
     /// Codes of more than [`FEW_ROWS`] in tiles of 16 rows.
     pub const SIXTEENS: Forms = Forms(1 << 15);
 
@@ -135,14 +141,14 @@ impl Forms {
     }
     /// Rows that there is room for, beside `rows` themselves the rest of the last tile.
     const fn padded(self, rows: usize) -> usize {
-        match self.by_sixteens(rows) {
+        match self.by_sixteens(rows) || self.contains(Forms::TILES) {
             true => rows.next_multiple_of(SIXTEEN),
             false => rows,
         }
     }
     /// Splits `rows` into those that are best prepared together: `(first row, rows)`.
     pub(crate) fn together(self, rows: usize) -> Vec<(usize, usize)> {
-        match self.by_sixteens(rows) {
+        match self.by_sixteens(rows) || self.contains(Forms::TILES) {
             true => (0..rows)
                 .step_by(SIXTEEN)
                 .map(|row| (row, SIXTEEN.min(rows - row)))
@@ -170,12 +176,37 @@ pub struct Acts {
     /// `[tile][pair of inputs][row of tile]`: the first input in the low half, and
     /// zero beside the last of an odd number.
     pub(crate) pairs: Vec<u32>,
-    /// `[tile][block][row of tile][32]`
+    /// `[tile][block][row of tile][32]`; or bfloat16 at [`Acts::tile`].
     pub(crate) codes: Codes,
     /// `[tile][block][row of tile]`
     pub(crate) scales: Vec<f32>,
     /// `[tile][sub-block][row of tile]`, bits of i32 or f32
     pub(crate) sums: [Vec<u32>; CORRECTIONS.len()],
+}
+
+/// Steps of 32 inputs, of bfloat16, that products take together at most: so that two
+/// panels of them stay in the first cache.
+const STEPS: usize = 20;
+
+/// How so many steps are taken together: as evenly as can be, but for the last.
+pub(crate) const fn steps_together(steps: usize) -> usize {
+    match steps {
+        0 => 1,
+        _ => steps.div_ceil(steps.div_ceil(STEPS)),
+    }
+}
+
+/// Where the tile of bfloat16 of 16 rows from `16 * group` on for inputs `32 * step` and on
+/// lies among all of them: `[steps together][group][step]`.
+const fn tile_place(steps: usize, groups: usize, group: usize, step: usize) -> usize {
+    let together = steps_together(steps);
+    let first = step / together * together;
+    let here = if first + together <= steps {
+        together
+    } else {
+        steps - first
+    };
+    first * groups + group * here + (step - first)
 }
 
 /// 8-bit codes that begin on a cache line.
@@ -252,10 +283,15 @@ impl Acts {
         if forms.contains(Forms::PAIRS) {
             a.pairs = vec![0; capacity * max_cols.div_ceil(2)];
         }
+        let mut bytes = 0;
         if forms.contains(Forms::CODES) {
-            a.codes = Codes::zeroed(code_rows * max_cols);
+            bytes = code_rows * max_cols;
             a.scales = vec![0.0; blocks];
         }
+        if forms.contains(Forms::TILES) {
+            bytes = 2 * code_rows * max_cols;
+        }
+        a.codes = Codes::zeroed(bytes);
         for (i, s) in a.sums.iter_mut().enumerate() {
             if forms.has_correction(i) {
                 *s = vec![0; blocks];
@@ -268,7 +304,7 @@ impl Acts {
     ///
     /// # Panics
     /// If the buffers are too small, or codes are asked for of a width that
-    /// is no multiple of 32.
+    /// is no multiple of 32, as of bfloat16 in tiles, or of both of these.
     pub fn begin(&mut self, rows: usize, cols: usize, forms: Forms) {
         let (codes, values) = (forms.contains(Forms::CODES), rows.checked_mul(cols));
         let values = values.expect("a number of values that exists");
@@ -277,6 +313,9 @@ impl Acts {
         let pairs = rows * cols.div_ceil(2);
         assert!(!forms.contains(Forms::PAIRS) || pairs <= self.pairs.len());
         let values = forms.padded(rows) * cols;
+        let tiles = forms.contains(Forms::TILES);
+        assert!(!tiles || !codes && cols.is_multiple_of(BLOCK));
+        assert!(!tiles || 2 * values <= self.codes.len());
         assert!(!codes || values <= self.codes.len() && values / BLOCK <= self.scales.len());
         for (i, sums) in self.sums.iter().enumerate() {
             assert!(!forms.has_correction(i) || values.div_ceil(16) <= sums.len());
@@ -295,6 +334,17 @@ impl Acts {
     /// Forms announced.
     pub fn forms(&self) -> Forms {
         self.forms
+    }
+
+    /// Where bfloat16 of 16 rows from `16 * group` on for inputs `32 * step` and on lies;
+    /// the tiles of the next steps follow, of as many as are taken together.
+    pub(crate) fn tile(&self, group: usize, step: usize) -> *const u8 {
+        let groups = self.rows.div_ceil(SIXTEEN);
+        let place = tile_place(self.cols / BLOCK, groups, group, step);
+        self.codes
+            .as_ptr()
+            .cast::<u8>()
+            .wrapping_add(place * TILE_BYTES)
     }
 
     /// A handle through which different rows can be written at once.

@@ -20,7 +20,7 @@ pub enum Isa {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with the tiles of AMX-INT8, for many rows.
+    /// The same with the tiles of AMX, of bytes and of bfloat16, for many rows.
     Amx,
 }
 
@@ -46,7 +46,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::Avx2Vnni => "avx2-vnni",
             Isa::Avx512 => "avx512-vnni",
-            Isa::Amx => "amx-int8",
+            Isa::Amx => "amx",
         }
     }
 
@@ -121,7 +121,6 @@ impl Isa {
             i.name() == wanted
                 || (*i == Isa::Sse41 && wanted == "sse41")
                 || (*i == Isa::Avx512 && wanted == "avx512")
-                || (*i == Isa::Amx && wanted == "amx")
         });
         match found {
             None => Err(format!(

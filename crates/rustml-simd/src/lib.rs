@@ -132,6 +132,15 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_f16(self, p: *const u16) -> Self::F;
     /// Writes LANES half-precision values, rounding to nearest even.
     unsafe fn store_f16(self, p: *mut u16, v: Self::F);
+    /// Writes LANES values as bfloat16, rounding to nearest even; NaN stays NaN.
+    #[inline(always)]
+    unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
+        let mut x = [0f32; 16];
+        self.store(x.as_mut_ptr(), v);
+        for (i, x) in x[..Self::LANES].iter().enumerate() {
+            p.add(i).write_unaligned(half::bf16::from_f32(*x).to_bits());
+        }
+    }
     /// Reads LANES unsigned bytes, one to a lane.
     unsafe fn load_u8(self, p: *const u8) -> Self::I;
     /// Reads LANES signed bytes, one to a lane.

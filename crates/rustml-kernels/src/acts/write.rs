@@ -1,6 +1,6 @@
 //! Writing activations in the forms that products read.
 
-use super::{tile_of, Correction, Forms, CORRECTIONS, MANY, SIXTEEN};
+use super::{tile_of, tile_place, Correction, Forms, CORRECTIONS, MANY, SIXTEEN, TILE_BYTES};
 use crate::panel::codes::BLOCK;
 use rustml_simd::Simd;
 use std::ops::Range;
@@ -93,6 +93,11 @@ impl RowWriter<'_> {
                 };
             }
         }
+        if self.forms.contains(Forms::TILES) {
+            for row in rows.clone() {
+                self.put_tiles(s, row, blocks.clone(), from(row));
+            }
+        }
         let mut row = rows.start;
         while codes && row < rows.end {
             let tile = self.forms.code_tile_of(self.rows, row);
@@ -162,6 +167,25 @@ impl RowWriter<'_> {
                 for (p, pair) in pairs[..values.div_ceil(2)].iter().enumerate() {
                     *at.add((i / 2 + p) * to.n + r) = *pair;
                 }
+            }
+        }
+    }
+
+    /// `blocks` of a row in bfloat16 for tile registers; its value for input 0 is at `x`, or
+    /// would be.
+    ///
+    /// # Safety
+    /// As for [`RowWriter::put`].
+    #[inline(always)]
+    unsafe fn put_tiles<S: Simd>(&self, s: S, row: usize, blocks: Range<usize>, x: *const f32) {
+        let (steps, groups) = (self.cols / BLOCK, self.rows.div_ceil(SIXTEEN));
+        let tiles = self.codes.cast::<u8>();
+        for b in blocks {
+            let place = tile_place(steps, groups, row / SIXTEEN, b);
+            let to = tiles.add(place * TILE_BYTES + row % SIXTEEN * 2 * BLOCK);
+            let (to, x) = (to.cast::<u16>(), x.wrapping_add(b * BLOCK));
+            for i in (0..BLOCK).step_by(S::LANES) {
+                s.store_bf16(to.add(i), s.load(x.add(i)));
             }
         }
     }

@@ -4,7 +4,7 @@
 //! accumulator; so its bits depend neither on the number of rows computed
 //! together nor on the number of threads.
 
-use crate::acts::Acts;
+use crate::acts::{Acts, Forms};
 use crate::formats::with_format;
 use crate::panel::Matrix;
 use float::{float_panels, BF16, F16, F32};
@@ -68,12 +68,18 @@ impl Product<'_> {
     pub unsafe fn run(&self, acts: &Acts, panels: Range<usize>, then: Then) {
         let w = self.weights;
         assert_eq!(acts.cols(), w.cols(), "activations as wide as the weights");
-        assert!(acts.forms().contains(w.forms()), "activations in all forms");
         assert!(panels.end <= w.panels());
         if let Some(bias) = self.bias {
             assert_eq!(bias.len(), w.rows());
         }
-        (w.panel_fn())(self, acts, panels, then)
+        let run = match w.tile_fn() {
+            Some(tiles) if acts.forms().contains(Forms::TILES) => tiles,
+            _ => {
+                assert!(acts.forms().contains(w.forms()), "activations in all forms");
+                w.panel_fn()
+            }
+        };
+        run(self, acts, panels, then)
     }
 }
 
@@ -116,6 +122,20 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDot => of::<rustml_simd::NeonDot>(dtype),
         _ => of::<rustml_simd::Scalar>(dtype),
+    }
+}
+
+/// The compiled loop for weights of `dtype` and activations in tiles of bfloat16, if `isa`
+/// has such; rows are whole blocks of 32 then.
+pub(crate) fn tile_fn(dtype: DType, isa: Isa) -> Option<PanelFn> {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => with_format!(
+            dtype,
+            F => Some(amx_bf16::tile_panels::<F>),
+            float => (dtype == DType::BF16).then_some(amx_bf16::tile_panels::<amx_bf16::Bf16>)
+        ),
+        _ => None,
     }
 }
 
@@ -324,6 +344,8 @@ macro_rules! tiles {
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_bf16;
 // After the macro, which they use.
 mod float;
 mod integer;

@@ -20,7 +20,7 @@ mod words;
 use crate::acts::{Correction, Forms, FEW_ROWS};
 use crate::buffer::AlignedBytes;
 use crate::formats::{self, with_format, BlockFormat};
-use crate::gemm::{panel_fn, set_panel_fn, PanelFn};
+use crate::gemm::{panel_fn, set_panel_fn, tile_fn, PanelFn};
 use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Table4, BLOCK};
 use rustml_io::DType;
 use rustml_simd::Isa;
@@ -79,6 +79,7 @@ pub struct Matrix {
     /// Bytes from one panel to the next.
     stride: usize,
     panel_fn: PanelFn,
+    tile_fn: Option<PanelFn>,
     data: AlignedBytes,
 }
 
@@ -180,6 +181,7 @@ impl Matrix {
             isa,
             stride,
             panel_fn: panel_fn(dtype, isa),
+            tile_fn: tile_fn(dtype, isa).filter(|_| cols.is_multiple_of(BLOCK)),
             data: AlignedBytes::zeroed(bytes)?,
         })
     }
@@ -270,13 +272,19 @@ impl Matrix {
     ///
     /// [`Team::prompts_apart`]: crate::par::Team::prompts_apart
     pub fn prompt_forms(&self) -> Forms {
-        self.forms()
+        match self.tile_fn {
+            Some(_) => Forms::TILES,
+            None => self.forms(),
+        }
     }
     pub(crate) fn isa(&self) -> Isa {
         self.isa
     }
     pub(crate) fn panel_fn(&self) -> PanelFn {
         self.panel_fn
+    }
+    pub(crate) fn tile_fn(&self) -> Option<PanelFn> {
+        self.tile_fn
     }
     pub(crate) fn data(&self) -> &[u8] {
         self.data.as_slice()

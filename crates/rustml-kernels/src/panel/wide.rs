@@ -57,18 +57,42 @@ impl<Sc: Scales> Scales for Wide<Sc> {
 struct Line(#[allow(dead_code)] [u8; LINE]);
 
 thread_local! {
-    static UNPACKED: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
 }
 
-/// Room for some unpacked panels of a matrix. It is the thread's own, kept from
-/// one product to the next.
+/// Memory of the thread's own, kept from one product to the next.
+pub(crate) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// So many lines at least.
+    pub fn take(lines: usize) -> Lines {
+        let mut memory = LINES.take();
+        if memory.len() < lines {
+            memory.resize(lines, Line([0; LINE]));
+        }
+        Lines(memory)
+    }
+
+    /// Where they begin.
+    pub fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        LINES.set(std::mem::take(&mut self.0));
+    }
+}
+
+/// Room for some unpacked panels of a matrix.
 pub(crate) struct Unpacked<'a> {
     from: &'a Matrix,
     /// Bytes from one unpacked panel to the next.
     pub stride: usize,
     /// How many panels there is room for.
     pub room: usize,
-    lines: Vec<Line>,
+    lines: Lines,
 }
 
 impl<'a> Unpacked<'a> {
@@ -82,15 +106,11 @@ impl<'a> Unpacked<'a> {
         let stride = panel_stride::<Wide<F::Codes>, Wide<F::Scales>>(S::LANES, from.cols() / BLOCK)
             .expect("a few times the size of a panel that exists");
         let room = (bytes / stride / together).max(1) * together;
-        let mut lines = UNPACKED.take();
-        if lines.len() < room * stride / LINE {
-            lines.resize(room * stride / LINE, Line([0; LINE]));
-        }
         Unpacked {
             from,
             stride,
             room,
-            lines,
+            lines: Lines::take(room * stride / LINE),
         }
     }
 
@@ -130,17 +150,11 @@ impl<'a> Unpacked<'a> {
         zero: u8,
     ) -> *const u8 {
         assert!(panels.len() <= self.room);
-        let first = self.lines.as_mut_ptr().cast::<u8>();
+        let first = self.lines.start();
         for (i, panel) in panels.clone().enumerate() {
             unpack::<S, F>(s, self.from, panel, first.add(i * self.stride), zero);
         }
         first.wrapping_sub(panels.start * self.stride)
-    }
-}
-
-impl Drop for Unpacked<'_> {
-    fn drop(&mut self) {
-        UNPACKED.set(std::mem::take(&mut self.lines));
     }
 }
 

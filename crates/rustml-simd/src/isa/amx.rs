@@ -1,10 +1,10 @@
-//! AMX: products of tiles of bytes, beside the vectors of AVX-512.
+//! AMX: products of tiles of bytes or bfloat16, beside the vectors of AVX-512.
 //!
 //! A tile register holds up to 16 rows of 64 bytes. One instruction multiplies up to
-//! 16 rows of activations with the 16 outputs of a panel, whose groups of four inputs
-//! lie as the vectors' dot product wants them, too (Intel, "Architecture Instruction
-//! Set Extensions Programming Reference", chapter 3). Registers are not renamed: a sum
-//! that is stored some products after it was made holds up nothing.
+//! 16 rows of activations with the 16 outputs of a panel, whose groups of four bytes, or
+//! pairs of bfloat16, lie as the vectors' dot products want them, too (Intel, "Architecture
+//! Instruction Set Extensions Programming Reference", chapter 3). Registers are not
+//! renamed: a sum that is stored some products after it was made holds up nothing.
 //!
 //! The instructions are written out, as the compiler's functions for them are not
 //! stable; it never uses the registers itself.
@@ -18,11 +18,10 @@ const SUMS: std::ops::Range<usize> = 0..Tiles::SUMS;
 const ACTIVATIONS: std::ops::Range<usize> = 4..6;
 const WEIGHTS: std::ops::Range<usize> = 6..8;
 
-/// Whether the CPU has tiles of bytes, and the system keeps them for this process: it
-/// is asked to.
+/// Whether the CPU has tiles of bytes and of bfloat16, and the system keeps them for this
+/// process: it is asked to.
 pub(crate) fn is_allowed() -> bool {
-    const TILE: u32 = 1 << 24;
-    const INT8: u32 = 1 << 25;
+    const ALL: u32 = 1 << 24 | 1 << 25 | 1 << 22; // tiles; of bytes; of bfloat16
     const STATE: u64 = 0b11 << 17;
     if !std::is_x86_feature_detected!("avx512f") || !std::is_x86_feature_detected!("xsave") {
         return false;
@@ -30,7 +29,7 @@ pub(crate) fn is_allowed() -> bool {
     #[allow(unused_unsafe)] // of compilers before 1.94 the first is unsafe
     // SAFETY: a CPU with AVX-512 has this leaf, and the other instruction was asked for.
     let (features, state) = unsafe { (__cpuid_count(7, 0).edx, kept()) };
-    features & (TILE | INT8) == TILE | INT8 && state & STATE == STATE && permitted()
+    features & ALL == ALL && state & STATE == STATE && permitted()
 }
 
 /// Which registers the system keeps.
@@ -205,7 +204,10 @@ impl Tiles {
     /// Bytes of a row of sums, and of four inputs of all outputs.
     const LINE: usize = 64;
 
-    /// Tiles of 16 rows, and of as many outputs, over `inputs` of them: at most 64.
+    /// Bytes of a whole tile.
+    pub const BYTES: usize = 1024;
+
+    /// Tiles of 16 rows, and of as many outputs, over so many bytes of inputs: at most 64.
     ///
     /// # Safety
     /// [`Isa::Amx`](crate::Isa::Amx) is available, and this thread has no other `Tiles`.
@@ -266,6 +268,95 @@ impl Tiles {
             acc, scale, scales, memory;
             load!(), "tilestored [{memory} + {line}], tmm{sums}", multiply!();
         } {});
+    }
+
+    /// Adds up products of bfloat16: of `R` times 16 rows and `P` panels, 1 or 2 each, over
+    /// `steps` of 32 inputs, whose tiles, of [`Tiles::BYTES`], follow each other. Those of
+    /// rows 16 and on begin `rows.1` bytes after the first, and those of the second panel
+    /// `panels.1`. The sums are added to those at `sums.0`, or replace them if `anew`; from
+    /// one tile to the next, they are `sums.1` (rows) and `sums.2` (panels) bytes apart.
+    ///
+    /// An output is rounded after every step, and within it even and odd inputs are summed
+    /// apart; subnormal numbers are zeros. So its bits depend on nothing but its own inputs
+    /// and weights.
+    ///
+    /// # Safety
+    /// The registers were made for 64 bytes of inputs. All tiles are readable, and those of
+    /// sums writable.
+    #[inline(always)]
+    pub unsafe fn add_pairs<const R: usize, const P: usize>(
+        &self,
+        rows: (*const u8, usize),
+        panels: (*const u8, usize),
+        steps: usize,
+        sums: (*mut u8, usize, usize),
+        anew: bool,
+    ) {
+        let sums = |r: usize, p: usize| sums.0.wrapping_add(r * sums.1 + p * sums.2);
+        macro_rules! tile {
+            ($instruction:literal, $at:expr) => {
+                asm!(
+                    $instruction, at = in(reg) $at, line = in(reg) Tiles::LINE,
+                    options(nostack, preserves_flags)
+                )
+            };
+        }
+        macro_rules! each {
+            ($a:literal $b:literal $c:literal $d:literal) => {{
+                tile!($a, sums(0, 0));
+                if P > 1 {
+                    tile!($b, sums(0, 1));
+                }
+                if R > 1 {
+                    tile!($c, sums(1, 0));
+                }
+                if R > 1 && P > 1 {
+                    tile!($d, sums(1, 1));
+                }
+            }};
+        }
+        match anew {
+            true => asm!(
+                "tilezero tmm0
+                 tilezero tmm1
+                 tilezero tmm2
+                 tilezero tmm3",
+                options(nostack, nomem, preserves_flags)
+            ),
+            false => each!(
+                "tileloadd tmm0, [{at} + {line}]" "tileloadd tmm1, [{at} + {line}]"
+                "tileloadd tmm2, [{at} + {line}]" "tileloadd tmm3, [{at} + {line}]"
+            ),
+        }
+        macro_rules! multiply {
+            ($instruction:literal) => {
+                asm!($instruction, options(nostack, nomem, preserves_flags))
+            };
+        }
+        let (mut x, mut w) = (rows.0, panels.0);
+        for _ in 0..steps {
+            tile!("tileloadd tmm6, [{at} + {line}]", w);
+            // Rows pass by in a stream: no need to keep them in the first cache.
+            tile!("tileloaddt1 tmm4, [{at} + {line}]", x);
+            multiply!("tdpbf16ps tmm0, tmm4, tmm6");
+            if P > 1 {
+                tile!("tileloadd tmm7, [{at} + {line}]", w.wrapping_add(panels.1));
+                multiply!("tdpbf16ps tmm1, tmm4, tmm7");
+            }
+            if R > 1 {
+                tile!("tileloaddt1 tmm5, [{at} + {line}]", x.wrapping_add(rows.1));
+                multiply!("tdpbf16ps tmm2, tmm5, tmm6");
+            }
+            if R > 1 && P > 1 {
+                multiply!("tdpbf16ps tmm3, tmm5, tmm7");
+            }
+            x = x.wrapping_add(Tiles::BYTES);
+            w = w.wrapping_add(Tiles::BYTES);
+        }
+        each!(
+            "tilestored [{at} + {line}], tmm0" "tilestored [{at} + {line}], tmm1"
+            "tilestored [{at} + {line}], tmm2" "tilestored [{at} + {line}], tmm3"
+        );
     }
 
     /// Products of whatever the registers hold, `4 * times` of them: what the processor
