@@ -5,6 +5,7 @@
 //! buffer does.
 
 use crate::pages::{Slab, HUGE};
+use std::cell::Cell;
 use std::num::NonZero;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -117,5 +118,42 @@ mod tests {
         }
         assert!(AlignedBytes::zeroed(usize::MAX).is_none());
         assert!(AlignedBytes::zeroed(1 << 60).is_none());
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[allow(dead_code)] [u8; LINE]);
+
+thread_local! {
+    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
+}
+
+/// Cache lines of the thread's own for what it has in hand, kept from one operation to the
+/// next. Whoever takes them while they are taken gets others.
+pub(crate) struct Lines(Vec<Line>);
+
+impl Lines {
+    /// Room for so many bytes at least; what they hold means nothing.
+    pub fn take(bytes: usize) -> Lines {
+        let mut lines = LINES.take();
+        if lines.len() < bytes.div_ceil(LINE) {
+            lines.resize(bytes.div_ceil(LINE), Line([0; LINE]));
+        }
+        Lines(lines)
+    }
+
+    /// Where they begin.
+    pub fn start(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        LINES.set(std::mem::take(&mut self.0));
     }
 }

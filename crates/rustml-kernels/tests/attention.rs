@@ -3,6 +3,7 @@
 mod common;
 
 use common::{bits, close, stored, team, Rng, EXP, SIGMOID, U};
+use half::bf16;
 use rustml_kernels::attention::{AttentionShape, KvShape, KvType, KV_BLOCK};
 use rustml_kernels::par::{attend_rows, position_rows, Cache, Positioning, SpanView, Team};
 use rustml_kernels::AlignedBytes;
@@ -103,8 +104,22 @@ fn store(team: &Team, cache: &Cache, heads: usize, kv: KvShape, sequences: &[Seq
     );
 }
 
+/// Whether rows are of prompts: the ways there are to compute on `isa`.
+fn ways(isa: Isa) -> Vec<bool> {
+    match team(isa, 1).prompts_apart() {
+        true => vec![false, true],
+        false => vec![false],
+    }
+}
+
 /// Attention of the sequences' queries in one step.
-fn attend(team: &Team, a: &AttentionShape, cache: &Cache, sequences: &[Sequence]) -> Vec<f32> {
+fn attend(
+    team: &Team,
+    a: &AttentionShape,
+    cache: &Cache,
+    sequences: &[Sequence],
+    prompt: bool,
+) -> Vec<f32> {
     let (mut queries, mut spans, mut row) = (Vec::new(), Vec::new(), 0);
     for s in sequences {
         queries.extend(&s.queries);
@@ -117,7 +132,7 @@ fn attend(team: &Team, a: &AttentionShape, cache: &Cache, sequences: &[Sequence]
         row += s.rows;
     }
     let mut out = vec![f32::NAN; queries.len()];
-    attend_rows(team, a, cache, &spans, &queries, &mut out, None);
+    attend_rows(team, a, cache, &spans, &queries, &mut out, prompt, None);
     out
 }
 
@@ -129,6 +144,7 @@ fn naive(
     s: &Sequence,
     (keys, values): (&[f32], &[f32]),
     (row, head): (usize, usize),
+    prompt: bool,
 ) -> Vec<(f64, f64)> {
     let (hd, width) = (kv.head_dim, kv.kv_heads * kv.head_dim);
     let kv_head = head / (a.heads / kv.kv_heads);
@@ -136,7 +152,19 @@ fn naive(
     let position = s.first() + row;
     let last = if a.causal { position + 1 } else { s.positions };
     let first = a.window.map_or(0, |w| (position + 1).saturating_sub(w));
-    let at = |x: &[f32], p: usize, d: usize| f64::from(x[p * width + kv_head * hd + d]);
+    // What is stored is rounded to bfloat16 for rows of prompts, away from zero if two are as
+    // near; and so are scaled queries, to even.
+    let at = |x: &[f32], p: usize, d: usize| {
+        let x = x[p * width + kv_head * hd + d];
+        f64::from(match prompt {
+            true => f32::from_bits(x.to_bits().wrapping_add(0x8000) & 0xffff_0000),
+            false => x,
+        })
+    };
+    let query = |d: usize| match prompt {
+        true => bf16::from_f32(query[d] * a.scale).to_f64(),
+        false => f64::from(query[d]) * f64::from(a.scale),
+    };
 
     // Scores, and how far off they may be: a product and a sum for each term,
     // and the scaling of the query. Where groups of terms are multiplied by
@@ -144,7 +172,7 @@ fn naive(
     let mut scores = Vec::new();
     let mut off = 0f64;
     for p in first..last {
-        let terms = (0..hd).map(|d| f64::from(query[d]) * at(keys, p, d) * f64::from(a.scale));
+        let terms = (0..hd).map(|d| query(d) * at(keys, p, d));
         let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
         let mut error = (hd as f64 + 2.0) * U * size;
         let score = match a.soft_cap.map(f64::from) {
@@ -170,6 +198,8 @@ fn naive(
     // Weights and their sum are off by that, and both sums run over positions;
     // a scale may be multiplied with each weight.
     let relative = 2.0 * weight + (2.0 * (scores.len() as f64 + 2.0) + 1.0) * U;
+    // Weights of prompts are rounded to bfloat16, too, but not their sum.
+    let relative = relative + if prompt { 1.0 / 256.0 } else { 0.0 };
     (0..hd)
         .map(|d| {
             let terms = weights
@@ -193,22 +223,24 @@ fn check(isa: Isa, a: AttentionShape, kv: KvShape, lengths: &[(usize, usize)]) {
     let team = team(isa, 2);
     let cache = memory.cache();
     store(&team, &cache, a.heads, kv, &sequences);
-    let out = attend(&team, &a, &cache, &sequences);
-    let mut heads = out.chunks(kv.head_dim);
-    for (i, s) in sequences.iter().enumerate() {
-        let [keys, values] = [&s.keys, &s.values].map(|x| stored(x, kv.head_dim, kv.kv_type));
-        for row in 0..s.rows {
-            for head in 0..a.heads {
-                let got = heads.next().unwrap();
-                let expected = naive(&a, kv, s, (&keys, &values), (row, head));
-                for (d, (y, tolerance)) in expected.into_iter().enumerate() {
-                    let what = format_args!("{isa:?} {a:?} {kv:?} sequence {i} of {lengths:?}, row {row} head {head} value {d}");
-                    close(got[d], y, tolerance, what);
+    for prompt in ways(isa) {
+        let out = attend(&team, &a, &cache, &sequences, prompt);
+        let mut heads = out.chunks(kv.head_dim);
+        for (i, s) in sequences.iter().enumerate() {
+            let [keys, values] = [&s.keys, &s.values].map(|x| stored(x, kv.head_dim, kv.kv_type));
+            for row in 0..s.rows {
+                for head in 0..a.heads {
+                    let got = heads.next().unwrap();
+                    let expected = naive(&a, kv, s, (&keys, &values), (row, head), prompt);
+                    for (d, (y, tolerance)) in expected.into_iter().enumerate() {
+                        let what = format_args!("{isa:?} prompt {prompt} {a:?} {kv:?} sequence {i} of {lengths:?}, row {row} head {head} value {d}");
+                        close(got[d], y, tolerance, what);
+                    }
                 }
             }
         }
+        assert!(heads.next().is_none());
     }
-    assert!(heads.next().is_none());
 }
 
 const KINDS: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Q8_0];
@@ -380,8 +412,9 @@ fn sharp_scores_match() {
 
 #[test]
 fn a_query_does_not_depend_on_what_is_computed_with_it() {
-    let (isas, threads) = (Isa::available(), 3);
-    for isa in isas {
+    let isas = Isa::available().into_iter();
+    let ways = isas.flat_map(|isa| ways(isa).into_iter().map(move |prompt| (isa, prompt)));
+    for (isa, prompt) in ways {
         for kv_type in KINDS {
             for (heads, kv_heads) in GROUPS {
                 let kv = KvShape {
@@ -400,10 +433,10 @@ fn a_query_does_not_depend_on_what_is_computed_with_it() {
                     let new = |&(n, rows): &_| Sequence::new(&mut rng, &a, kv, n, rows);
                     let mut all: Vec<_> = lengths.iter().map(new).collect();
                     let mut memory = Memory::new(kv, scatter(&mut all));
-                    let team = team(isa, threads);
+                    let team = team(isa, 3);
                     let cache = memory.cache();
                     store(&team, &cache, heads, kv, &all);
-                    let together = attend(&team, &a, &cache, &all);
+                    let together = attend(&team, &a, &cache, &all, prompt);
                     let mut rows = together.chunks(heads * 20);
                     for s in &all {
                         for row in 0..s.rows {
@@ -415,7 +448,7 @@ fn a_query_does_not_depend_on_what_is_computed_with_it() {
                                 rows: 1,
                                 blocks: s.blocks.clone(),
                             };
-                            let alone = attend(&team, &a, &cache, &[one]);
+                            let alone = attend(&team, &a, &cache, &[one], prompt);
                             let expected = rows.next().unwrap();
                             assert_eq!(bits(&alone), bits(expected), "{isa:?} {a:?} {kv:?}");
                         }
@@ -449,10 +482,12 @@ fn a_long_context_is_the_same_however_it_is_shared() {
                     let mut memory = Memory::new(kv, scatter(&mut all));
                     let cache = memory.cache();
                     store(&team(isa, 1), &cache, 4, kv, &all);
-                    let alone = attend(&team(isa, 1), &a, &cache, &all);
-                    for threads in [2, 5] {
-                        let shared = attend(&team(isa, threads), &a, &cache, &all);
-                        assert_eq!(bits(&shared), bits(&alone), "{isa:?} {a:?} {kv:?} {n}");
+                    for prompt in ways(isa) {
+                        let alone = attend(&team(isa, 1), &a, &cache, &all, prompt);
+                        for threads in [2, 5] {
+                            let shared = attend(&team(isa, threads), &a, &cache, &all, prompt);
+                            assert_eq!(bits(&shared), bits(&alone), "{isa:?} {a:?} {kv:?} {n}");
+                        }
                     }
                 }
             }
@@ -483,10 +518,13 @@ fn nan_reaches_those_who_see_it_and_no_others() {
                 let team = team(isa, 1);
                 let cache = memory.cache();
                 store(&team, &cache, 2, kv, &s);
-                for (row, out) in attend(&team, &a, &cache, &s).chunks(40).enumerate() {
-                    let sees = (50..70).contains(&row);
-                    let what = format!("{isa:?} {kv_type:?} row {row}");
-                    assert!(out.iter().all(|v| v.is_nan() == sees), "{what}: {out:?}");
+                for prompt in ways(isa) {
+                    let out = attend(&team, &a, &cache, &s, prompt);
+                    for (row, out) in out.chunks(40).enumerate() {
+                        let sees = (50..70).contains(&row);
+                        let what = format!("{isa:?} prompt {prompt} {kv_type:?} row {row}");
+                        assert!(out.iter().all(|v| v.is_nan() == sees), "{what}: {out:?}");
+                    }
                 }
             }
         }
@@ -507,24 +545,27 @@ fn timed_and_untimed_results_are_the_same() {
     let team = team(isa, 2);
     let cache = memory.cache();
     store(&team, &cache, 8, kv, &s);
-    let plain = attend(&team, &a, &cache, &s);
-    let (mut out, times) = (vec![f32::NAN; plain.len()], <[AtomicU64; 3]>::default());
-    let spans = [SpanView {
-        row: 0,
-        rows: 100,
-        first: 100,
-        blocks: &s[0].blocks,
-    }];
-    attend_rows(
-        &team,
-        &a,
-        &cache,
-        &spans,
-        &s[0].queries,
-        &mut out,
-        Some(&times),
-    );
-    assert_eq!(bits(&out), bits(&plain));
-    let times = times.map(AtomicU64::into_inner);
-    assert!(times.iter().all(|&t| t > 0), "{times:?}");
+    for prompt in ways(isa) {
+        let plain = attend(&team, &a, &cache, &s, prompt);
+        let (mut out, times) = (vec![f32::NAN; plain.len()], <[AtomicU64; 3]>::default());
+        let spans = [SpanView {
+            row: 0,
+            rows: 100,
+            first: 100,
+            blocks: &s[0].blocks,
+        }];
+        attend_rows(
+            &team,
+            &a,
+            &cache,
+            &spans,
+            &s[0].queries,
+            &mut out,
+            prompt,
+            Some(&times),
+        );
+        assert_eq!(bits(&out), bits(&plain));
+        let times = times.map(AtomicU64::into_inner);
+        assert!(times.iter().all(|&t| t > 0), "{times:?}");
+    }
 }

@@ -435,7 +435,8 @@ fn refused(spans: &[SpanView], rows: usize) -> [bool; 2] {
         causal: true,
     };
     let (q, mut out) = (vec![0.0; rows * 40], vec![0.0; rows * 40]);
-    let attend = AssertUnwindSafe(|| attend_rows(&team, &a, &cache, spans, &q, &mut out, None));
+    let attend =
+        AssertUnwindSafe(|| attend_rows(&team, &a, &cache, spans, &q, &mut out, false, None));
     [stored, catch_unwind(attend).is_err()]
 }
 

@@ -15,6 +15,8 @@
 //! multiply the group's sum of products with codes. Those of a group of values
 //! multiply the weights of their positions before these meet the codes.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod product;
 mod put;
 mod tile;
@@ -321,6 +323,36 @@ impl Job<'_> {
     pub unsafe fn attend(&self, isa: Isa, rows: Range<usize>, phases: Option<&mut Phases>) {
         self.check(&rows);
         with_isa(isa, Run(*self, rows, None, phases))
+    }
+
+    /// Computes the rows `rows` of a prompt, with AMX.
+    ///
+    /// # Safety
+    /// As for [`Job::attend`].
+    ///
+    /// # Panics
+    /// If the shapes do not fit, or [`Isa::Amx`] is not available.
+    #[cfg(target_arch = "x86_64")]
+    pub unsafe fn attend_prompt(&self, rows: Range<usize>, phases: Option<&mut Phases>) {
+        self.check(&rows);
+        assert!(Isa::Amx.is_available());
+        match self.cache.shape.kv_type {
+            KvType::F32 => amx::attend::<product::F32>(*self, rows, phases),
+            KvType::F16 => amx::attend::<product::F16>(*self, rows, phases),
+            KvType::Q8_0 => amx::attend::<product::Q8>(*self, rows, phases),
+        }
+    }
+
+    /// Other architectures have no AMX.
+    ///
+    /// # Safety
+    /// Nobody calls it.
+    ///
+    /// # Panics
+    /// Always.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub unsafe fn attend_prompt(&self, _: Range<usize>, _: Option<&mut Phases>) {
+        unreachable!("no AMX here")
     }
 
     /// Computes what `rows` get from some `blocks` alone, all of one stretch, into `to`:

@@ -7,9 +7,9 @@
 
 use super::{finish, Product, Then};
 use crate::acts::{steps_together, Acts, SIXTEEN, TILE_BYTES};
+use crate::buffer::Lines;
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
-use crate::panel::wide::Lines;
 use crate::panel::{places, Format, Matrix, LINE};
 use rustml_simd::{Avx512, Simd, Tiles};
 use std::ops::Range;
@@ -122,7 +122,7 @@ pub(super) unsafe fn tile_panels<W: Tiled>(
     // Sums pass through memory between steps that are not taken together; else through the
     // same places.
     let kept = if together < steps { groups } else { 2 };
-    let mut near = Lines::take((2 * together + TOGETHER * kept) * TILE_BYTES / LINE);
+    let mut near = Lines::take((2 * together + TOGETHER * kept) * TILE_BYTES);
     let unpacked = near.start();
     let sums = unpacked.add(2 * together * TILE_BYTES);
     let work = Work {

@@ -8,9 +8,9 @@
 
 use super::codes::{Bits8, Codes, BLOCK};
 use super::scales::Scales;
-use super::{panel_stride, places, Format, Matrix, LINE};
+use super::{panel_stride, places, Format, Matrix};
+use crate::buffer::Lines;
 use rustml_simd::Simd;
-use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -51,40 +51,6 @@ impl<Sc: Scales> Scales for Wide<Sc> {
     }
 }
 
-/// A cache line.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Line(#[allow(dead_code)] [u8; LINE]);
-
-thread_local! {
-    static LINES: Cell<Vec<Line>> = const { Cell::new(Vec::new()) };
-}
-
-/// Memory of the thread's own, kept from one product to the next.
-pub(crate) struct Lines(Vec<Line>);
-
-impl Lines {
-    /// So many lines at least.
-    pub fn take(lines: usize) -> Lines {
-        let mut memory = LINES.take();
-        if memory.len() < lines {
-            memory.resize(lines, Line([0; LINE]));
-        }
-        Lines(memory)
-    }
-
-    /// Where they begin.
-    pub fn start(&mut self) -> *mut u8 {
-        self.0.as_mut_ptr().cast()
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        LINES.set(std::mem::take(&mut self.0));
-    }
-}
-
 /// Room for some unpacked panels of a matrix.
 pub(crate) struct Unpacked<'a> {
     from: &'a Matrix,
@@ -110,7 +76,7 @@ impl<'a> Unpacked<'a> {
             from,
             stride,
             room,
-            lines: Lines::take(room * stride / LINE),
+            lines: Lines::take(room * stride),
         }
     }
 

@@ -183,7 +183,8 @@ pub fn position_rows(
 
 /// Attention of all rows: `out[row] = softmax(q k^T) v` head by head, over the
 /// positions of the row's span that it sees. `q` and `out` are
-/// `[rows, heads * head_dim]`. `timing` receives the thread time of scores,
+/// `[rows, heads * head_dim]`. Rows of a `prompt` are computed as [`Team::prompts_apart`]
+/// says. `timing` receives the thread time of scores,
 /// softmax and values: three parts.
 ///
 /// # Panics
@@ -195,6 +196,7 @@ pub fn attend_rows(
     spans: &[SpanView],
     q: &[f32],
     out: &mut [f32],
+    prompt: bool,
     timing: Timing,
 ) {
     let (layer, kv) = (&cache.layer, cache.layer.shape);
@@ -216,7 +218,11 @@ pub fn attend_rows(
             blocks: s.blocks,
         })
         .collect();
-    let pieces = Pieces::new(shape, layer, &queries, team.pool.threads());
+    let threads = team.pool.threads();
+    let pieces = match prompt && team.prompts_apart() {
+        true => Pieces::of_prompts(shape, layer, &queries, threads),
+        false => Pieces::new(shape, layer, &queries, threads),
+    };
     assert!(timing.is_none_or(|t| t.len() >= 3));
     team.pool.run(pieces.chunks.len(), &|c, _| {
         let mut mine = Phases::default();
@@ -237,6 +243,8 @@ struct Pieces<'a> {
     pieces: Vec<Piece<'a>>,
     /// Piece, and part if it has several.
     chunks: Vec<(usize, Option<usize>)>,
+    /// Whether they are of prompts, and computed as such.
+    prompts: bool,
     /// What parts gave, piece by piece.
     parts: Shared<f32>,
     _memory: Vec<f32>,
@@ -253,29 +261,17 @@ struct Piece<'a> {
     left: AtomicUsize,
 }
 
-/// Chunks for each thread that are enough to share the work evenly.
-const CHUNKS: usize = 4;
-
-/// The blocks in parts that begin at multiples of `size`.
-fn in_parts(blocks: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
-    let parts = blocks.start / size..blocks.end.div_ceil(size);
-    parts.map(move |i| blocks.start.max(i * size)..blocks.end.min((i + 1) * size))
-}
-
-impl<'a> Pieces<'a> {
-    fn new(
+impl<'a> Piece<'a> {
+    /// All rows of all heads, `step` rows at a time, each to be computed as a whole.
+    fn all(
         shape: &'a AttentionShape,
         cache: &'a KvLayer,
         queries: &'a [Queries<'a>],
-        threads: usize,
-    ) -> Self {
-        let kv_heads = cache.shape.kv_heads;
-        let group = (shape.heads / kv_heads).max(1);
-        // A piece's queries, `group` for each row, are a multiple of the largest tile.
-        let step = (32 / group).next_multiple_of(8).max(8);
+        step: usize,
+    ) -> Vec<Piece<'a>> {
         let mut pieces = Vec::new();
         for q in queries {
-            for kv_head in 0..kv_heads {
+            for kv_head in 0..cache.shape.kv_heads {
                 for at in (0..q.rows).step_by(step) {
                     pieces.push(Piece {
                         job: Job {
@@ -295,6 +291,36 @@ impl<'a> Pieces<'a> {
         }
         // Late rows see more: begin with the longest.
         pieces.reverse();
+        pieces
+    }
+}
+
+/// Queries of a piece of a prompt, if that leaves pieces enough.
+const MOST_QUERIES: usize = 256;
+
+/// Queries of a piece of a prompt at least.
+const QUERIES: usize = 64;
+
+/// Chunks for each thread that are enough to share the work evenly.
+const CHUNKS: usize = 4;
+
+/// The blocks in parts that begin at multiples of `size`.
+fn in_parts(blocks: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
+    let parts = blocks.start / size..blocks.end.div_ceil(size);
+    parts.map(move |i| blocks.start.max(i * size)..blocks.end.min((i + 1) * size))
+}
+
+impl<'a> Pieces<'a> {
+    fn new(
+        shape: &'a AttentionShape,
+        cache: &'a KvLayer,
+        queries: &'a [Queries<'a>],
+        threads: usize,
+    ) -> Self {
+        let group = (shape.heads / cache.shape.kv_heads).max(1);
+        // A piece's queries, `group` for each row, are a multiple of the largest tile.
+        let step = (32 / group).next_multiple_of(8).max(8);
+        let mut pieces = Piece::all(shape, cache, queries, step);
         if threads > 1 && pieces.len() < CHUNKS * threads {
             let seen = |piece: &Piece| piece.job.blocks(piece.rows.clone());
             let blocks: usize = pieces.iter().map(|piece| seen(piece).len()).sum();
@@ -322,8 +348,36 @@ impl<'a> Pieces<'a> {
         Pieces {
             pieces,
             chunks,
+            prompts: false,
             parts: Shared(memory.as_mut_ptr()),
             _memory: memory,
+        }
+    }
+
+    /// Rows of prompts: many of them, which share the work of putting keys and values in
+    /// tiles, but pieces enough for all threads.
+    fn of_prompts(
+        shape: &'a AttentionShape,
+        cache: &'a KvLayer,
+        queries: &'a [Queries<'a>],
+        threads: usize,
+    ) -> Self {
+        let group = (shape.heads / cache.shape.kv_heads).max(1);
+        let rows: usize = queries.iter().map(|q| q.rows).sum();
+        let share = rows * cache.shape.kv_heads / (CHUNKS * threads);
+        let step = (QUERIES / group)
+            .max(share.min(MOST_QUERIES / group))
+            .max(1);
+        // Whole pairs of tiles of 16 queries.
+        let step = step.next_multiple_of(32 >> group.trailing_zeros().min(5));
+        let pieces = Piece::all(shape, cache, queries, step);
+        let mut nothing = Vec::new();
+        Pieces {
+            chunks: (0..pieces.len()).map(|i| (i, None)).collect(),
+            pieces,
+            prompts: true,
+            parts: Shared(nothing.as_mut_ptr()),
+            _memory: nothing,
         }
     }
 
@@ -343,7 +397,10 @@ impl<'a> Pieces<'a> {
             next.job.begins(next.rows.clone(), blocks)
         });
         let Some(part) = part else {
-            return job.attend(isa, rows, phases);
+            return match self.prompts {
+                true => job.attend_prompt(rows, phases),
+                false => job.attend(isa, rows, phases),
+            };
         };
         let group = job.shape.heads / job.cache.shape.kv_heads;
         let len = rows.len() * group * job.part_len();
