@@ -90,11 +90,19 @@ fn quantised_requests_get_what_they_get_alone() {
     let requests = || {
         let lengths = [(70, 100), (5, 130), (129, 90), (1, 70), (64, 120), (33, 60)];
         let each = lengths.into_iter().enumerate();
-        each.map(|(i, (prompt, max_tokens))| Request {
-            logprobs: Some(2),
-            prompt_logprobs: i == 2,
-            ignore_end: true,
-            ..request(i as u64, prompt, max_tokens)
+        each.map(|(i, (prompt, max_tokens))| {
+            let mut r = request(i as u64, prompt, max_tokens);
+            if i == 4 {
+                // It repeats itself, from the beginning.
+                r.prompt = (100..103).cycle().take(prompt).collect();
+                r.logit_bias = vec![(100, 25.0), (101, 24.0), (102, 25.0)];
+            }
+            Request {
+                logprobs: Some(2),
+                prompt_logprobs: i == 2,
+                ignore_end: true,
+                ..r
+            }
         })
     };
     let run_all = |config: EngineConfig, draft: bool| {
@@ -111,10 +119,19 @@ fn quantised_requests_get_what_they_get_alone() {
             }
             count.fetch_add(1, Ordering::SeqCst);
         }));
-        // The second time, prompts are in the cache, if there was room.
-        let rounds = [(); 2].map(|()| {
-            let ids: Vec<_> = requests().map(|r| e.submit(r).unwrap()).collect();
-            let updates = run(&mut e);
+        // The second time, prompts are in the cache, if there was room; the third time
+        // one comes after the other.
+        let rounds = [false, false, true].map(|in_turn| {
+            let mut updates = Vec::new();
+            let submitted = requests().map(|r| {
+                let id = e.submit(r).unwrap();
+                if in_turn {
+                    updates.extend(run(&mut e));
+                }
+                id
+            });
+            let ids: Vec<_> = submitted.collect();
+            updates.extend(run(&mut e));
             let outcomes = ids.into_iter().map(|id| collect(&updates, id));
             outcomes.collect::<Vec<_>>()
         });
@@ -126,12 +143,18 @@ fn quantised_requests_get_what_they_get_alone() {
         cache_positions: 4096,
         ..config()
     };
-    let ([expected, again], stats, seen) = run_all(alone, false);
+    let ([expected, again, in_turn], stats, seen) = run_all(alone, false);
     assert_eq!(expected, again);
+    assert_eq!(expected, in_turn);
     assert_eq!((stats.steps, stats.preemptions), (seen, 0));
-    for (rows, speculate, draft) in [(256, false, false), (48, true, false), (24, true, true)] {
+    for (blocks, rows, speculate, draft) in [
+        (9, 256, false, false),
+        (9, 48, true, false),
+        (9, 24, true, true),
+        (64, 64, true, true),
+    ] {
         let config = EngineConfig {
-            cache_positions: 9 * KV_BLOCK,
+            cache_positions: blocks * KV_BLOCK,
             sequences: 6,
             rows,
             speculate,
@@ -141,11 +164,11 @@ fn quantised_requests_get_what_they_get_alone() {
         let (rounds, stats, seen) = run_all(config, draft);
         for (round, got) in rounds.iter().enumerate() {
             for (i, got) in got.iter().enumerate() {
-                let what = format!("{rows} rows, {speculate}, {draft}, {round}, request {i}");
+                let what = format!("{blocks} blocks, {rows} rows, {round}, request {i}");
                 assert_eq!(got, &expected[i], "{what}");
             }
         }
-        assert!(stats.preemptions > 0, "the cache was too large");
+        assert_eq!(stats.preemptions > 0, blocks == 9, "{stats:?}");
         assert!(stats.accepted > 0 || !draft, "{stats:?}");
         // Of some steps both kinds were computed.
         match model.prompts_apart() {
@@ -257,7 +280,8 @@ fn log_probabilities_are_those_of_the_chosen() {
     let prompt = request(2, 40, 12).prompt;
     let reported: Vec<u32> = outcome.prompt_logprobs.iter().map(|l| l.token).collect();
     assert_eq!(reported, prompt[1..]);
-    // What was generated, read as a prompt, is as likely.
+    // What was generated, read as a prompt, is as likely; to the bit, unless prompts are
+    // computed apart.
     let mut both = request(2, 40, 0);
     both.prompt.extend(&outcome.ids);
     let again = alone(Request {
@@ -265,8 +289,18 @@ fn log_probabilities_are_those_of_the_chosen() {
         prompt_logprobs: true,
         ..both
     });
-    let all = [&outcome.prompt_logprobs[..], &outcome.logprobs].concat();
-    assert_eq!(again.prompt_logprobs, all);
+    let (prompt, generated) = again.prompt_logprobs.split_at(39);
+    assert_eq!(prompt, outcome.prompt_logprobs);
+    match load(1).0.prompts_apart() {
+        false => assert_eq!(generated, outcome.logprobs),
+        true => {
+            assert_eq!(generated.len(), outcome.logprobs.len());
+            for (a, b) in generated.iter().zip(&outcome.logprobs) {
+                let distance = (a.logprob - b.logprob).abs();
+                assert!(a.token == b.token && distance < 0.05, "{a:?}, {b:?}");
+            }
+        }
+    }
     assert_eq!((again.ids.len(), again.finish), (0, Finish::Length));
 }
 
