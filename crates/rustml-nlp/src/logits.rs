@@ -16,8 +16,9 @@ impl Model {
     ///
     /// With keys and values in single precision
     /// ([`LoadOptions::kv_type`](crate::LoadOptions)) and weights as they are
-    /// in the file, these are the model's own numbers. Large vocabularies need
-    /// no large memory: rows are computed in chunks.
+    /// in the file, these are the model's own numbers; they are computed as a
+    /// prompt's, where that makes a difference. Large vocabularies need no
+    /// large memory: rows are computed in chunks.
     ///
     /// # Errors
     /// If there are no ids, more than the context holds, or one that is
