@@ -114,6 +114,8 @@ struct Guesser {
     wanted: usize,
     /// Rows of the first step.
     rows: usize,
+    /// Whether these are a prompt's that is computed apart; no guess follows them.
+    prompt: bool,
     /// Whether these are all that it was behind.
     ready: bool,
     sampler: Sampler,
@@ -219,9 +221,13 @@ impl Drafter {
     pub fn run(&mut self, running: &mut [Sequence], wanted: &[usize]) -> Vec<Vec<u32>> {
         let mut drafts = vec![Vec::new(); running.len()];
         let began = Instant::now();
-        let mut guessers = self.begin_all(running, wanted);
+        let begun = self.begin_all(running, wanted).into_iter();
+        let (mut readers, mut guessers): (Vec<_>, Vec<_>) = begun.partition(|g| g.prompt);
+        if !readers.is_empty() {
+            self.step(running, &mut readers, true);
+        }
         while !guessers.is_empty() {
-            self.step(running, &mut guessers);
+            self.step(running, &mut guessers, false);
             for g in guessers.iter().filter(|g| g.is_through()) {
                 drafts[g.index] = g.guesses.clone();
             }
@@ -235,6 +241,7 @@ impl Drafter {
     fn begin_all(&mut self, running: &mut [Sequence], wanted: &[usize]) -> Vec<Guesser> {
         let count = wanted.iter().filter(|&&n| n > 0).count();
         let mut more = self.pace.rows(1, self.exec.capacity().rows - count);
+        let apart = self.model.prompts_apart();
         let mut guessers = Vec::new();
         for (index, (s, &wanted)) in running.iter_mut().zip(wanted).enumerate() {
             let (Some(d), 1..) = (&mut s.drafted, wanted) else {
@@ -248,7 +255,11 @@ impl Drafter {
                 d.certain = d.cache.len();
             }
             let behind = s.tokens.len() - d.cache.len();
-            let rows = behind.min(more + 1);
+            // What was generated always follows, and is read the next time.
+            let of_prompt = s.prompt_len.saturating_sub(d.cache.len());
+            let prompt = apart && of_prompt > 0;
+            let next = if prompt { of_prompt } else { behind };
+            let rows = next.min(more + 1);
             let missing = (rows + wanted - 1).saturating_sub(d.cache.room());
             let blocks = missing.div_ceil(KV_BLOCK);
             if !self.prefixes.make_room(&mut self.kv, blocks) {
@@ -262,6 +273,7 @@ impl Drafter {
                 index,
                 wanted,
                 rows,
+                prompt,
                 ready: rows == behind,
                 sampler: s.dice(),
                 guesses: Vec::new(),
@@ -271,8 +283,11 @@ impl Drafter {
     }
 
     /// A step of the draft model.
-    fn step(&mut self, running: &mut [Sequence], guessers: &mut [Guesser]) {
-        let mut batch = Batch::default();
+    fn step(&mut self, running: &mut [Sequence], guessers: &mut [Guesser], prompt: bool) {
+        let mut batch = Batch {
+            prompt,
+            ..Batch::default()
+        };
         for g in &*guessers {
             let s = &running[g.index];
             let Some(d) = &s.drafted else { continue };

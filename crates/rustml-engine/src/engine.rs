@@ -61,10 +61,11 @@ impl Engine {
         let layers = w.layers.iter().flat_map(|l| l.linears());
         let layers: usize = layers.map(|l| l.weights.bytes()).sum();
         let weights = layers + w.head().bytes();
+        let apart = model.prompts_apart();
         Ok(Engine {
             model,
             tokenizer,
-            scheduler: Scheduler::new(kv, &config),
+            scheduler: Scheduler::new(kv, apart, &config),
             config,
             exec,
             observer: None,
@@ -178,47 +179,26 @@ impl Engine {
         self.scheduler.stats()
     }
 
-    /// Runs one step of all running requests; what it brought for each.
+    /// Runs one step of all running requests; what it brought for each. Where prompts are
+    /// computed apart ([`Model::prompts_apart`]) and some requests decode while others read
+    /// theirs, that is two passes over the weights, and observers see each as a step.
     pub fn step(&mut self) -> Vec<Update> {
         self.spare_some();
-        let looks = self.exec.recorder.detail() > Detail::Off;
-        let began = looks.then(Instant::now);
+        let mut began = self.looks().then(Instant::now);
         let mut updates = self.settle_empty();
         let works = self.scheduler.plan(self.exec.capacity());
-        let mut batch = Batch::default();
-        for (s, w) in self.scheduler.running.iter().zip(&works) {
-            let rows = [&s.pending()[..w.rows], &w.drafts].concat();
-            batch.push(&s.cache, &rows, w.logits);
-        }
-        if batch.ids.is_empty() {
+        if works.iter().all(|w| w.rows == 0) {
             return updates;
         }
-        let size = (batch.ids.len(), batch.logit_rows.len());
-        let (start, clock) = (Instant::now(), self.exec.recorder.clock());
-        let logits = self
-            .model
-            .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
-        let sampling = began.map(|_| clock());
-        let (vocab, mut rest) = (self.model.spec().vocab, logits);
-        let mut ended = Vec::new();
-        for (s, w) in self.scheduler.running.iter_mut().zip(&works) {
-            // It may leave rows of wrong guesses, so each has its own.
-            let (mine, others) = rest.split_at(w.logits * vocab);
-            rest = others;
-            let mine = mine.chunks_exact(vocab);
-            let before = s.cache.len() + w.rows;
-            let last = s.settle(w, mine, &self.tokenizer, &mut self.scratch, &mut updates);
-            ended.extend(last);
-            let right = s.cache.len() - before;
-            self.scheduler.stats.accepted += right as u64;
-            match &mut self.scheduler.drafter {
-                Some(drafter) if w.asked => drafter.settle(s, w.drafts.len(), right),
-                _ => self.scheduler.lookups.learn(w.drafts.len(), right),
+        let (mut ended, mut seconds) = (Vec::new(), 0.0);
+        for prompt in [false, true] {
+            if works.iter().any(|w| w.prompt == prompt && w.rows > 0) {
+                let start = Instant::now();
+                let size = self.pass(&works, prompt, &mut updates, &mut ended);
+                seconds += start.elapsed().as_secs_f64();
+                self.report_step(began.take(), size);
             }
         }
-        let r = &mut self.exec.recorder;
-        r.record(Op::Sample, sampling, Cost::default());
-        let seconds = start.elapsed().as_secs_f64();
         self.to_spare = (self.to_spare + seconds * SPARE).min(PAUSE);
         self.count(&works, seconds);
         self.scheduler.seal();
@@ -229,8 +209,58 @@ impl Engine {
         updates.sort_by_key(|u| u.id);
         let tokens = updates.iter().filter(|u| u.token.is_some()).count();
         self.scheduler.stats.tokens += tokens as u64;
-        self.report_step(began, size);
         updates
+    }
+
+    /// Computes the works of one kind and settles them, as the next pass overwrites their
+    /// logits. Its rows, and of how many of them there were logits.
+    fn pass(
+        &mut self,
+        works: &[Work],
+        prompt: bool,
+        updates: &mut Vec<Update>,
+        ended: &mut Vec<(Update, Finish)>,
+    ) -> (usize, usize) {
+        let mut batch = Batch {
+            prompt,
+            ..Batch::default()
+        };
+        let running = self.scheduler.running.iter().zip(works);
+        for (s, w) in running.filter(|(_, w)| w.prompt == prompt) {
+            let rows = [&s.pending()[..w.rows], &w.drafts].concat();
+            batch.push(&s.cache, &rows, w.logits);
+        }
+        let size = (batch.ids.len(), batch.logit_rows.len());
+        let (looks, clock) = (self.looks(), self.exec.recorder.clock());
+        let logits = self
+            .model
+            .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
+        let sampling = looks.then(clock);
+        let (vocab, mut rest) = (self.model.spec().vocab, logits);
+        let running = self.scheduler.running.iter_mut().zip(works);
+        for (s, w) in running.filter(|(_, w)| w.prompt == prompt) {
+            // It may leave rows of wrong guesses, so each has its own.
+            let (mine, others) = rest.split_at(w.logits * vocab);
+            rest = others;
+            let mine = mine.chunks_exact(vocab);
+            let before = s.cache.len() + w.rows;
+            let last = s.settle(w, mine, &self.tokenizer, &mut self.scratch, updates);
+            ended.extend(last);
+            let right = s.cache.len() - before;
+            self.scheduler.stats.accepted += right as u64;
+            match &mut self.scheduler.drafter {
+                Some(drafter) if w.asked => drafter.settle(s, w.drafts.len(), right),
+                _ => self.scheduler.lookups.learn(w.drafts.len(), right),
+            }
+        }
+        let r = &mut self.exec.recorder;
+        r.record(Op::Sample, sampling, Cost::default());
+        size
+    }
+
+    /// Whether anybody looks at steps.
+    fn looks(&self) -> bool {
+        self.exec.recorder.detail() > Detail::Off
     }
 
     /// Puts memory in order, so that steps read it faster: that of weights and caches
@@ -283,12 +313,13 @@ impl Engine {
         }
     }
 
-    /// Logs the step that began then, and shows it to whoever observes.
+    /// Logs the pass, which began then or with its forward pass, and shows it to whoever
+    /// observes.
     fn report_step(&mut self, began: Option<Instant>, (rows, logit_rows): (usize, usize)) {
-        let r = &mut self.exec.recorder;
-        if r.detail() == Detail::Off {
+        if !self.looks() {
             return;
         }
+        let r = &mut self.exec.recorder;
         let total = r.end_step(began);
         let whole = r.step(total, rows, logit_rows);
         if let Some(observer) = &self.observer {

@@ -3,12 +3,16 @@
 //! One loop serves everybody: `plan -> forward -> sample -> settle`. The
 //! command line submits requests and steps until they are done; a server does
 //! the same for as long as it lives. Every step takes a row of each sequence
-//! that decodes and chunks of the prompts that wait, together.
+//! that decodes and chunks of the prompts that wait, together where the model
+//! computes both alike.
 //!
 //! Invariants: what a sequence gets is the same bits whatever runs beside it,
 //! whether its prompt was found in the cache, and whether it had to make room
-//! and was computed again. Of those that run the first always goes on, so that
-//! all come to an end.
+//! and was computed again. Where prompts are computed apart
+//! ([`rustml_model::Model::prompts_apart`]) a text whose tokens were a prompt's
+//! of one request and generated for another may be found in the cache as either
+//! computed it, and differs by rounding. Of those that run the first always goes
+//! on, so that all come to an end.
 //!
 //! ```no_run
 //! use rustml_engine::{Engine, EngineConfig, Request, Sampling};

@@ -7,6 +7,11 @@
 //! block, the part they have in common is copied, and so it is with the block
 //! in which a text ended. When the cache is full, what was used longest ago
 //! goes first, and of a text its end before its beginning.
+//!
+//! Whether a block's tokens were a prompt or generated makes no difference here,
+//! so that a conversation finds its answers. Where prompts are computed apart
+//! ([`rustml_model::Model::prompts_apart`]), a block that is found may therefore
+//! differ, by rounding, from what its finder would have computed.
 
 use crate::stats::Misses;
 use rustml_model::{KvBlock, KvPool, KvSequence, KV_BLOCK};

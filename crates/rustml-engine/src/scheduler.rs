@@ -27,6 +27,8 @@ pub(crate) struct Scheduler {
     /// In the order in which they came.
     pub running: Vec<Sequence>,
     sequences: usize,
+    /// Whether prompts are computed apart, so that each work is of one kind.
+    apart: bool,
     pub pace: Pace,
     /// Of steps that only decode.
     pub costs: Costs,
@@ -39,13 +41,14 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(kv: KvPool, config: &EngineConfig) -> Scheduler {
+    pub fn new(kv: KvPool, apart: bool, config: &EngineConfig) -> Scheduler {
         Scheduler {
             kv,
             prefixes: Prefixes::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             sequences: config.sequences.max(1),
+            apart,
             pace: Pace::new(config.step_target),
             costs: Costs::new(config.always_guess),
             lookups: Record::default(),
@@ -68,7 +71,12 @@ impl Scheduler {
         while works.len() < self.running.len() {
             let s = &self.running[works.len()];
             let pending = s.pending().len();
-            let mut rows = pending;
+            let of_prompt = s.prompt_len.saturating_sub(s.cache.len());
+            let prompt = self.apart && of_prompt > 0;
+            let mut rows = match prompt {
+                true => of_prompt,
+                false => pending,
+            };
             if pending > 1 {
                 rows = rows.min(prompt_rows);
             }
@@ -92,7 +100,8 @@ impl Scheduler {
                 rows,
                 logits,
                 complete,
-                decodes: pending == 1,
+                decodes: pending == 1 && !prompt,
+                prompt,
                 drafts: Vec::new(),
                 asked: false,
             });

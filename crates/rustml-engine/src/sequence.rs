@@ -48,8 +48,10 @@ pub(crate) struct Work {
     pub logits: usize,
     /// Whether nothing is pending then, so that a token follows.
     pub complete: bool,
-    /// Whether a single row was pending.
+    /// Whether a single row was pending, and is none of `prompt`.
     pub decodes: bool,
+    /// Whether its rows are a prompt's that is computed apart; else none of them is.
+    pub prompt: bool,
     /// Guesses of what follows, which are computed as well, logits and all.
     pub drafts: Vec<u32>,
     /// Whether the draft model was asked for them; it may have made none.

@@ -3,11 +3,15 @@
 
 mod common;
 
-use common::{alone, collect, engine, load, mixed, request, run, Outcome};
+use common::{alone, collect, config, engine, folder, load, load_as, mixed, request, run, Outcome};
 use rustml_engine::{
     Engine, EngineConfig, Finish, Refusal, Request, RequestId, Timings, Update, MAX_LOGPROBS,
 };
-use rustml_model::KV_BLOCK;
+use rustml_io::DType;
+use rustml_model::{KvType, Quantize, KV_BLOCK};
+use rustml_trace::{Detail, Op};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::time::Duration;
 
 fn timings(updates: &[Update], id: RequestId) -> Timings {
@@ -73,6 +77,104 @@ fn mixed_requests_get_what_they_get_alone() {
             misses.new > 0 && misses.evicted > 0 && misses.diverged > 0,
             "{misses:?}"
         );
+    }
+}
+
+/// The same of quantised weights, by which prompts are computed apart on some machines:
+/// then a request is of one kind up to the end of its prompt and of another from there,
+/// also where it is read again, where one token of it is left, and where it is guessed.
+#[test]
+fn quantised_requests_get_what_they_get_alone() {
+    let quantize = Quantize::To(DType::Q8_0);
+    let (model, tokenizer) = load_as(&folder("llama"), quantize, 2);
+    let requests = || {
+        let lengths = [(70, 100), (5, 130), (129, 90), (1, 70), (64, 120), (33, 60)];
+        let each = lengths.into_iter().enumerate();
+        each.map(|(i, (prompt, max_tokens))| {
+            let mut r = request(i as u64, prompt, max_tokens);
+            if i == 4 {
+                // It repeats itself, from the beginning.
+                r.prompt = (100..103).cycle().take(prompt).collect();
+                r.logit_bias = vec![(100, 25.0), (101, 24.0), (102, 25.0)];
+            }
+            Request {
+                logprobs: Some(2),
+                prompt_logprobs: i == 2,
+                ignore_end: true,
+                ..r
+            }
+        })
+    };
+    let run_all = |config: EngineConfig, draft: bool| {
+        let mut e = Engine::new(model.clone(), tokenizer.clone(), config).unwrap();
+        if draft {
+            e.set_draft(model.clone()).unwrap();
+        }
+        let seen = Arc::new(AtomicU64::new(0));
+        let count = seen.clone();
+        e.set_observer(Arc::new(move |step| {
+            for once in [Op::Embed, Op::RopeTable, Op::Sample] {
+                let events = step.events.iter().filter(|e| e.op == once);
+                assert_eq!(events.count(), 1, "{once:?}");
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }));
+        // The second time, prompts are in the cache, if there was room; the third time
+        // one comes after the other.
+        let rounds = [false, false, true].map(|in_turn| {
+            let mut updates = Vec::new();
+            let submitted = requests().map(|r| {
+                let id = e.submit(r).unwrap();
+                if in_turn {
+                    updates.extend(run(&mut e));
+                }
+                id
+            });
+            let ids: Vec<_> = submitted.collect();
+            updates.extend(run(&mut e));
+            let outcomes = ids.into_iter().map(|id| collect(&updates, id));
+            outcomes.collect::<Vec<_>>()
+        });
+        (rounds, e.stats(), seen.load(Ordering::SeqCst))
+    };
+    let alone = EngineConfig {
+        kv_type: KvType::F16,
+        detail: Detail::Operations,
+        cache_positions: 4096,
+        ..config()
+    };
+    let ([expected, again, in_turn], stats, seen) = run_all(alone, false);
+    assert_eq!(expected, again);
+    assert_eq!(expected, in_turn);
+    assert_eq!((stats.steps, stats.preemptions), (seen, 0));
+    for (blocks, rows, speculate, draft) in [
+        (9, 256, false, false),
+        (9, 48, true, false),
+        (9, 24, true, true),
+        (64, 64, true, true),
+    ] {
+        let config = EngineConfig {
+            cache_positions: blocks * KV_BLOCK,
+            sequences: 6,
+            rows,
+            speculate,
+            always_guess: speculate.then_some(3),
+            ..alone
+        };
+        let (rounds, stats, seen) = run_all(config, draft);
+        for (round, got) in rounds.iter().enumerate() {
+            for (i, got) in got.iter().enumerate() {
+                let what = format!("{blocks} blocks, {rows} rows, {round}, request {i}");
+                assert_eq!(got, &expected[i], "{what}");
+            }
+        }
+        assert_eq!(stats.preemptions > 0, blocks == 9, "{stats:?}");
+        assert!(stats.accepted > 0 || !draft, "{stats:?}");
+        // Of some steps both kinds were computed.
+        match model.prompts_apart() {
+            true => assert!(seen > stats.steps, "{seen}, {stats:?}"),
+            false => assert_eq!(seen, stats.steps),
+        }
     }
 }
 
@@ -178,7 +280,8 @@ fn log_probabilities_are_those_of_the_chosen() {
     let prompt = request(2, 40, 12).prompt;
     let reported: Vec<u32> = outcome.prompt_logprobs.iter().map(|l| l.token).collect();
     assert_eq!(reported, prompt[1..]);
-    // What was generated, read as a prompt, is as likely.
+    // What was generated, read as a prompt, is as likely; to the bit, unless prompts are
+    // computed apart.
     let mut both = request(2, 40, 0);
     both.prompt.extend(&outcome.ids);
     let again = alone(Request {
@@ -186,8 +289,18 @@ fn log_probabilities_are_those_of_the_chosen() {
         prompt_logprobs: true,
         ..both
     });
-    let all = [&outcome.prompt_logprobs[..], &outcome.logprobs].concat();
-    assert_eq!(again.prompt_logprobs, all);
+    let (prompt, generated) = again.prompt_logprobs.split_at(39);
+    assert_eq!(prompt, outcome.prompt_logprobs);
+    match load(1).0.prompts_apart() {
+        false => assert_eq!(generated, outcome.logprobs),
+        true => {
+            assert_eq!(generated.len(), outcome.logprobs.len());
+            for (a, b) in generated.iter().zip(&outcome.logprobs) {
+                let distance = (a.logprob - b.logprob).abs();
+                assert!(a.token == b.token && distance < 0.05, "{a:?}, {b:?}");
+            }
+        }
+    }
     assert_eq!((again.ids.len(), again.finish), (0, Finish::Length));
 }
 

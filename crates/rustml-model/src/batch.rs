@@ -14,6 +14,9 @@ pub struct Batch<'a> {
     pub spans: Vec<Span<'a>>,
     /// The rows whose logits are wanted, ascending.
     pub logit_rows: Vec<usize>,
+    /// Whether all rows are of prompts, and may be computed as such; see
+    /// [`Model::prompts_apart`](crate::Model::prompts_apart).
+    pub prompt: bool,
 }
 
 /// The rows of one sequence.

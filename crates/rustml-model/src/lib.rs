@@ -65,7 +65,9 @@
 //!   does not use is an error.
 //! - The logits of a row are the same to the bit however its text is cut into
 //!   steps, whatever other rows are in the step, and on any number of threads.
-//!   Instruction sets differ by the order of summation.
+//!   Instruction sets differ by the order of summation. Where prompts are
+//!   computed apart ([`Model::prompts_apart`]), rows computed as such differ
+//!   from others by rounding; which rows are is for the caller to say.
 //! - A batch that breaks the rules of [`Model::forward`] is a bug of the
 //!   caller and panics.
 

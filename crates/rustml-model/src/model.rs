@@ -106,6 +106,12 @@ impl Model {
     pub fn team(&self) -> &Arc<Team> {
         &self.team
     }
+    /// Whether rows of prompts are computed in another arithmetic than others, if
+    /// [`Batch::prompt`] says that they are such; see [`Team::prompts_apart`]. Whoever
+    /// wants the same bits decides by a row's position alone.
+    pub fn prompts_apart(&self) -> bool {
+        self.team.prompts_apart()
+    }
     /// Frequencies of each rope.
     pub(crate) fn frequencies(&self) -> &[Vec<f32>] {
         &self.frequencies
@@ -116,7 +122,11 @@ impl Model {
     /// Keys and values of all rows are stored in the cache; the caller counts
     /// them with [`crate::KvSequence::advance`]. What a row's logits are does
     /// not depend, to the bit, on the other rows of the step, on how its text
-    /// was cut into steps, or on the number of threads.
+    /// was cut into steps, or on the number of threads. Where prompts are
+    /// computed apart ([`Model::prompts_apart`]), it depends on which rows of its
+    /// text were in steps with [`Batch::prompt`]. Even then, what follows the keys and
+    /// values of the last layer is computed as for any other row, so that the one row
+    /// of a prompt whose logits are wanted needs nothing made for many.
     ///
     /// # Panics
     /// If the batch exceeds the capacity of `exec`, names a token outside the
@@ -144,6 +154,7 @@ impl Model {
                 }
             })
             .collect();
+        exec.prompt = batch.prompt && self.prompts_apart();
         exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
         exec.embed(self, &batch.ids, &spans);
         exec.rope_tables(self, &spans);
@@ -201,8 +212,8 @@ impl Model {
     }
 
     /// One layer of all rows; of the last one, what comes after its keys and
-    /// values are stored, only for the rows whose logits are wanted. These then
-    /// are the first of the stream.
+    /// values are stored, only for the rows whose logits are wanted, and not as
+    /// a prompt's. These then are the first of the stream.
     fn layer(
         &self,
         i: usize,
@@ -219,6 +230,9 @@ impl Model {
         let cache = kv.layer(i);
         exec.position(&l.attention, w, &cache, spans, rows);
         let last = i + 1 == self.spec.layers.len();
+        if last {
+            exec.prompt = false;
+        }
         if last && wanted.len() < rows {
             if wanted.is_empty() {
                 return;

@@ -93,8 +93,8 @@ impl Weights {
         self.matrices().map(Matrix::bytes).sum()
     }
 
-    /// The forms of activations that any product reads but those of the inner part of a
-    /// feed-forward, and the widest input of these.
+    /// The forms of activations that any product reads, of prompts or not, but those of the
+    /// inner part of a feed-forward, and the widest input of these.
     pub fn activations(&self) -> (Forms, usize) {
         let of = |l| LayerWeights::linears(l).filter(|linear| !std::ptr::eq(*linear, &l.down));
         read_by(
@@ -112,9 +112,11 @@ impl Weights {
     }
 }
 
-/// The forms of activations that these products read, and the widest input.
+/// The forms of activations that these products read, of prompts or not, and the widest
+/// input.
 fn read_by<'a>(linears: impl Iterator<Item = &'a Matrix>) -> (Forms, usize) {
     linears.fold((Forms::default(), 0), |(forms, cols), m| {
-        (forms.union(m.forms()), cols.max(m.cols()))
+        let forms = forms.union(m.forms()).union(m.prompt_forms());
+        (forms, cols.max(m.cols()))
     })
 }

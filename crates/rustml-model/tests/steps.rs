@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{team, tiny, Reference, Runner};
+use common::{same_bits, team, tiny, Reference, Runner};
 use rustml_io::{DType, Store};
 use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize, Span};
 use rustml_simd::Isa;
@@ -147,6 +147,105 @@ fn times_add_up() {
                 assert!(events[turn.event].start <= turn.start, "{turn:?}");
             }
         }
+    }
+}
+
+/// The next rows of some sequences in one step; the logits of all rows, or of each
+/// sequence's last.
+fn step(
+    runner: &mut Runner,
+    parts: &mut [(&mut KvSequence, &[u32])],
+    all: bool,
+    prompt: bool,
+) -> Vec<f32> {
+    for (cache, ids) in &mut *parts {
+        assert!(runner.kv.reserve(cache, ids.len()));
+    }
+    let mut batch = Batch {
+        prompt,
+        ..Batch::default()
+    };
+    for (cache, ids) in &*parts {
+        batch.push(cache, ids, if all { ids.len() } else { 1 });
+    }
+    let logits = runner
+        .model
+        .forward(&batch, &mut runner.kv, &mut runner.exec)
+        .to_vec();
+    for (cache, ids) in parts {
+        cache.advance(ids.len());
+    }
+    logits
+}
+
+/// Prompts in steps of their own, and tokens that follow them: the same bits however the
+/// prompts are cut up, whoever is beside them, and whichever logits are wanted.
+#[test]
+fn prompts_in_steps_of_their_own_may_be_cut_up() {
+    for (path, quantize, kv_type) in [
+        ("llama", Quantize::None, KvType::F32),
+        ("llama", Quantize::To(DType::Q8_0), KvType::F16),
+        ("gemma3", Quantize::To(DType::Q4_0), KvType::F16),
+        ("qwen3", Quantize::To(DType::BF16), KvType::Q8_0),
+    ] {
+        for isa in Isa::available().into_iter().rev().take(2) {
+            let mut runner = Runner::with_team(&tiny(path), quantize, kv_type, team(isa, 2));
+            let vocab = runner.model.spec().vocab;
+            let text: Vec<u32> = (0..140).map(|i| (i * 37 + 11) % vocab as u32).collect();
+            let (one, two) = (&text[..130], &text[3..83]);
+            let next = &text[130..];
+
+            let mut cache = KvSequence::default();
+            let whole = step(&mut runner, &mut [(&mut cache, one)], true, true);
+            let mut after = Vec::new();
+            for id in next.chunks(1) {
+                after.extend(step(&mut runner, &mut [(&mut cache, id)], true, false));
+            }
+            runner.kv.release(cache);
+
+            for chunk in [1, 7, 33, 64, 129] {
+                let what = format!("{path} {quantize} {isa:?} in chunks of {chunk}");
+                let [mut cache, mut other] = [(); 2].map(|()| KvSequence::default());
+                let mut others = two.chunks(chunk / 2 + 1);
+                for (i, ids) in one.chunks(chunk).enumerate() {
+                    let mut parts = vec![(&mut cache, ids)];
+                    parts.extend(others.next().map(|ids| (&mut other, ids)));
+                    let all = i % 2 == 0;
+                    let logits = step(&mut runner, &mut parts, all, true);
+                    let (from, to) = match all {
+                        true => (i * chunk, i * chunk + ids.len()),
+                        false => (i * chunk + ids.len() - 1, i * chunk + ids.len()),
+                    };
+                    let expected = &whole[from * vocab..to * vocab];
+                    same_bits(expected, &logits[..expected.len()], &what);
+                }
+                let mut parts = [(&mut cache, next), (&mut other, &text[83..84])];
+                let logits = step(&mut runner, &mut parts, true, false);
+                same_bits(&after, &logits[..after.len()], &what);
+                runner.kv.release(cache);
+                runner.kv.release(other);
+            }
+        }
+    }
+}
+
+/// Where prompts are not computed apart, what is said to be one is as any rows.
+#[test]
+fn a_prompt_is_computed_apart_only_where_they_are() {
+    for isa in Isa::available() {
+        let to = Quantize::To(DType::Q8_0);
+        let mut runner = Runner::with_team(&tiny("llama"), to, KvType::F32, team(isa, 1));
+        if runner.model.prompts_apart() {
+            continue;
+        }
+        let text: Vec<u32> = (0..50).collect();
+        let logits = [true, false].map(|prompt| {
+            let mut cache = KvSequence::default();
+            let logits = step(&mut runner, &mut [(&mut cache, &text)], true, prompt);
+            runner.kv.release(cache);
+            logits
+        });
+        same_bits(&logits[0], &logits[1], &format!("{isa:?}"));
     }
 }
 

@@ -16,8 +16,9 @@ impl Model {
     ///
     /// With keys and values in single precision
     /// ([`LoadOptions::kv_type`](crate::LoadOptions)) and weights as they are
-    /// in the file, these are the model's own numbers. Large vocabularies need
-    /// no large memory: rows are computed in chunks.
+    /// in the file, these are the model's own numbers; they are computed as a
+    /// prompt's, where that makes a difference. Large vocabularies need no
+    /// large memory: rows are computed in chunks.
     ///
     /// # Errors
     /// If there are no ids, more than the context holds, or one that is
@@ -46,7 +47,10 @@ impl Model {
         let fits = kv.reserve(&mut sequence, prompt);
         assert!(fits, "the pool was made for this sequence");
         for chunk in ids.chunks(rows) {
-            let mut batch = Batch::default();
+            let mut batch = Batch {
+                prompt: true,
+                ..Batch::default()
+            };
             batch.push(&sequence, chunk, chunk.len());
             let more = sink(model.forward(&batch, &mut kv, &mut exec));
             sequence.advance(chunk.len());

@@ -181,7 +181,7 @@ impl Bench {
                 (rows, usize::from(*left == 0))
             });
             let rows: Vec<_> = rows.collect();
-            self.step(context, &rows, &mut work);
+            self.step(context, &rows, true, &mut work);
         }
         work
     }
@@ -191,14 +191,23 @@ impl Bench {
         let rows = vec![(1, 1); context.sequences.len()];
         let mut work = Work::default();
         for _ in 0..tokens {
-            self.step(context, &rows, &mut work);
+            self.step(context, &rows, false, &mut work);
         }
         work
     }
 
-    /// Computes `rows` of each sequence, and logits of so many of them.
-    fn step(&mut self, context: &mut Context, rows: &[(usize, usize)], work: &mut Work) {
-        let mut batch = Batch::default();
+    /// Computes `rows` of each sequence, a prompt's or not, and logits of so many of them.
+    fn step(
+        &mut self,
+        context: &mut Context,
+        rows: &[(usize, usize)],
+        prompt: bool,
+        work: &mut Work,
+    ) {
+        let mut batch = Batch {
+            prompt,
+            ..Batch::default()
+        };
         for (s, &(rows, logits)) in context.sequences.iter().zip(rows) {
             let at = s.len() % (self.ids.len() - rows + 1);
             batch.push(s, &self.ids[at..at + rows], logits);

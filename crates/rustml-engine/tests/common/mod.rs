@@ -21,9 +21,13 @@ pub fn load(threads: usize) -> (Arc<Model>, Arc<Tokenizer>) {
 }
 
 pub fn load_from(dir: &Path, threads: usize) -> (Arc<Model>, Arc<Tokenizer>) {
+    load_as(dir, Quantize::None, threads)
+}
+
+pub fn load_as(dir: &Path, quantize: Quantize, threads: usize) -> (Arc<Model>, Arc<Tokenizer>) {
     let store = Store::open(dir).unwrap();
     let team = team(threads).unwrap();
-    let model = Model::load(&store, Quantize::None, team, &mut |_, _| {}).unwrap();
+    let model = Model::load(&store, quantize, team, &mut |_, _| {}).unwrap();
     let tokenizer = Tokenizer::from_dir(dir).unwrap();
     (Arc::new(model), Arc::new(tokenizer))
 }

@@ -32,6 +32,8 @@ pub struct Exec {
     team: Arc<Team>,
     capacity: Capacity,
     pub(crate) buffers: Buffers,
+    /// Whether the rows at hand are computed as those of prompts.
+    pub(crate) prompt: bool,
     /// Where the time goes.
     pub recorder: Recorder,
 }
@@ -75,6 +77,7 @@ impl Exec {
             team,
             buffers: Buffers::new(model, capacity),
             capacity,
+            prompt: false,
             recorder,
         }
     }
@@ -86,7 +89,10 @@ impl Exec {
 
     /// The forms of activations that these read.
     fn forms_for(&self, linears: &[&Matrix]) -> Forms {
-        let all = linears.iter().map(|m| m.forms());
+        let all = linears.iter().map(|m| match self.prompt {
+            true => m.prompt_forms(),
+            false => m.forms(),
+        });
         all.fold(Forms::default(), Forms::union)
     }
 
