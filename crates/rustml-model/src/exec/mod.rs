@@ -243,7 +243,7 @@ impl Exec {
         let times = <[AtomicU64; 3]>::default();
         let timed = self.recorder.wants_parts().then_some(&times[..]);
         let (q, out) = (&b.q[..len], &mut b.mixed[..len]);
-        par::attend_rows(&self.team, &shape, cache, spans, q, out, timed);
+        par::attend_rows(&self.team, &shape, cache, spans, q, out, self.prompt, timed);
         if start.is_none() {
             return;
         }
