@@ -20,7 +20,8 @@ pub enum Isa {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with the tiles of AMX, of bytes and of bfloat16, for many rows.
+    /// The same with AVX512-BF16 and the tiles of AMX, of bytes and of bfloat16, for many
+    /// rows.
     Amx,
 }
 
@@ -75,7 +76,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => has_avx512(),
             #[cfg(target_arch = "x86_64")]
-            Isa::Amx => has_avx512() && crate::isa::amx::is_allowed(),
+            Isa::Amx => {
+                has_avx512()
+                    && std::is_x86_feature_detected!("avx512bf16")
+                    && crate::isa::amx::is_allowed()
+            }
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => true,
             #[cfg(target_arch = "aarch64")]

@@ -132,7 +132,8 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_f16(self, p: *const u16) -> Self::F;
     /// Writes LANES half-precision values, rounding to nearest even.
     unsafe fn store_f16(self, p: *mut u16, v: Self::F);
-    /// Writes LANES values as bfloat16, rounding to nearest even; NaN stays NaN.
+    /// Writes LANES values as bfloat16, rounding to nearest even; NaN stays NaN. What is
+    /// subnormal may become zero.
     #[inline(always)]
     unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
         let mut x = [0f32; 16];

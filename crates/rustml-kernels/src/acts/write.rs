@@ -64,6 +64,11 @@ impl Rows {
 }
 
 impl RowWriter<'_> {
+    /// Forms announced.
+    pub(crate) fn forms(&self) -> Forms {
+        self.forms
+    }
+
     /// Writes inputs `cols` of `rows` in all announced forms; `x` holds those of one
     /// row after those of the other. They are whole blocks of 32, but for the last.
     ///

@@ -14,8 +14,9 @@ use crate::acts::TILE_BYTES;
 use crate::buffer::Lines;
 use crate::ops::cap_row;
 use crate::ticks::{ticks, ticks_since};
-use rustml_simd::{exp, Avx512, Simd, Tiles};
+use rustml_simd::{exp, Avx512Bf16, Simd, Tiles};
 use std::arch::x86_64::__m512;
+use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 /// Queries of a tile, and columns of a tile of sums.
@@ -24,18 +25,28 @@ const SIXTEEN: usize = Tiles::ROWS;
 /// Values of a step: the inputs of a tile.
 const STEP: usize = 32;
 
-/// Tiles of columns of a block's scores.
-const COLUMNS: usize = KV_BLOCK / SIXTEEN;
+/// Blocks that are taken together, from an even one on: so that sums, which pass through
+/// memory, do so half as often.
+const BLOCKS: usize = 2;
 
-/// Steps over a block's positions.
-const POSITIONS: usize = KV_BLOCK / STEP;
+/// Their positions.
+const POSITIONS: usize = BLOCKS * KV_BLOCK;
+
+/// Tiles of columns of their scores.
+const COLUMNS: usize = POSITIONS / SIXTEEN;
+
+/// Steps over their positions.
+const STEPS: usize = POSITIONS / STEP;
+
+/// Bytes of a row of a tile.
+const ROW: usize = 64;
 
 /// How far scores may be above the maximum that weights are relative to.
 const OUTGROWN: f32 = 8.0;
 
 /// What a job has in hand, in tiles.
 struct Work<'a> {
-    s: Avx512,
+    s: Avx512Bf16,
     tiles: Tiles,
     job: Job<'a>,
     /// Numbers of the first query and of the one after the last: row by row, the heads of a
@@ -57,17 +68,18 @@ struct Work<'a> {
     weights: *mut u8,
     /// `[16 queries][column of values]`
     sums: *mut u8,
-    /// Of each query.
+    /// Of each query, as the next two.
     max: *mut f32,
-    /// Of each query.
     total: *mut f32,
+    /// The positions it sees.
+    sees: Vec<Range<usize>>,
 }
 
 /// The rows `rows` of a job.
 ///
 /// # Safety
 /// As for [`Job::attend`]; [`rustml_simd::Isa::Amx`] is available.
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option<&mut Phases>) {
     let (kv, group) = (job.cache.shape, job.group());
     let queries = rows.start * group..rows.end * group;
@@ -76,9 +88,9 @@ pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option
     let lengths = [
         groups * steps,
         COLUMNS * steps,
-        columns * POSITIONS,
+        columns * STEPS,
         2 * COLUMNS,
-        2 * POSITIONS,
+        2 * STEPS,
         groups * columns,
     ];
     let tiles: usize = lengths.iter().sum();
@@ -92,9 +104,10 @@ pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option
     });
     let max = at.cast::<f32>();
     let work = Work {
-        s: Avx512::assume(),
+        s: Avx512Bf16::assume(),
         tiles: Tiles::new(2 * STEP),
         job,
+        sees: queries.clone().map(|q| job.sees(q / group)).collect(),
         queries,
         steps,
         columns,
@@ -111,22 +124,18 @@ pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option
     std::slice::from_raw_parts_mut(work.total, states).fill(0.0);
     std::slice::from_raw_parts_mut(sums, groups * columns * TILE_BYTES).fill(0);
     work.put_queries();
-    for b in job.blocks(rows) {
-        work.block::<T>(b, phases.as_deref_mut());
+    let blocks = job.blocks(rows);
+    for b in (blocks.start / BLOCKS * BLOCKS..blocks.end).step_by(BLOCKS) {
+        work.blocks::<T>(b, phases.as_deref_mut());
     }
     work.finish();
 }
 
 impl Work<'_> {
-    /// Row and head of a query.
-    fn row_and_head(&self, query: usize) -> (usize, usize) {
-        let group = self.job.group();
-        (query / group, self.job.kv_head * group + query % group)
-    }
-
     /// Where a query's values, or what it gets, lie in a buffer of rows.
     fn offset(&self, query: usize) -> usize {
-        let (row, head) = self.row_and_head(query);
+        let group = self.job.group();
+        let (row, head) = (query / group, self.job.kv_head * group + query % group);
         row * self.job.q.stride + head * self.job.cache.shape.head_dim
     }
 
@@ -135,8 +144,8 @@ impl Work<'_> {
         self.queries.len().div_ceil(SIXTEEN)
     }
 
-    /// Scales the queries, and puts them in tiles; zeros follow their values and the last
-    /// of them.
+    /// Scales the queries, and puts them in tiles; zeros follow their values, and the last
+    /// of them. What has no query weighs nothing.
     #[inline(always)]
     unsafe fn put_queries(&self) {
         let (s, hd) = (self.s, self.job.cache.shape.head_dim);
@@ -169,48 +178,46 @@ impl Work<'_> {
         self.s.load(some.as_ptr())
     }
 
-    /// All queries that see some of block `b`.
+    /// All queries that see some of the blocks from `b` on.
     #[inline(always)]
-    unsafe fn block<T: Stored>(&self, b: usize, mut phases: Option<&mut Phases>) {
-        let (job, start) = (&self.job, b * KV_BLOCK);
-        let of = |query: usize| job.sees(self.row_and_head(query).0);
-        let (first, last) = (of(self.queries.start).start, of(self.queries.end - 1).end);
-        let seen = first.max(start) - start..last.min(start + KV_BLOCK) - start;
-        let (keys, values) = job.cache.head(job.q.blocks[b] as usize, job.kv_head);
-        let mut time = clock(phases.is_some());
-        self.put_keys::<T>(keys);
-        let mut spent = Phases {
-            scores: time(),
-            ..Phases::default()
+    unsafe fn blocks<T: Stored>(&self, b: usize, mut phases: Option<&mut Phases>) {
+        let start = b * KV_BLOCK;
+        let here = start..start + POSITIONS;
+        // Later queries see neither earlier nor fewer positions.
+        let of = |queries: Range<usize>| {
+            let (first, last) = (&self.sees[queries.start], &self.sees[queries.end - 1]);
+            first.start.max(here.start)..last.end.min(here.end)
         };
-        self.put_values::<T>(values, seen);
-        spent.values += time();
+        let seen = of(0..self.sees.len());
+        let mut time = clock(phases.is_some());
+        let mut spent = Phases::default();
+        for i in 0..BLOCKS {
+            self.put_keys::<T>(b + i, i, &seen);
+            spent.scores += time();
+            self.put_values::<T>(b + i, i, &seen);
+            spent.values += time();
+        }
         for group in (0..self.groups()).step_by(2) {
-            let at = self.queries.start + group * SIXTEEN;
-            let end = self.queries.end.min(at + 2 * SIXTEEN);
-            if of(end - 1).end <= start || of(at).start >= start + KV_BLOCK {
+            let queries = group * SIXTEEN..self.sees.len().min((group + 2) * SIXTEEN);
+            let seen = of(queries.clone());
+            if seen.is_empty() {
                 continue;
             }
+            let steps = (seen.end - start).div_ceil(STEP);
             let both = group + 1 < self.groups();
             match both {
-                true => self.score::<2>(group),
-                false => self.score::<1>(group),
+                true => self.score::<2>(group, steps),
+                false => self.score::<1>(group, steps),
             }
             spent.scores += time();
-            for query in at..at.saturating_add(2 * SIXTEEN) {
-                if query < end {
-                    let range = of(query);
-                    let from = range.start.max(start).saturating_sub(start).min(KV_BLOCK);
-                    let to = range.end.min(start + KV_BLOCK).saturating_sub(start);
-                    self.weigh(query - at, group, from.min(to)..to);
-                } else if both || query < at + SIXTEEN {
-                    self.no_weights(query - at);
-                }
+            for first in queries.clone().step_by(SIXTEEN) {
+                let some = first..queries.end.min(first + SIXTEEN);
+                self.weigh(some, first - queries.start, start, steps);
             }
             spent.softmax += time();
             match both {
-                true => self.add_values::<2>(group),
-                false => self.add_values::<1>(group),
+                true => self.add_values::<2>(group, steps),
+                false => self.add_values::<1>(group, steps),
             }
             spent.values += time();
         }
@@ -221,70 +228,84 @@ impl Work<'_> {
         }
     }
 
-    /// A block's keys in tiles, which hold pairs of values of 16 positions.
+    /// Keys of block `b`, number `i` of those taken together, in tiles, which hold pairs of
+    /// values of 16 positions; as far as some position is `seen`.
     #[inline(always)]
-    unsafe fn put_keys<T: Stored>(&self, keys: *const u8) {
-        let (s, kv) = (self.s, self.job.cache.shape);
+    unsafe fn put_keys<T: Stored>(&self, b: usize, i: usize, seen: &Range<usize>) {
+        let (s, kv, start) = (self.s, self.job.cache.shape, b * KV_BLOCK);
+        let columns = seen.end.saturating_sub(start).min(KV_BLOCK);
+        let columns = columns.next_multiple_of(STEP) / SIXTEEN;
+        if columns == 0 {
+            return;
+        }
+        let (keys, _) = self
+            .job
+            .cache
+            .head(self.job.q.blocks[b] as usize, self.job.kv_head);
         let scales = keys.add(kv.scales_at()).cast::<u16>();
-        let row = |d: usize, position: usize| {
-            if d >= kv.head_dim {
-                return s.splat(0.0);
-            }
-            let x = T::load(s, keys.cast::<T::T>().add(d * KV_BLOCK + position));
-            s.plain(match T::SCALED {
-                true => s.mul(
-                    x,
-                    s.load_f16(scales.add(d / KV_GROUP * KV_BLOCK + position)),
-                ),
-                false => x,
-            })
-        };
         for d in (0..self.steps * STEP).step_by(2) {
-            for column in 0..COLUMNS {
+            for column in 0..columns {
                 let position = column * SIXTEEN;
-                let pairs = s.pair_bf16(row(d, position), row(d + 1, position));
+                let mut pair = [s.splat(0.0); 2];
+                for (d, x) in (d..kv.head_dim).zip(&mut pair) {
+                    *x = T::load(s, keys.cast::<T::T>().add(d * KV_BLOCK + position));
+                    if T::SCALED {
+                        let scale = scales.add(d / KV_GROUP * KV_BLOCK + position);
+                        *x = s.mul(*x, s.load_f16(scale));
+                    }
+                    *x = s.plain(*x);
+                }
+                let column = i * KV_BLOCK / SIXTEEN + column;
                 let tile = column * self.steps + d / STEP;
-                s.store_i(self.keys.add(tile * TILE_BYTES + d % STEP * 32), pairs);
+                let to = tile * TILE_BYTES + d % STEP / 2 * ROW;
+                s.store_i(self.keys.add(to), s.pair_bf16(pair[0], pair[1]));
             }
         }
     }
 
-    /// A block's values in tiles, which hold pairs of positions of 16 values; zeros where
-    /// no position is `seen`.
+    /// Values of block `b`, likewise, in tiles, which hold pairs of positions of 16 values;
+    /// zeros where no position is seen.
     #[inline(always)]
-    unsafe fn put_values<T: Stored>(&self, values: *const u8, seen: Range<usize>) {
-        let (s, kv) = (self.s, self.job.cache.shape);
+    unsafe fn put_values<T: Stored>(&self, b: usize, i: usize, seen: &Range<usize>) {
+        let (s, kv, start) = (self.s, self.job.cache.shape, b * KV_BLOCK);
+        let positions = seen.end.saturating_sub(start).min(KV_BLOCK);
+        if positions == 0 {
+            return;
+        }
+        let block = self.job.q.blocks[b] as usize;
+        let (_, values) = self.job.cache.head(block, self.job.kv_head);
         let scales = values.add(kv.scales_at()).cast::<u16>();
-        let row = |position: usize, d: usize| {
-            if !seen.contains(&position) {
-                return s.splat(0.0);
-            }
-            let x = T::load(s, values.cast::<T::T>().add(position * kv.padded_dim() + d));
-            s.plain(match T::SCALED {
-                true => {
-                    let scale = *scales.add(d / KV_GROUP * KV_BLOCK + position);
-                    s.mul(x, s.splat(half::f16::from_bits(scale).to_f32()))
-                }
-                false => x,
-            })
-        };
-        for position in (0..KV_BLOCK).step_by(2) {
+        for position in (0..positions.next_multiple_of(STEP)).step_by(2) {
             for column in 0..self.columns {
                 let d = column * SIXTEEN;
-                let pairs = s.pair_bf16(row(position, d), row(position + 1, d));
-                let tile = column * POSITIONS + position / STEP;
-                let at = tile * TILE_BYTES + position % STEP * 32;
-                s.store_i(self.values.add(at), pairs);
+                let mut pair = [s.splat(0.0); 2];
+                for (position, x) in (position..).zip(&mut pair) {
+                    if !seen.contains(&(start + position)) {
+                        continue;
+                    }
+                    let at = values.cast::<T::T>().add(position * kv.padded_dim() + d);
+                    *x = T::load(s, at);
+                    if T::SCALED {
+                        let scale = *scales.add(d / KV_GROUP * KV_BLOCK + position);
+                        let scale = half::f16::from_bits(scale).to_f32();
+                        *x = s.mul(*x, s.splat(scale));
+                    }
+                    *x = s.plain(*x);
+                }
+                let position = i * KV_BLOCK + position;
+                let tile = column * STEPS + position / STEP;
+                let to = tile * TILE_BYTES + position % STEP / 2 * ROW;
+                s.store_i(self.values.add(to), s.pair_bf16(pair[0], pair[1]));
             }
         }
     }
 
-    /// Scores of `R` times 16 queries.
+    /// Scores of `R` times 16 queries for so many steps of positions.
     #[inline(always)]
-    unsafe fn score<const R: usize>(&self, group: usize) {
+    unsafe fn score<const R: usize>(&self, group: usize, steps: usize) {
         let of_group = self.steps * TILE_BYTES;
         let q = (self.q.add(group * of_group).cast_const(), of_group);
-        for column in (0..COLUMNS).step_by(2) {
+        for column in (0..2 * steps).step_by(2) {
             let keys = (self.keys.add(column * of_group).cast_const(), of_group);
             let to = self.scores.add(column * TILE_BYTES);
             let to = (to, COLUMNS * TILE_BYTES, TILE_BYTES);
@@ -292,72 +313,52 @@ impl Work<'_> {
         }
     }
 
-    /// Turns the scores of query `n` of the 32 that begin with a group into weights, zero
-    /// where it does not see.
+    /// Turns the scores of up to 16 queries, number `at` and on of those whose scores there
+    /// are, into weights: for so many steps of positions from `start` on, zero where a query
+    /// does not see.
+    ///
+    /// Loops, not closures, in which vectors would be slow: those are not compiled for the
+    /// instruction set.
     #[inline(always)]
-    unsafe fn weigh(&self, n: usize, group: usize, seen: Range<usize>) {
-        let s = self.s;
-        if seen.is_empty() {
-            return self.no_weights(n);
-        }
-        let row = n / SIXTEEN * COLUMNS * TILE_BYTES + n % SIXTEEN * 64;
-        let scores = |column: usize| self.scores.add(row + column * TILE_BYTES).cast::<f32>();
-        let all = seen == (0..KV_BLOCK);
-        if let Some(cap) = self.job.shape.soft_cap {
-            for column in 0..COLUMNS {
-                let x = std::slice::from_raw_parts_mut(scores(column), SIXTEEN);
-                cap_row(s, x, cap);
+    unsafe fn weigh(&self, queries: Range<usize>, at: usize, start: usize, steps: usize) {
+        let (s, columns) = (self.s, 2 * steps);
+        let scores = self.scores.add(at / SIXTEEN * COLUMNS * TILE_BYTES);
+        let weights = self.weights.add(at / SIXTEEN * STEPS * TILE_BYTES);
+        let mut largest = [f32::NEG_INFINITY; SIXTEEN];
+        let mut seen = [0u128; SIXTEEN];
+        for (n, query) in queries.clone().enumerate() {
+            seen[n] = positions(&self.sees[query], start);
+            let row = scores.add(n * ROW);
+            let mut max = s.splat(f32::NEG_INFINITY);
+            for column in 0..columns {
+                let scores = row.add(column * TILE_BYTES).cast::<f32>();
+                if let Some(cap) = self.job.shape.soft_cap {
+                    cap_row(s, std::slice::from_raw_parts_mut(scores, SIXTEEN), cap);
+                }
+                let here = (seen[n] >> (column * SIXTEEN)) as u16;
+                max = s.max(max, s.keep(here, s.load(scores), f32::NEG_INFINITY));
             }
+            largest[n] = s.reduce_max(max);
         }
-        let hide = |with: f32| {
-            for position in (0..seen.start).chain(seen.end..KV_BLOCK) {
-                *scores(position / SIXTEEN).add(position % SIXTEEN) = with;
+        for (n, query) in queries.enumerate() {
+            let max = *self.max.add(query);
+            // What is not a number outgrows every number.
+            let fits = largest[n] <= max + OUTGROWN;
+            if !fits && seen[n] != 0 {
+                self.outgrow(query, largest[n]);
             }
-        };
-        if !all {
-            hide(f32::NEG_INFINITY);
-        }
-        let x: [_; COLUMNS] = std::array::from_fn(|column| s.load(scores(column)));
-        let largest = x.into_iter().reduce(|a, b| s.max(a, b)).expect("columns");
-        let largest = s.reduce_max(largest);
-        let query = group * SIXTEEN + n;
-        let (max, total) = (self.max.add(query), self.total.add(query));
-        let outgrown = *max + OUTGROWN;
-        // What is not a number outgrows every number.
-        if largest > outgrown || !(largest <= outgrown) {
-            self.outgrow(query, largest);
-        }
-        let m = s.splat(*max);
-        let mut x = x.map(|x| exp(s, s.sub(x, m)));
-        if !all {
-            // Not quite 0 as they are.
-            for (column, x) in x.iter().enumerate() {
-                s.store(scores(column), *x);
+            let start = s.splat(-LOG2_E * *self.max.add(query));
+            let mut sum = s.splat(0.0);
+            for column in 0..columns {
+                let here = (seen[n] >> (column * SIXTEEN)) as u16;
+                let score = s.load(scores.add(n * ROW + column * TILE_BYTES).cast());
+                let weight = s.exp2(s.fma(score, s.splat(LOG2_E), start));
+                let weight = s.keep(here, weight, 0.0);
+                sum = s.add(sum, weight);
+                let to = column / 2 * TILE_BYTES + n * ROW + column % 2 * ROW / 2;
+                s.store_bf16(weights.add(to).cast(), weight);
             }
-            hide(0.0);
-            x = std::array::from_fn(|column| s.load(scores(column)));
-        }
-        let sum = x.into_iter().reduce(|a, b| s.add(a, b)).expect("columns");
-        *total += s.reduce_add(sum);
-        for (column, x) in x.into_iter().enumerate() {
-            s.store_bf16(self.weight(n, column).cast(), x);
-        }
-    }
-
-    /// Where weights of query `n` for 16 positions go.
-    #[inline(always)]
-    unsafe fn weight(&self, n: usize, column: usize) -> *mut u8 {
-        let tile = n / SIXTEEN * POSITIONS + column / 2;
-        let at = tile * TILE_BYTES + n % SIXTEEN * 64 + column % 2 * 32;
-        self.weights.add(at)
-    }
-
-    /// Query `n` weighs nothing.
-    #[inline(always)]
-    unsafe fn no_weights(&self, n: usize) {
-        for column in 0..COLUMNS {
-            self.s
-                .store_bf16(self.weight(n, column).cast(), self.s.splat(0.0));
+            *self.total.add(query) += s.reduce_add(sum);
         }
     }
 
@@ -388,10 +389,11 @@ impl Work<'_> {
         self.sums.add(at).cast()
     }
 
-    /// Adds the weighted values to the sums of `R` times 16 queries.
+    /// Adds the weighted values of so many steps of positions to the sums of `R` times 16
+    /// queries.
     #[inline(always)]
-    unsafe fn add_values<const R: usize>(&self, group: usize) {
-        let of_column = POSITIONS * TILE_BYTES;
+    unsafe fn add_values<const R: usize>(&self, group: usize, steps: usize) {
+        let of_column = STEPS * TILE_BYTES;
         let weights = (self.weights.cast_const(), of_column);
         for column in (0..self.columns).step_by(2) {
             let values = (self.values.add(column * of_column).cast_const(), of_column);
@@ -399,8 +401,8 @@ impl Work<'_> {
             let to = (to, self.columns * TILE_BYTES, TILE_BYTES);
             let tiles = &self.tiles;
             match column + 1 < self.columns {
-                true => tiles.add_pairs::<R, 2>(weights, values, POSITIONS, to, false),
-                false => tiles.add_pairs::<R, 1>(weights, values, POSITIONS, to, false),
+                true => tiles.add_pairs::<R, 2>(weights, values, steps, to, false),
+                false => tiles.add_pairs::<R, 1>(weights, values, steps, to, false),
             }
         }
     }
@@ -425,6 +427,15 @@ impl Work<'_> {
             }
         }
     }
+}
+
+/// Which of the [`POSITIONS`] from `start` on are in a range, bit by bit.
+fn positions(range: &Range<usize>, start: usize) -> u128 {
+    let below = |end: usize| match end.saturating_sub(start) {
+        POSITIONS.. => u128::MAX,
+        n => (1 << n) - 1,
+    };
+    below(range.end) & !below(range.start)
 }
 
 /// Ticks since this was asked last, or made; none if nobody wants to know.

@@ -10,7 +10,7 @@ use crate::ops::{self, NormKind};
 use crate::panel::Matrix;
 use crate::pool::Pool;
 use crate::ticks::{ticks, ticks_since};
-use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use rustml_simd::{with_bf16, with_isa, Isa, Kernel, Simd};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -116,7 +116,11 @@ unsafe fn put_rows(
             unsafe { self.0.put(s, self.1, self.2, self.3) }
         }
     }
-    with_isa(isa, Put(writer, rows, cols, x))
+    let put = Put(writer, rows, cols, x);
+    match writer.forms().contains(Forms::TILES) {
+        true => with_bf16(isa, put),
+        false => with_isa(isa, put),
+    }
 }
 
 /// What one product of a region computes: see [`Product`].

@@ -90,18 +90,6 @@ macro_rules! avx512_token {
                 _mm256_storeu_si256(p.cast(), h)
             }
             #[inline(always)]
-            unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
-                let bits = _mm512_castps_si512(v);
-                let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
-                let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-                let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
-                // Where only the low half says that it is NaN, rounding would lose that.
-                let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(1 << 22));
-                let rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), nan, quiet);
-                let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
-                _mm256_storeu_si256(p.cast(), high)
-            }
-            #[inline(always)]
             unsafe fn load_u8(self, p: *const u8) -> Self::I {
                 _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast()))
             }
@@ -284,13 +272,32 @@ macro_rules! avx512_token {
 avx512_token!(
     Avx512,
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
-    {}
+    {
+        #[inline(always)]
+        unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
+            let bits = _mm512_castps_si512(v);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+            // Where only the low half says that it is NaN, rounding would lose that.
+            let quiet = _mm512_or_si512(bits, _mm512_set1_epi32(1 << 22));
+            let rounded = _mm512_mask_mov_epi32(_mm512_add_epi32(bits, half), nan, quiet);
+            let high = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded));
+            _mm256_storeu_si256(p.cast(), high)
+        }
+    }
 );
 avx512_token!(
     Avx512Bf16,
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16",
     {
         const DOTS_BF16: bool = true;
+        #[inline(always)]
+        unsafe fn store_bf16(self, p: *mut u16, v: Self::F) {
+            // Another type for the same 256 bits.
+            let v = std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(v));
+            _mm256_storeu_si256(p.cast(), v)
+        }
         #[inline(always)]
         fn dot_bf16(self, acc: Self::F, w: Self::I, x: Self::I) -> Self::F {
             // Another type for the same 512 bits.
@@ -303,44 +310,78 @@ avx512_token!(
     }
 );
 
-impl Avx512 {
-    /// Pairs of bfloat16: of each lane `even` in the low half and `odd` in the high one,
-    /// rounded to nearest, what lies in the middle away from zero. NaN stays NaN if its
-    /// low half is zero, as that of every NaN is which [`Avx512::plain`] gives or which is
-    /// made of such.
-    #[inline(always)]
-    pub fn pair_bf16(self, even: __m512, odd: __m512) -> __m512i {
-        // SAFETY: the token proves that the CPU has the features.
-        unsafe {
-            let half = _mm512_set1_epi32(0x8000);
-            let even = _mm512_add_epi32(_mm512_castps_si512(even), half);
-            let odd = _mm512_add_epi32(_mm512_castps_si512(odd), half);
-            _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd)
-        }
-    }
+/// What only these vectors do.
+macro_rules! avx512_only {
+    ($token:ident) => {
+        impl $token {
+            /// Pairs of bfloat16: of each lane `even` in the low half and `odd` in the high one,
+            /// rounded to nearest, what lies in the middle away from zero. NaN stays NaN if its
+            /// low half is zero, as that of every NaN is which [`Avx512::plain`] gives or which is
+            /// made of such.
+            #[inline(always)]
+            pub fn pair_bf16(self, even: __m512, odd: __m512) -> __m512i {
+                // SAFETY: the token proves that the CPU has the features.
+                unsafe {
+                    let half = _mm512_set1_epi32(0x8000);
+                    let even = _mm512_add_epi32(_mm512_castps_si512(even), half);
+                    let odd = _mm512_add_epi32(_mm512_castps_si512(odd), half);
+                    _mm512_mask_blend_epi16(0xaaaa_aaaa, _mm512_srli_epi32::<16>(even), odd)
+                }
+            }
 
-    /// The same numbers, where every NaN is one and the same.
-    #[inline(always)]
-    pub fn plain(self, x: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe {
-            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-            _mm512_mask_mov_ps(x, nan, _mm512_set1_ps(f32::NAN))
-        }
-    }
+            /// The same numbers, where every NaN is one and the same.
+            #[inline(always)]
+            pub fn plain(self, x: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe {
+                    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+                    _mm512_mask_mov_ps(x, nan, _mm512_set1_ps(f32::NAN))
+                }
+            }
 
-    /// Byte `I` of each lane as a number.
-    #[inline(always)]
-    pub fn byte<const I: u32>(self, x: __m512i) -> __m512 {
-        // SAFETY: as above.
-        unsafe {
-            let byte = match I {
-                0 => _mm512_and_si512(x, _mm512_set1_epi32(0xff)),
-                1 => _mm512_and_si512(_mm512_srli_epi32::<8>(x), _mm512_set1_epi32(0xff)),
-                2 => _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(0xff)),
-                _ => _mm512_srli_epi32::<24>(x),
-            };
-            _mm512_cvtepi32_ps(byte)
+            /// Byte `I` of each lane as a number.
+            #[inline(always)]
+            pub fn byte<const I: u32>(self, x: __m512i) -> __m512 {
+                // SAFETY: as above.
+                unsafe {
+                    let byte = match I {
+                        0 => _mm512_and_si512(x, _mm512_set1_epi32(0xff)),
+                        1 => _mm512_and_si512(_mm512_srli_epi32::<8>(x), _mm512_set1_epi32(0xff)),
+                        2 => _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(0xff)),
+                        _ => _mm512_srli_epi32::<24>(x),
+                    };
+                    _mm512_cvtepi32_ps(byte)
+                }
+            }
+
+            /// `2^x`, relative error below 3e-6; 0 or infinite where that is too small or too
+            /// large. NaN gives NaN.
+            ///
+            /// A polynomial of degree 4 of what is beyond the integer below, with the least
+            /// largest relative error from 0 to 1.
+            #[inline(always)]
+            pub fn exp2(self, x: __m512) -> __m512 {
+                // SAFETY: as above.
+                unsafe {
+                    let r = _mm512_reduce_ps::<_MM_FROUND_TO_NEG_INF>(x);
+                    let mut p = _mm512_set1_ps(0.013_534_168);
+                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.052_011_46));
+                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.241_442_75));
+                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(0.693_003_83));
+                    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.000_002_6));
+                    _mm512_scalef_ps(p, x)
+                }
+            }
+
+            /// The numbers where `mask` has a bit, lane by lane, and `other` where not.
+            #[inline(always)]
+            pub fn keep(self, mask: u16, x: __m512, other: f32) -> __m512 {
+                // SAFETY: as above.
+                unsafe { _mm512_mask_mov_ps(_mm512_set1_ps(other), mask, x) }
+            }
         }
-    }
+    };
 }
+
+avx512_only!(Avx512);
+avx512_only!(Avx512Bf16);
