@@ -14,8 +14,8 @@
 //! codes with a scale for 32 inputs, and sums of the codes that correct for
 //! codes stored with an offset.
 
+use crate::buffer::Aligned;
 use crate::panel::codes::BLOCK;
-use std::ops::{Deref, DerefMut};
 
 mod write;
 
@@ -172,16 +172,16 @@ pub struct Acts {
     cols: usize,
     forms: Forms,
     /// `[tile][input][row of tile]`
-    pub(crate) floats: Vec<f32>,
+    pub(crate) floats: Aligned<f32>,
     /// `[tile][pair of inputs][row of tile]`: the first input in the low half, and
     /// zero beside the last of an odd number.
-    pub(crate) pairs: Vec<u32>,
+    pub(crate) pairs: Aligned<u32>,
     /// `[tile][block][row of tile][32]`; or bfloat16 at [`Acts::tile`].
-    pub(crate) codes: Codes,
+    pub(crate) codes: Aligned<i8>,
     /// `[tile][block][row of tile]`
-    pub(crate) scales: Vec<f32>,
+    pub(crate) scales: Aligned<f32>,
     /// `[tile][sub-block][row of tile]`, bits of i32 or f32
-    pub(crate) sums: [Vec<u32>; CORRECTIONS.len()],
+    pub(crate) sums: [Aligned<u32>; CORRECTIONS.len()],
 }
 
 /// Steps of 32 inputs, of bfloat16, that products take together at most: so that two
@@ -207,39 +207,6 @@ const fn tile_place(steps: usize, groups: usize, group: usize, step: usize) -> u
         steps - first
     };
     first * groups + group * here + (step - first)
-}
-
-/// 8-bit codes that begin on a cache line.
-#[derive(Default)]
-pub(crate) struct Codes {
-    lines: Vec<CodeLine>,
-    len: usize,
-}
-
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct CodeLine(#[allow(dead_code)] [i8; 64]);
-
-impl Codes {
-    fn zeroed(len: usize) -> Codes {
-        let lines = vec![CodeLine([0; 64]); len.div_ceil(64)];
-        Codes { lines, len }
-    }
-}
-
-impl Deref for Codes {
-    type Target = [i8];
-    fn deref(&self) -> &[i8] {
-        // SAFETY: a line is nothing but its codes, and so many lines were made.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
-    }
-}
-
-impl DerefMut for Codes {
-    fn deref_mut(&mut self) -> &mut [i8] {
-        // SAFETY: as above.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
-    }
 }
 
 /// Splits `rows` into tiles: `(first row, rows)`.
@@ -278,23 +245,23 @@ impl Acts {
         let code_rows = forms.padded(capacity);
         let blocks = max_cols.div_ceil(16) * code_rows;
         if forms.contains(Forms::FLOATS) {
-            a.floats = vec![0.0; capacity * max_cols];
+            a.floats = Aligned::zeroed(capacity * max_cols);
         }
         if forms.contains(Forms::PAIRS) {
-            a.pairs = vec![0; capacity * max_cols.div_ceil(2)];
+            a.pairs = Aligned::zeroed(capacity * max_cols.div_ceil(2));
         }
         let mut bytes = 0;
         if forms.contains(Forms::CODES) {
             bytes = code_rows * max_cols;
-            a.scales = vec![0.0; blocks];
+            a.scales = Aligned::zeroed(blocks);
         }
         if forms.contains(Forms::TILES) {
             bytes = 2 * code_rows * max_cols;
         }
-        a.codes = Codes::zeroed(bytes);
+        a.codes = Aligned::zeroed(bytes);
         for (i, s) in a.sums.iter_mut().enumerate() {
             if forms.has_correction(i) {
-                *s = vec![0; blocks];
+                *s = Aligned::zeroed(blocks);
             }
         }
         a

@@ -7,7 +7,7 @@
 use crate::pages::{Slab, HUGE};
 use std::cell::Cell;
 use std::num::NonZero;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -118,6 +118,39 @@ mod tests {
         }
         assert!(AlignedBytes::zeroed(usize::MAX).is_none());
         assert!(AlignedBytes::zeroed(1 << 60).is_none());
+    }
+}
+
+/// Numbers that begin on a cache line, zeros at first: vectors of them then lie in one line
+/// each. Pages come when they are used.
+#[derive(Default)]
+pub struct Aligned<T> {
+    memory: Vec<T>,
+    /// Where they begin.
+    start: usize,
+    len: usize,
+}
+
+impl<T: Copy + Default> Aligned<T> {
+    /// `len` zeros.
+    pub fn zeroed(len: usize) -> Aligned<T> {
+        let memory = vec![T::default(); len + LINE / size_of::<T>()];
+        // It never moves.
+        let start = memory.as_ptr().align_offset(LINE);
+        Aligned { memory, start, len }
+    }
+}
+
+impl<T> Deref for Aligned<T> {
+    type Target = [T];
+    fn deref(&self) -> &[T] {
+        &self.memory[self.start..self.start + self.len]
+    }
+}
+
+impl<T> DerefMut for Aligned<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut self.memory[self.start..self.start + self.len]
     }
 }
 

@@ -18,7 +18,7 @@ pub mod roof;
 mod ticks;
 
 pub use acts::{Acts, Forms};
-pub use buffer::AlignedBytes;
+pub use buffer::{Aligned, AlignedBytes};
 pub use gemm::{Product, Then};
 pub use panel::Matrix;
 pub use pool::Pool;
