@@ -87,12 +87,12 @@ unsafe fn unpack<F: Format>(s: Avx512, from: *const u8, b: usize, to: *mut u8) {
     for sub in 0..subs {
         let i = b * BLOCK % F::Scales::BLOCK / F::Scales::SUB + sub;
         let scale = s.plain(F::Scales::scale(s, scales, i));
-        // `scale * (code - zero)` and `scale * code + offset` rounded once: zeros are
-        // powers of two.
+        // `scale * (code - zero)` and `scale * code + offset`.
         let start = match F::Scales::OFFSET {
             true => s.plain(F::Scales::offset(s, scales, i)),
             false => s.mul(scale, s.splat(-zero)),
         };
+        let start = s.fma(scale, s.splat(-Avx512::BYTES_FROM), start);
         let each = groups.len() / subs;
         for (g, group) in groups.iter().enumerate().skip(sub * each).take(each) {
             let to = to.add(g * 2 * LINE);

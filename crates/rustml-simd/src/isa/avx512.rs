@@ -339,18 +339,26 @@ macro_rules! avx512_only {
                 }
             }
 
-            /// Byte `I` of each lane as a number.
+            /// What [`Self::byte`] adds to a byte.
+            pub const BYTES_FROM: f32 = 256.0;
+
+            /// Byte `I` of each lane, unsigned, as a number, more by [`Self::BYTES_FROM`]: its
+            /// bits are part of that number's.
             #[inline(always)]
             pub fn byte<const I: u32>(self, x: __m512i) -> __m512 {
                 // SAFETY: as above.
                 unsafe {
-                    let byte = match I {
-                        0 => _mm512_and_si512(x, _mm512_set1_epi32(0xff)),
-                        1 => _mm512_and_si512(_mm512_srli_epi32::<8>(x), _mm512_set1_epi32(0xff)),
-                        2 => _mm512_and_si512(_mm512_srli_epi32::<16>(x), _mm512_set1_epi32(0xff)),
-                        _ => _mm512_srli_epi32::<24>(x),
+                    let shifted = match I {
+                        0 => _mm512_slli_epi32::<15>(x),
+                        1 => _mm512_slli_epi32::<7>(x),
+                        2 => _mm512_srli_epi32::<1>(x),
+                        _ => _mm512_srli_epi32::<9>(x),
                     };
-                    _mm512_cvtepi32_ps(byte)
+                    let (byte, from) = (_mm512_set1_epi32(0xff << 15), _mm512_set1_ps(256.0));
+                    // from | (shifted & byte)
+                    let bits =
+                        _mm512_ternarylogic_epi32::<0xf8>(_mm512_castps_si512(from), shifted, byte);
+                    _mm512_castsi512_ps(bits)
                 }
             }
 
