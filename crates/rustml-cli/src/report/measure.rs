@@ -169,6 +169,7 @@ pub fn roofs(model: &Model) -> Result<Roofs, Failure> {
     let products = products(model);
     let bytes: usize = products.iter().map(|(_, m)| m.bytes()).sum();
     let bf16 = products.iter().any(|(_, m)| m.dtype() == DType::BF16);
+    let bf16 = bf16 || model.model().prompts_apart();
     let mut read = Vec::new();
     let fewer = std::iter::successors(Some(1), |n| Some(2 * n));
     for threads in fewer.take_while(|&n| n < model.threads()) {

@@ -9,7 +9,7 @@ use crate::spec::Attention;
 use crate::weights::NormWeights;
 use rustml_io::DType;
 use rustml_kernels::par::{Cache, SpanView};
-use rustml_kernels::Matrix;
+use rustml_kernels::{Acts, Forms, Matrix};
 use rustml_trace::Cost;
 
 /// Bytes alone.
@@ -27,11 +27,13 @@ pub fn total(costs: impl IntoIterator<Item = Cost>) -> Cost {
     total
 }
 
-/// `rows` rows times a matrix, plus a bias of `bias` values.
-pub fn product(rows: usize, m: &Matrix, bias: Option<&[f32]>) -> Cost {
-    let operations = 2 * (rows * m.rows() * m.cols()) as u64;
+/// All rows of `acts` times a matrix, plus a bias.
+pub fn product(acts: &Acts, m: &Matrix, bias: Option<&[f32]>) -> Cost {
+    let operations = 2 * (acts.rows() * m.rows() * m.cols()) as u64;
     let mut cost = bytes(m.bytes() + bias.map_or(0, size_of_val));
+    let tiles = acts.forms().contains(Forms::TILES) && m.prompt_forms() == Forms::TILES;
     *match m.dtype() {
+        _ if tiles => &mut cost.bf16_ops,
         DType::BF16 => &mut cost.bf16_ops,
         dtype if dtype.is_float() => &mut cost.flops,
         _ => &mut cost.int_ops,
@@ -58,19 +60,20 @@ pub fn store(rows: usize, cache: &Cache) -> Cost {
     bytes(rows * cache.position_bytes())
 }
 
-/// The scores, or just as well the weighted sums, of attention.
-pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView]) -> Cost {
+/// The scores, or just as well the weighted sums, of attention, in bfloat16 or not.
+pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView], bf16: bool) -> Cost {
     let (mut read, mut pairs) = (0, 0);
     for s in spans.iter().filter(|s| s.rows > 0) {
         let (r, p) = seen(s.first, s.rows, a.window);
         read += r;
         pairs += p;
     }
-    Cost {
-        bytes: (read * cache.position_bytes() / 2) as u64,
-        flops: (2 * pairs * a.heads * a.head_dim) as u64,
-        ..Cost::default()
-    }
+    let mut cost = bytes(read * cache.position_bytes() / 2);
+    *match bf16 {
+        true => &mut cost.bf16_ops,
+        false => &mut cost.flops,
+    } = (2 * pairs * a.heads * a.head_dim) as u64;
+    cost
 }
 
 /// Positions that any of `rows` queries from position `first` on sees, and

@@ -247,7 +247,7 @@ impl Exec {
         if start.is_none() {
             return;
         }
-        let half = cost::half_of_attention(a, cache, spans);
+        let half = cost::half_of_attention(a, cache, spans, self.prompt);
         if self.recorder.wants_parts() {
             let [scores, softmax, values] = times.map(AtomicU64::into_inner);
             let parts = [
@@ -341,7 +341,7 @@ impl Exec {
         par::inner_rows(team, &inner, &b.acts, scratch, &mut b.inner, forms, timing);
         let costs = linears
             .iter()
-            .map(|(w, bias)| cost::product(rows, w, *bias));
+            .map(|(w, bias)| cost::product(&b.acts, w, *bias));
         let whole = match linears.len() {
             2 => &[Op::GateUp, Op::Gate, Op::Up, Op::Activate][..],
             _ => &[Op::Up, Op::Up, Op::Activate],
@@ -402,7 +402,7 @@ impl Exec {
                 ops::soft_cap(isa, x, cap)
             });
         }
-        let cost = cost::product(rows, weights.head(), bias);
+        let cost = cost::product(&b.acts, weights.head(), bias);
         self.recorder.record(Op::Head, start, cost);
     }
 }
@@ -448,7 +448,7 @@ fn products(
     if start.is_none() {
         return;
     }
-    let cost = |o: &Output| cost::product(acts.rows(), o.weights, o.bias);
+    let cost = |o: &Output| cost::product(acts, o.weights, o.bias);
     if wants_parts {
         let times = times.into_iter().map(AtomicU64::into_inner);
         let zipped = parts.iter().zip(times).zip(outputs.iter());

@@ -359,19 +359,27 @@ impl Tiles {
         );
     }
 
-    /// Products of whatever the registers hold, `4 * times` of them: what the processor
-    /// can do at most.
-    pub fn only_multiply(&self, times: usize) {
+    /// Products of whatever the registers hold, `4 * times` of them, of bytes or, if `pairs`,
+    /// of bfloat16: what the processor can do at most.
+    pub fn only_multiply(&self, times: usize, pairs: bool) {
+        macro_rules! four {
+            ($instruction:literal) => {
+                // SAFETY: no memory is used.
+                unsafe {
+                    asm!(
+                        concat!($instruction, " tmm0, tmm4, tmm6"),
+                        concat!($instruction, " tmm1, tmm5, tmm7"),
+                        concat!($instruction, " tmm2, tmm4, tmm7"),
+                        concat!($instruction, " tmm3, tmm5, tmm6"),
+                        options(nostack, nomem, preserves_flags)
+                    )
+                }
+            };
+        }
         for _ in 0..times {
-            // SAFETY: no memory is used.
-            unsafe {
-                asm!(
-                    "tdpbssd tmm0, tmm4, tmm6
-                     tdpbssd tmm1, tmm5, tmm7
-                     tdpbssd tmm2, tmm4, tmm7
-                     tdpbssd tmm3, tmm5, tmm6",
-                    options(nostack, nomem, preserves_flags)
-                );
+            match pairs {
+                true => four!("tdpbf16ps"),
+                false => four!("tdpbssd"),
             }
         }
     }
