@@ -36,12 +36,15 @@ fn mean_nll(runner: &mut Runner, text: &[u32], chunk: usize) -> f64 {
 /// of a thousand tokens the mean has a standard error of some 0.1 %.
 fn compare(path: &Path, text: &[u32], exact: f64, what: &str) {
     let mut runner = Runner::open(path, Quantize::None, KvType::F16, 2);
-    // A prompt's kernels, and those of single tokens.
-    for chunk in [256, 1] {
+    // The kernels of many rows, of single tokens, and of prompts where they are apart.
+    let ways = [(256, false), (1, false), (256, true)];
+    let apart = runner.model.prompts_apart();
+    for (chunk, prompt) in ways.into_iter().filter(|way| apart || !way.1) {
+        runner.prompt = prompt;
         let ours = mean_nll(&mut runner, text, chunk);
         let off = ours / exact - 1.0;
         eprintln!(
-            "{what}, {chunk} at a time: mean NLL {ours:.5}, exact {exact:.5}, {:+.3} %",
+            "{what}, {chunk} at a time, prompt {prompt}: mean NLL {ours:.5}, exact {exact:.5}, {:+.3} %",
             off * 100.0
         );
         assert!(off.abs() < 0.003, "{what}: mean NLL {ours} against {exact}");

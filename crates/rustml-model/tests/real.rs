@@ -17,6 +17,14 @@ fn check(file: &str) {
     let reference = repo("testdata/real").join(file).with_extension("json");
     let reference: Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
     let mut runner = Runner::open(&path, Quantize::None, KvType::F32, 2);
+    compare(file, &reference, &mut runner);
+    if runner.model.prompts_apart() {
+        runner.prompt = true;
+        compare(&format!("{file} as a prompt"), &reference, &mut runner);
+    }
+}
+
+fn compare(file: &str, reference: &Value, runner: &mut Runner) {
     let vocab = runner.model.spec().vocab;
 
     // Every position of a longer text.

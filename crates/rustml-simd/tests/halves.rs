@@ -221,3 +221,46 @@ fn infinities_and_nan_survive_in_every_lane() {
         }
     }
 }
+
+/// Numbers stored as bfloat16.
+struct Store16<'a>(&'a [f32]);
+
+impl Kernel for Store16<'_> {
+    type Out = Vec<u16>;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Vec<u16> {
+        let mut out = vec![0x7fc1; self.0.len()];
+        for i in (0..self.0.len()).step_by(S::LANES) {
+            // SAFETY: the length is a multiple of the widest vector's.
+            unsafe { s.store_bf16(out[i..].as_mut_ptr(), s.load(self.0[i..].as_ptr())) };
+        }
+        out
+    }
+}
+
+/// Every bfloat16, half way to its neighbour and a hair to either side of it, and NaNs that
+/// only their low half says are.
+#[test]
+fn bfloat16_is_rounded_to_nearest_even() {
+    let mut x = Vec::new();
+    for bits in all() {
+        let bits = u32::from(bits) << 16;
+        x.extend([0, 0x7fff, 0x8000, 0x8001].map(|low| f32::from_bits(bits | low)));
+    }
+    for isa in Isa::available() {
+        for (flushes, got) in [
+            (false, with_isa(isa, Store16(&x))),
+            (isa.dots_bf16(), with_bf16(isa, Store16(&x))),
+        ] {
+            for (x, got) in x.iter().zip(got) {
+                let got = bf16::from_bits(got);
+                let expected = bf16::from_f32_const(*x);
+                let zero = x.is_subnormal() && got.to_f32_const() == 0.0;
+                let right = got.to_bits() == expected.to_bits()
+                    || got.is_nan() && expected.is_nan()
+                    || flushes && zero;
+                assert!(right, "{isa:?} {flushes} {x:e} became {got:?}");
+            }
+        }
+    }
+}

@@ -215,7 +215,11 @@ fn codes_are_within_half_a_step() {
         let mut acts = stale(1, x.len(), Forms::CODES);
         acts.begin(1, x.len(), Forms::CODES);
         with_isa(isa, Put(&mut acts, &x, By::All));
-        for ((x, codes), scale) in x.chunks(32).zip(acts.codes.chunks(32)).zip(&acts.scales) {
+        for ((x, codes), scale) in x
+            .chunks(32)
+            .zip(acts.codes.chunks(32))
+            .zip(acts.scales.iter())
+        {
             for (x, &code) in x.iter().zip(codes) {
                 let error = (f64::from(*x) - f64::from(code) * f64::from(*scale)).abs();
                 // Rounding of scale, inverse and product: three of a value of up to 127 steps.

@@ -57,6 +57,8 @@ pub struct Runner {
     pub model: Model,
     pub kv: KvPool,
     pub exec: Exec,
+    /// Whether rows are computed as those of prompts.
+    pub prompt: bool,
 }
 
 impl Runner {
@@ -79,13 +81,21 @@ impl Runner {
             logit_rows: 256,
         };
         let exec = Exec::new(&model, capacity, Recorder::new(Detail::Off));
-        Runner { model, kv, exec }
+        Runner {
+            model,
+            kv,
+            exec,
+            prompt: false,
+        }
     }
 
     /// One sequence's next tokens; the logits of all of them.
     pub fn feed(&mut self, sequence: &mut KvSequence, ids: &[u32]) -> Vec<f32> {
         assert!(self.kv.reserve(sequence, ids.len()));
-        let mut batch = Batch::default();
+        let mut batch = Batch {
+            prompt: self.prompt,
+            ..Batch::default()
+        };
         batch.push(sequence, ids, ids.len());
         let logits = self
             .model
@@ -111,6 +121,7 @@ impl Runner {
         let vocab = self.model.spec().vocab;
         let mut sequence = KvSequence::default();
         let mut logits = self.feed(&mut sequence, prompt);
+        let of_prompts = std::mem::take(&mut self.prompt);
         let mut out = Vec::new();
         for _ in 0..tokens {
             let last = logits[logits.len() - vocab..].to_vec();
@@ -118,6 +129,7 @@ impl Runner {
             out.push((id, last));
             logits = self.feed(&mut sequence, &[id]);
         }
+        self.prompt = of_prompts;
         self.kv.release(sequence);
         out
     }
