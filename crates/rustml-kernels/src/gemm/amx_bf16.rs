@@ -19,7 +19,7 @@ const LANES: usize = Avx512::LANES;
 
 /// Panels that meet the same rows before others do: so that these come but once from
 /// where all of them lie, and then from the second cache.
-const TOGETHER: usize = 8;
+const TOGETHER: usize = 12;
 
 /// Weights as tiles of bfloat16: 16 pairs of inputs by the outputs of a panel.
 pub(super) trait Tiled {

@@ -151,17 +151,34 @@ fn chunk_bytes(team: &Team, bytes: usize) -> usize {
     (bytes / (team.pool.threads() * 6)).clamp(24 << 10, 192 << 10)
 }
 
-/// Products of so many rows cut into chunks.
+/// Bytes of activations in tiles that stay in a core's second cache while chunks of
+/// weights come and go.
+const NEAR: usize = 1 << 20;
+
+/// Where they do not, all of them pass by each chunk, so these are few: so many for each
+/// thread, of so many pairs of panels at most.
+const FEW_CHUNKS: usize = 3;
+const PAIRS: usize = 6;
+
+/// Products of so many rows, in such forms, cut into chunks.
 fn cut<'a>(
     team: &Team,
-    rows: usize,
+    (rows, forms): (usize, Forms),
     weights: impl Iterator<Item = &'a Matrix> + Clone,
 ) -> Vec<Chunk> {
     let chunk_bytes = chunk_bytes(team, weights.clone().map(Matrix::bytes).sum());
     let mut chunks = Vec::new();
     for (i, w) in weights.enumerate() {
-        let step = chunk_bytes / w.panel_bytes().max(1);
+        if forms.contains(Forms::TILES) && 2 * rows * w.cols() > NEAR {
+            let pairs = w.panels().div_ceil(2);
+            let few = FEW_CHUNKS * team.pool.threads();
+            let n = pairs.div_ceil(PAIRS).next_multiple_of(few).min(pairs);
+            let at = |chunk: usize| (2 * (chunk * pairs / n)).min(w.panels());
+            chunks.extend((0..n).map(|chunk| (i, at(chunk), at(chunk + 1))));
+            continue;
+        }
         let together = w.panels_at_once(rows);
+        let step = chunk_bytes / w.panel_bytes().max(1);
         let step = step.next_multiple_of(together).max(together);
         for at in (0..w.panels()).step_by(step) {
             chunks.push((i, at, (at + step).min(w.panels())));
@@ -178,7 +195,8 @@ const AHEAD: usize = 64 << 10;
 /// that are worth it: who is through with his part, and waits, then asks for the first of
 /// them, which the processor would find only when they are read.
 pub fn expect(team: &Team, weights: &[&Matrix]) {
-    let chunks = cut(team, 1, weights.iter().copied());
+    let one = (1, Forms::default());
+    let chunks = cut(team, one, weights.iter().copied());
     for thread in 0..team.pool.threads() {
         let first = chunks.get(team.pool.first_of(chunks.len(), thread));
         let data = first.map_or(&[][..], |&(i, from, _)| {
@@ -229,7 +247,11 @@ pub fn matmul(team: &Team, acts: &Acts, outputs: &mut [Output], timing: Timing) 
             out_stride: o.weights.rows(),
         });
     }
-    let chunks = cut(team, rows, outputs.iter().map(|o| o.weights));
+    let chunks = cut(
+        team,
+        (rows, acts.forms()),
+        outputs.iter().map(|o| o.weights),
+    );
     team.pool.run(chunks.len(), &|c, thread| {
         let (i, from, to) = chunks[c];
         let start = timing.map(|_| ticks());
