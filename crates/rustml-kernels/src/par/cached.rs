@@ -189,6 +189,7 @@ pub fn position_rows(
 ///
 /// # Panics
 /// If the lengths do not fit, or a span's cache blocks do not exist.
+#[allow(clippy::too_many_arguments)]
 pub fn attend_rows(
     team: &Team,
     shape: &AttentionShape,

@@ -1,5 +1,5 @@
 //! What the tests of vectors share.
-#![allow(dead_code)] // each test uses a part
+#![allow(dead_code, unused_macros, unused_imports)] // each test uses a part
 
 use rustml_simd::Isa;
 
