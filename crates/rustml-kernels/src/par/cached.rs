@@ -184,8 +184,7 @@ pub fn position_rows(
 /// Attention of all rows: `out[row] = softmax(q k^T) v` head by head, over the
 /// positions of the row's span that it sees. `q` and `out` are
 /// `[rows, heads * head_dim]`. Rows of a `prompt` are computed as [`Team::prompts_apart`]
-/// says. `timing` receives the thread time of scores,
-/// softmax and values: three parts.
+/// says. `timing` receives the thread time of scores, softmax and values: three parts.
 ///
 /// # Panics
 /// If the lengths do not fit, or a span's cache blocks do not exist.
