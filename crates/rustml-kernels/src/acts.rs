@@ -305,6 +305,7 @@ impl Acts {
 
     /// Where bfloat16 of 16 rows from `16 * group` on for inputs `32 * step` and on lies;
     /// the tiles of the next steps follow, of as many as are taken together.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn tile(&self, group: usize, step: usize) -> *const u8 {
         let groups = self.rows.div_ceil(SIXTEEN);
         let place = tile_place(self.cols / BLOCK, groups, group, step);

@@ -127,9 +127,9 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
 
 /// The compiled loop for weights of `dtype` and activations in tiles of bfloat16, if `isa`
 /// has such; rows are whole blocks of 32 then.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn tile_fn(dtype: DType, isa: Isa) -> Option<PanelFn> {
     match isa {
-        #[cfg(target_arch = "x86_64")]
         Isa::Amx => with_format!(
             dtype,
             F => Some(amx_bf16::tile_panels::<F>),
@@ -137,6 +137,12 @@ pub(crate) fn tile_fn(dtype: DType, isa: Isa) -> Option<PanelFn> {
         ),
         _ => None,
     }
+}
+
+/// Other architectures have no such loops.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn tile_fn(_: DType, _: Isa) -> Option<PanelFn> {
+    None
 }
 
 /// How far ahead of its use a panel's memory is fetched where panels are read one

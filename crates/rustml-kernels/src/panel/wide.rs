@@ -94,6 +94,7 @@ impl<'a> Unpacked<'a> {
     ///
     /// # Safety
     /// As for [`Unpacked::fill`].
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub unsafe fn fill_signed<S: Simd, F: Format>(
         &mut self,
