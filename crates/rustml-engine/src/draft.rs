@@ -18,7 +18,7 @@ use crate::config::EngineConfig;
 use crate::pace::Pace;
 use crate::prefix::Prefixes;
 use crate::sampler::Sampler;
-use crate::sequence::{prompt_left, Sequence, Work};
+use crate::sequence::{Sequence, Work};
 use crate::speculate::{Costs, Record, Turns, MOST};
 use rustml_model::{Batch, Capacity, Error, Exec, KvPool, KvSequence, Model, KV_BLOCK};
 use rustml_tokenizer::Tokenizer;
@@ -133,7 +133,6 @@ impl Drafter {
             rows: config.rows.max(sequences),
             logit_rows: sequences,
         };
-        let apart = model.prompts_apart();
         Ok(Drafter {
             kv: KvPool::new(model.spec(), config.cache_positions, config.kv_type)?,
             exec: Exec::new(&model, capacity, Recorder::new(Detail::Off)),
@@ -142,7 +141,7 @@ impl Drafter {
             model,
             prefixes: Prefixes::default(),
             costs: Costs::default(),
-            pace: Pace::new(config.step_target, apart),
+            pace: Pace::new(config.step_target),
             turns: Turns::default(),
             record: Record::default(),
             seconds: 0.0,
@@ -242,7 +241,7 @@ impl Drafter {
     fn begin_all(&mut self, running: &mut [Sequence], wanted: &[usize]) -> Vec<Guesser> {
         let count = wanted.iter().filter(|&&n| n > 0).count();
         let mut more = self.pace.rows(1, self.exec.capacity().rows - count);
-        let prompts_from = self.model.prompts_from();
+        let apart = self.model.prompts_apart();
         let mut guessers = Vec::new();
         for (index, (s, &wanted)) in running.iter_mut().zip(wanted).enumerate() {
             let (Some(d), 1..) = (&mut s.drafted, wanted) else {
@@ -257,8 +256,8 @@ impl Drafter {
             }
             let behind = s.tokens.len() - d.cache.len();
             // What was generated always follows, and is read the next time.
-            let of_prompt = prompt_left(s.prompt_len, d.cache.len(), prompts_from);
-            let prompt = of_prompt > 0;
+            let of_prompt = s.prompt_len.saturating_sub(d.cache.len());
+            let prompt = apart && of_prompt > 0;
             let next = if prompt { of_prompt } else { behind };
             let rows = next.min(more + 1);
             let missing = (rows + wanted - 1).saturating_sub(d.cache.room());

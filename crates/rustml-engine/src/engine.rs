@@ -61,11 +61,11 @@ impl Engine {
         let layers = w.layers.iter().flat_map(|l| l.linears());
         let layers: usize = layers.map(|l| l.weights.bytes()).sum();
         let weights = layers + w.head().bytes();
-        let prompts_from = model.prompts_from();
+        let apart = model.prompts_apart();
         Ok(Engine {
             model,
             tokenizer,
-            scheduler: Scheduler::new(kv, prompts_from, &config),
+            scheduler: Scheduler::new(kv, apart, &config),
             config,
             exec,
             observer: None,

@@ -9,9 +9,6 @@ const WEIGHT: f64 = 0.3;
 /// the prompt slower without making the step much shorter.
 const LEAST: usize = 16;
 
-/// The same where prompts are computed apart, and such a pass is made for many.
-const LEAST_APART: usize = 64;
-
 /// Learns how long steps take, and says how many rows of prompts keep within
 /// a time.
 pub(crate) struct Pace {
@@ -20,16 +17,14 @@ pub(crate) struct Pace {
     decode: Option<f64>,
     /// Seconds that a row of a prompt adds.
     row: Option<f64>,
-    least: usize,
 }
 
 impl Pace {
-    pub fn new(target: Duration, apart: bool) -> Pace {
+    pub fn new(target: Duration) -> Pace {
         Pace {
             target: target.as_secs_f64(),
             decode: None,
             row: None,
-            least: if apart { LEAST_APART } else { LEAST },
         }
     }
 
@@ -42,7 +37,7 @@ impl Pace {
         // Saturates, whatever the quotient.
         let rows = (left / row.max(1e-9)) as usize;
         // Whole tiles of rows.
-        (rows / 8 * 8).max(self.least).min(most)
+        (rows / 8 * 8).max(LEAST).min(most)
     }
 
     /// What so many rows of prompts take.
@@ -57,7 +52,7 @@ impl Pace {
         };
         if prompt_rows == 0 {
             fade(&mut self.decode, seconds);
-        } else if prompt_rows >= self.least {
+        } else if prompt_rows >= LEAST {
             let decode = match decoding {
                 0 => 0.0,
                 _ => self.decode.unwrap_or(0.0),
@@ -76,7 +71,7 @@ mod tests {
 
     #[test]
     fn steps_come_to_take_the_time_they_should() {
-        let mut pace = Pace::new(Duration::from_millis(50), false);
+        let mut pace = Pace::new(Duration::from_millis(50));
         assert_eq!(pace.rows(0, 256), 256, "nobody waits");
         // 5 ms for decoding, 1 ms for a row of a prompt.
         let time = |rows: usize| 0.005 + rows as f64 * 0.001;

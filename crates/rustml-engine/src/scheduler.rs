@@ -12,7 +12,7 @@ use crate::config::EngineConfig;
 use crate::draft::Drafter;
 use crate::pace::Pace;
 use crate::prefix::Prefixes;
-use crate::sequence::{prompt_left, Sequence, Work};
+use crate::sequence::{Sequence, Work};
 use crate::speculate::{Costs, Record};
 use crate::stats::Stats;
 use rustml_model::{Capacity, KvPool, KV_BLOCK};
@@ -27,8 +27,8 @@ pub(crate) struct Scheduler {
     /// In the order in which they came.
     pub running: Vec<Sequence>,
     sequences: usize,
-    /// Tokens from which prompts are computed apart, so that each work is of one kind.
-    prompts_from: usize,
+    /// Whether prompts are computed apart, so that each work is of one kind.
+    apart: bool,
     pub pace: Pace,
     /// Of steps that only decode.
     pub costs: Costs,
@@ -41,15 +41,15 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(kv: KvPool, prompts_from: usize, config: &EngineConfig) -> Scheduler {
+    pub fn new(kv: KvPool, apart: bool, config: &EngineConfig) -> Scheduler {
         Scheduler {
             kv,
             prefixes: Prefixes::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             sequences: config.sequences.max(1),
-            prompts_from,
-            pace: Pace::new(config.step_target, prompts_from != usize::MAX),
+            apart,
+            pace: Pace::new(config.step_target),
             costs: Costs::new(config.always_guess),
             lookups: Record::default(),
             drafter: None,
@@ -71,8 +71,8 @@ impl Scheduler {
         while works.len() < self.running.len() {
             let s = &self.running[works.len()];
             let pending = s.pending().len();
-            let of_prompt = prompt_left(s.prompt_len, s.cache.len(), self.prompts_from);
-            let prompt = of_prompt > 0;
+            let of_prompt = s.prompt_len.saturating_sub(s.cache.len());
+            let prompt = self.apart && of_prompt > 0;
             let mut rows = match prompt {
                 true => of_prompt,
                 false => pending,

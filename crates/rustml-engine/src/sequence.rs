@@ -75,15 +75,6 @@ pub(crate) struct Scratch {
     logprobs: Logprobs,
 }
 
-/// Tokens of a prompt of `len` after the first `done`, if prompts of so many are computed
-/// apart, as those of `from` and more are; else none.
-pub(crate) fn prompt_left(len: usize, done: usize, from: usize) -> usize {
-    match len >= from {
-        true => len.saturating_sub(done),
-        false => 0,
-    }
-}
-
 impl Sequence {
     /// A sequence with nothing computed; `context` is larger than its prompt.
     pub fn new(

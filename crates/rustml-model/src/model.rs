@@ -11,7 +11,6 @@ use crate::quantize::Quantize;
 use crate::spec::Spec;
 use crate::weights::Weights;
 use rustml_io::Store;
-use rustml_kernels::acts::FEW_ROWS;
 use rustml_kernels::par::{Cache, SpanView, Team};
 use rustml_kernels::{Matrix, Pool};
 use rustml_simd::Isa;
@@ -112,14 +111,6 @@ impl Model {
     /// wants the same bits decides by a row's position alone.
     pub fn prompts_apart(&self) -> bool {
         self.team.prompts_apart()
-    }
-    /// Tokens that a prompt must have for [`Batch::prompt`] to pay; where prompts are not
-    /// apart, none has so many. What is made for many rows takes longer for few.
-    pub fn prompts_from(&self) -> usize {
-        match self.prompts_apart() {
-            true => FEW_ROWS + 1,
-            false => usize::MAX,
-        }
     }
     /// Frequencies of each rope.
     pub(crate) fn frequencies(&self) -> &[Vec<f32>] {

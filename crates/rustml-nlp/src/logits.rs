@@ -42,14 +42,13 @@ impl Model {
             rows,
             logit_rows: rows,
         };
-        let apart = prompt >= model.prompts_from();
         let mut exec = Exec::new(model, capacity, Recorder::new(Detail::Off));
         let mut sequence = KvSequence::default();
         let fits = kv.reserve(&mut sequence, prompt);
         assert!(fits, "the pool was made for this sequence");
         for chunk in ids.chunks(rows) {
             let mut batch = Batch {
-                prompt: apart,
+                prompt: true,
                 ..Batch::default()
             };
             batch.push(&sequence, chunk, chunk.len());

@@ -172,7 +172,6 @@ impl Bench {
     /// Reads prompts in chunks, as the engine does.
     fn prompt(&mut self, context: &mut Context, tokens: usize) -> Work {
         let mut left = vec![tokens; context.sequences.len()];
-        let apart = tokens >= self.model.prompts_from();
         let mut work = Work::default();
         while left.iter().any(|&n| n > 0) {
             let mut room = self.ids.len();
@@ -183,7 +182,7 @@ impl Bench {
                 (rows, usize::from(*left == 0))
             });
             let rows: Vec<_> = rows.collect();
-            self.step(context, &rows, apart, &mut work);
+            self.step(context, &rows, true, &mut work);
         }
         work
     }
