@@ -24,6 +24,8 @@ pub struct Model {
     weights: Weights,
     frequencies: Vec<Vec<f32>>,
     team: Arc<Team>,
+    /// Whether prompts are computed apart.
+    apart: bool,
     report: LoadReport,
 }
 
@@ -77,6 +79,7 @@ impl Model {
         let (weights, report) = load(store, arch, &spec, (quantize, calibration), &team, progress)?;
         let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
         Ok(Model {
+            apart: team.prompts_apart() && weights.any_in_tiles(),
             arch,
             spec,
             weights,
@@ -110,7 +113,7 @@ impl Model {
     /// [`Batch::prompt`] says that they are such; see [`Team::prompts_apart`]. Whoever
     /// wants the same bits decides by a row's position alone.
     pub fn prompts_apart(&self) -> bool {
-        self.team.prompts_apart()
+        self.apart
     }
     /// Frequencies of each rope.
     pub(crate) fn frequencies(&self) -> &[Vec<f32>] {
@@ -154,7 +157,7 @@ impl Model {
                 }
             })
             .collect();
-        exec.prompt = batch.prompt && self.prompts_apart();
+        exec.prompt = batch.prompt && self.apart;
         exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
         exec.embed(self, &batch.ids, &spans);
         exec.rope_tables(self, &spans);

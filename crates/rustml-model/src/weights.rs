@@ -88,6 +88,14 @@ impl Weights {
         linears.chain([&self.embedding]).chain(&self.positions)
     }
 
+    /// Whether any product of a prompt is computed in tiles of bfloat16. Else all weights
+    /// are in single or half precision, and nothing should be rounded more than these say.
+    pub fn any_in_tiles(&self) -> bool {
+        let linears = self.layers.iter().flat_map(LayerWeights::linears);
+        let mut forms = linears.map(|l| l.weights.prompt_forms());
+        forms.any(|f| f.contains(Forms::TILES))
+    }
+
     /// Bytes of all matrices.
     pub fn bytes(&self) -> usize {
         self.matrices().map(Matrix::bytes).sum()
