@@ -63,7 +63,7 @@ unsafe fn bytes(s: Avx512, x: &[u8; 64]) -> [[f32; 16]; 4] {
 fn every_byte_is_the_number_that_it_says() {
     let Some(s) = token() else { return };
     for start in 0..=255u8 {
-        let x: [u8; 64] = std::array::from_fn(|i| start.wrapping_add(i as u8 * 37));
+        let x: [u8; 64] = std::array::from_fn(|i| start.wrapping_add((i as u8).wrapping_mul(37)));
         // SAFETY: the token says that this may run.
         let got = unsafe { bytes(s, &x) };
         for (i, x) in x.iter().enumerate() {
