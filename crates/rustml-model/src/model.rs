@@ -110,8 +110,9 @@ impl Model {
         &self.team
     }
     /// Whether rows of prompts are computed in another arithmetic than others, if
-    /// [`Batch::prompt`] says that they are such; see [`Team::prompts_apart`]. Whoever
-    /// wants the same bits decides by a row's position alone.
+    /// [`Batch::prompt`] says that they are such; see [`Team::prompts_apart`]. Not if all
+    /// weights are in single or half precision. Whoever wants the same bits decides by a
+    /// row's position alone.
     pub fn prompts_apart(&self) -> bool {
         self.apart
     }
