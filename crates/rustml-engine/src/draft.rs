@@ -222,12 +222,13 @@ impl Drafter {
         let mut drafts = vec![Vec::new(); running.len()];
         let began = Instant::now();
         let begun = self.begin_all(running, wanted).into_iter();
-        let (mut readers, mut guessers): (Vec<_>, Vec<_>) = begun.partition(|g| g.prompt);
+        let apart = self.model.passes_apart();
+        let (mut readers, mut guessers): (Vec<_>, Vec<_>) = begun.partition(|g| g.prompt && apart);
         if !readers.is_empty() {
-            self.step(running, &mut readers, true);
+            self.step(running, &mut readers);
         }
         while !guessers.is_empty() {
-            self.step(running, &mut guessers, false);
+            self.step(running, &mut guessers);
             for g in guessers.iter().filter(|g| g.is_through()) {
                 drafts[g.index] = g.guesses.clone();
             }
@@ -283,11 +284,8 @@ impl Drafter {
     }
 
     /// A step of the draft model.
-    fn step(&mut self, running: &mut [Sequence], guessers: &mut [Guesser], prompt: bool) {
-        let mut batch = Batch {
-            prompt,
-            ..Batch::default()
-        };
+    fn step(&mut self, running: &mut [Sequence], guessers: &mut [Guesser]) {
+        let mut batch = Batch::default();
         for g in &*guessers {
             let s = &running[g.index];
             let Some(d) = &s.drafted else { continue };
@@ -295,7 +293,11 @@ impl Drafter {
                 Some(&last) => batch.push(&d.cache, &[last], 1),
                 None => {
                     let next = &s.tokens[d.cache.len()..][..g.rows];
-                    batch.push(&d.cache, next, usize::from(g.ready));
+                    let logits = usize::from(g.ready);
+                    match g.prompt {
+                        true => batch.push_prompt(&d.cache, next, logits),
+                        false => batch.push(&d.cache, next, logits),
+                    }
                 }
             }
         }

@@ -179,8 +179,8 @@ impl Engine {
         self.scheduler.stats()
     }
 
-    /// Runs one step of all running requests; what it brought for each. Where prompts are
-    /// computed apart ([`Model::prompts_apart`]) and some requests decode while others read
+    /// Runs one step of all running requests; what it brought for each. Where prompts cannot
+    /// be beside others ([`Model::passes_apart`]) and some requests decode while others read
     /// theirs, that is two passes over the weights, and observers see each as a step.
     pub fn step(&mut self) -> Vec<Update> {
         self.spare_some();
@@ -191,10 +191,15 @@ impl Engine {
             return updates;
         }
         let (mut ended, mut seconds) = (Vec::new(), 0.0);
-        for prompt in [false, true] {
-            if works.iter().any(|w| w.prompt == prompt && w.rows > 0) {
+        let passes: &[&[bool]] = match self.model.passes_apart() {
+            true => &[&[false], &[true]],
+            false => &[&[false, true]],
+        };
+        for kinds in passes {
+            let here = |w: &Work| kinds.contains(&w.prompt);
+            if works.iter().any(|w| here(w) && w.rows > 0) {
                 let start = Instant::now();
-                let size = self.pass(&works, prompt, &mut updates, &mut ended);
+                let size = self.pass(&works, here, &mut updates, &mut ended);
                 seconds += start.elapsed().as_secs_f64();
                 self.report_step(began.take(), size);
             }
@@ -212,23 +217,23 @@ impl Engine {
         updates
     }
 
-    /// Computes the works of one kind and settles them, as the next pass overwrites their
+    /// Computes the works that are `here` and settles them, as the next pass overwrites their
     /// logits. Its rows, and of how many of them there were logits.
     fn pass(
         &mut self,
         works: &[Work],
-        prompt: bool,
+        here: impl Fn(&Work) -> bool,
         updates: &mut Vec<Update>,
         ended: &mut Vec<(Update, Finish)>,
     ) -> (usize, usize) {
-        let mut batch = Batch {
-            prompt,
-            ..Batch::default()
-        };
+        let mut batch = Batch::default();
         let running = self.scheduler.running.iter().zip(works);
-        for (s, w) in running.filter(|(_, w)| w.prompt == prompt) {
+        for (s, w) in running.filter(|(_, w)| here(w)) {
             let rows = [&s.pending()[..w.rows], &w.drafts].concat();
-            batch.push(&s.cache, &rows, w.logits);
+            match w.prompt {
+                true => batch.push_prompt(&s.cache, &rows, w.logits),
+                false => batch.push(&s.cache, &rows, w.logits),
+            }
         }
         let size = (batch.ids.len(), batch.logit_rows.len());
         let (looks, clock) = (self.looks(), self.exec.recorder.clock());
@@ -238,7 +243,7 @@ impl Engine {
         let sampling = looks.then(clock);
         let (vocab, mut rest) = (self.model.spec().vocab, logits);
         let running = self.scheduler.running.iter_mut().zip(works);
-        for (s, w) in running.filter(|(_, w)| w.prompt == prompt) {
+        for (s, w) in running.filter(|(_, w)| here(w)) {
             // It may leave rows of wrong guesses, so each has its own.
             let (mine, others) = rest.split_at(w.logits * vocab);
             rest = others;

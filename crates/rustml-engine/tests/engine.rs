@@ -171,7 +171,7 @@ fn quantised_requests_get_what_they_get_alone() {
         assert_eq!(stats.preemptions > 0, blocks == 9, "{stats:?}");
         assert!(stats.accepted > 0 || !draft, "{stats:?}");
         // Of some steps both kinds were computed.
-        match model.prompts_apart() {
+        match model.passes_apart() {
             true => assert!(seen > stats.steps, "{seen}, {stats:?}"),
             false => assert_eq!(seen, stats.steps),
         }

@@ -91,6 +91,7 @@ fn store(team: &Team, cache: &Cache, heads: usize, kv: KvShape, sequences: &[Seq
             rows: s.positions,
             first: 0,
             blocks: &s.blocks,
+            prompt: false,
         });
         row += s.positions;
     }
@@ -120,19 +121,31 @@ fn attend(
     sequences: &[Sequence],
     prompt: bool,
 ) -> Vec<f32> {
+    attend_some(team, a, cache, sequences, &vec![prompt; sequences.len()])
+}
+
+/// The same where some are prompts.
+fn attend_some(
+    team: &Team,
+    a: &AttentionShape,
+    cache: &Cache,
+    sequences: &[Sequence],
+    prompts: &[bool],
+) -> Vec<f32> {
     let (mut queries, mut spans, mut row) = (Vec::new(), Vec::new(), 0);
-    for s in sequences {
+    for (i, s) in sequences.iter().enumerate() {
         queries.extend(&s.queries);
         spans.push(SpanView {
             row,
             rows: s.rows,
             first: s.first(),
             blocks: &s.blocks,
+            prompt: prompts[i],
         });
         row += s.rows;
     }
     let mut out = vec![f32::NAN; queries.len()];
-    attend_rows(team, a, cache, &spans, &queries, &mut out, prompt, None);
+    attend_rows(team, a, cache, &spans, &queries, &mut out, None);
     out
 }
 
@@ -391,6 +404,45 @@ fn several_sequences_share_a_cache() {
     }
 }
 
+/// What each gets is the same to the bit whether those beside it are prompts or not.
+#[test]
+fn prompts_and_others_share_a_step() {
+    for isa in Isa::available() {
+        let kv = KvShape {
+            kv_heads: 2,
+            head_dim: 64,
+            kv_type: KvType::F16,
+        };
+        let (a, mut rng) = (shape(6, 64), Rng(77));
+        let lengths = [(129, 1), (64, 64), (200, 3), (300, 40), (70, 70), (191, 1)];
+        let sequences = lengths.map(|(n, rows)| Sequence::new(&mut rng, &a, kv, n, rows));
+        let mut sequences = Vec::from(sequences);
+        let mut memory = Memory::new(kv, scatter(&mut sequences));
+        let cache = memory.cache();
+        store(&team(isa, 1), &cache, 6, kv, &sequences);
+        let prompts = [false, true, false, true, true, false];
+        for threads in [1, 3] {
+            let team = team(isa, threads);
+            let [alike, as_prompts] =
+                [false, true].map(|p| attend(&team, &a, &cache, &sequences, p));
+            let mixed = attend_some(&team, &a, &cache, &sequences, &prompts);
+            let mut at = 0;
+            for (s, prompt) in sequences.iter().zip(prompts) {
+                let here = at..at + s.queries.len();
+                let expected = if prompt { &as_prompts } else { &alike };
+                assert_eq!(
+                    bits(&mixed[here.clone()]),
+                    bits(&expected[here.clone()]),
+                    "{isa:?}"
+                );
+                at = here.end;
+            }
+            let same = bits(&alike) == bits(&as_prompts);
+            assert_eq!(same, !team.prompts_apart(), "{isa:?}");
+        }
+    }
+}
+
 /// Sharp scores: one position takes nearly all, others underflow to nothing.
 #[test]
 fn sharp_scores_match() {
@@ -553,17 +605,10 @@ fn timed_and_untimed_results_are_the_same() {
             rows: 100,
             first: 100,
             blocks: &s[0].blocks,
-        }];
-        attend_rows(
-            &team,
-            &a,
-            &cache,
-            &spans,
-            &s[0].queries,
-            &mut out,
             prompt,
-            Some(&times),
-        );
+        }];
+        let queries = &s[0].queries;
+        attend_rows(&team, &a, &cache, &spans, queries, &mut out, Some(&times));
         assert_eq!(bits(&out), bits(&plain));
         let times = times.map(AtomicU64::into_inner);
         assert!(times.iter().all(|&t| t > 0), "{times:?}");

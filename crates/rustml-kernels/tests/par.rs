@@ -323,24 +323,28 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
                         rows: 3,
                         first: 62,
                         blocks: &[5, 1],
+                        prompt: false,
                     },
                     SpanView {
                         row: 3,
                         rows: 0,
                         first: 9,
                         blocks: &[0],
+                        prompt: false,
                     },
                     SpanView {
                         row: 3,
                         rows: 100,
                         first: 0,
                         blocks: &[0, 6],
+                        prompt: false,
                     },
                     SpanView {
                         row: 103,
                         rows: 1,
                         first: 191,
                         blocks: &[3, 3, 2],
+                        prompt: false,
                     },
                 ];
                 let rows = 104;
@@ -435,8 +439,7 @@ fn refused(spans: &[SpanView], rows: usize) -> [bool; 2] {
         causal: true,
     };
     let (q, mut out) = (vec![0.0; rows * 40], vec![0.0; rows * 40]);
-    let attend =
-        AssertUnwindSafe(|| attend_rows(&team, &a, &cache, spans, &q, &mut out, false, None));
+    let attend = AssertUnwindSafe(|| attend_rows(&team, &a, &cache, spans, &q, &mut out, None));
     [stored, catch_unwind(attend).is_err()]
 }
 
@@ -448,6 +451,7 @@ fn spans_that_do_not_fit_are_refused() {
             rows,
             first,
             blocks,
+            prompt: false,
         }
     }
     assert_eq!(

@@ -14,9 +14,6 @@ pub struct Batch<'a> {
     pub spans: Vec<Span<'a>>,
     /// The rows whose logits are wanted, ascending.
     pub logit_rows: Vec<usize>,
-    /// Whether all rows are of prompts, and may be computed as such; see
-    /// [`Model::prompts_apart`](crate::Model::prompts_apart).
-    pub prompt: bool,
 }
 
 /// The rows of one sequence.
@@ -27,15 +24,28 @@ pub struct Span<'a> {
     pub cache: &'a KvSequence,
     /// How many rows.
     pub rows: usize,
+    /// Whether they are of a prompt, and may be computed as such; see
+    /// [`Model::prompts_apart`](crate::Model::prompts_apart).
+    pub prompt: bool,
 }
 
 impl<'a> Batch<'a> {
     /// Adds the next tokens of a sequence, and asks for the logits of the
     /// last `logits` of them.
     pub fn push(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize) {
+        self.add(cache, ids, logits, false);
+    }
+
+    /// The same of tokens that are a prompt's.
+    pub fn push_prompt(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize) {
+        self.add(cache, ids, logits, true);
+    }
+
+    fn add(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize, prompt: bool) {
         self.spans.push(Span {
             cache,
             rows: ids.len(),
+            prompt,
         });
         self.ids.extend_from_slice(ids);
         let end = self.ids.len();

@@ -79,7 +79,7 @@ impl Model {
         let (weights, report) = load(store, arch, &spec, (quantize, calibration), &team, progress)?;
         let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
         Ok(Model {
-            apart: team.prompts_apart() && weights.any_in_tiles(),
+            apart: team.prompts_apart() && !weights.are_precise(),
             arch,
             spec,
             weights,
@@ -110,11 +110,15 @@ impl Model {
         &self.team
     }
     /// Whether rows of prompts are computed in another arithmetic than others, if
-    /// [`Batch::prompt`] says that they are such; see [`Team::prompts_apart`]. Not if all
+    /// [`crate::Span::prompt`] says that they are such; see [`Team::prompts_apart`]. Not if all
     /// weights are in single or half precision. Whoever wants the same bits decides by a
     /// row's position alone.
     pub fn prompts_apart(&self) -> bool {
         self.apart
+    }
+    /// Whether they are, and cannot be in one step with others; see [`Team::passes_apart`].
+    pub fn passes_apart(&self) -> bool {
+        self.apart && self.team.passes_apart()
     }
     /// Frequencies of each rope.
     pub(crate) fn frequencies(&self) -> &[Vec<f32>] {
@@ -128,7 +132,7 @@ impl Model {
     /// not depend, to the bit, on the other rows of the step, on how its text
     /// was cut into steps, or on the number of threads. Where prompts are
     /// computed apart ([`Model::prompts_apart`]), it depends on which rows of its
-    /// text were in steps with [`Batch::prompt`]. Even then, what follows the keys and
+    /// text were in spans with [`crate::Span::prompt`]. Even then, what follows the keys and
     /// values of the last layer is computed as for any other row, so that the one row
     /// of a prompt whose logits are wanted needs nothing made for many.
     ///
@@ -137,7 +141,8 @@ impl Model {
     /// vocabulary or a position that the model has no vector for, has no room
     /// reserved in its caches, would store to a block that is shared, or names a
     /// cache twice or one of another pool;
-    /// or if `kv` or `exec` was made for another model.
+    /// or if `kv` or `exec` was made for another model; if rows of prompts are beside
+    /// others where they [cannot be](Model::passes_apart).
     pub fn forward<'e>(&self, batch: &Batch, kv: &mut KvPool, exec: &'e mut Exec) -> &'e [f32] {
         let rows = batch.ids.len();
         self.check(batch, kv, exec);
@@ -155,10 +160,11 @@ impl Model {
                     rows: s.rows,
                     first: s.cache.len(),
                     blocks: s.cache.blocks(),
+                    prompt: s.prompt && self.apart,
                 }
             })
             .collect();
-        exec.prompt = batch.prompt && self.apart;
+        exec.prompt = self.passes_apart() && batch.spans.iter().any(|s| s.prompt);
         exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
         exec.embed(self, &batch.ids, &spans);
         exec.rope_tables(self, &spans);
@@ -192,6 +198,11 @@ impl Model {
         );
         let covered: usize = batch.spans.iter().map(|s| s.rows).sum();
         assert_eq!(covered, rows, "the spans must cover the rows");
+        let kinds = batch.spans.iter().map(|s| s.prompt);
+        assert!(
+            !self.passes_apart() || kinds.clone().all(|k| k) || !kinds.into_iter().any(|k| k),
+            "rows of prompts beside others"
+        );
         let positions = self.weights.positions.as_ref().map(Matrix::rows);
         for (i, s) in batch.spans.iter().enumerate() {
             kv.check_owner(s.cache);
@@ -242,7 +253,10 @@ impl Model {
                 return;
             }
             exec.select(&l.attention, self.spec.hidden, wanted);
-            let spans = alone(spans, wanted);
+            self.attend(i, &alone(spans, wanted), &cache, exec);
+        } else if last {
+            let mut spans = spans.to_vec();
+            spans.iter_mut().for_each(|s| s.prompt = false);
             self.attend(i, &spans, &cache, exec);
         } else {
             self.attend(i, spans, &cache, exec);
@@ -285,6 +299,7 @@ fn alone<'a>(spans: &[SpanView<'a>], rows: &[usize]) -> Vec<SpanView<'a>> {
             rows: 1,
             first: span.first + row - span.row,
             blocks: span.blocks,
+            prompt: false,
         }
     };
     rows.iter().enumerate().map(one).collect()

@@ -1,5 +1,6 @@
 //! A model's weights, in the one convention that the forward pass knows.
 
+use rustml_io::DType;
 use rustml_kernels::{Forms, Matrix};
 
 /// A linear layer: `y = weights x (+ bias)`.
@@ -88,12 +89,11 @@ impl Weights {
         linears.chain([&self.embedding]).chain(&self.positions)
     }
 
-    /// Whether any product of a prompt is computed in tiles of bfloat16. Else all weights
-    /// are in single or half precision, and nothing should be rounded more than these say.
-    pub fn any_in_tiles(&self) -> bool {
-        let linears = self.layers.iter().flat_map(LayerWeights::linears);
-        let mut forms = linears.map(|l| l.weights.prompt_forms());
-        forms.any(|f| f.contains(Forms::TILES))
+    /// Whether the weights of all layers are in single or half precision: then nothing should
+    /// be rounded more than these say.
+    pub fn are_precise(&self) -> bool {
+        let mut linears = self.layers.iter().flat_map(LayerWeights::linears);
+        linears.all(|l| matches!(l.weights.dtype(), DType::F32 | DType::F16))
     }
 
     /// Bytes of all matrices.

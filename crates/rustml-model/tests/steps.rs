@@ -161,12 +161,13 @@ fn step(
     for (cache, ids) in &mut *parts {
         assert!(runner.kv.reserve(cache, ids.len()));
     }
-    let mut batch = Batch {
-        prompt,
-        ..Batch::default()
-    };
+    let mut batch = Batch::default();
     for (cache, ids) in &*parts {
-        batch.push(cache, ids, if all { ids.len() } else { 1 });
+        let logits = if all { ids.len() } else { 1 };
+        match prompt {
+            true => batch.push_prompt(cache, ids, logits),
+            false => batch.push(cache, ids, logits),
+        }
     }
     let logits = runner
         .model

@@ -47,11 +47,8 @@ impl Model {
         let fits = kv.reserve(&mut sequence, prompt);
         assert!(fits, "the pool was made for this sequence");
         for chunk in ids.chunks(rows) {
-            let mut batch = Batch {
-                prompt: true,
-                ..Batch::default()
-            };
-            batch.push(&sequence, chunk, chunk.len());
+            let mut batch = Batch::default();
+            batch.push_prompt(&sequence, chunk, chunk.len());
             let more = sink(model.forward(&batch, &mut kv, &mut exec));
             sequence.advance(chunk.len());
             if !more {

@@ -187,18 +187,39 @@ fn has_avx512() -> bool {
         && std::is_x86_feature_detected!("avx512vnni")
 }
 
-/// Whether the CPU is one of Intel's: to read memory fast they want to be asked for it
-/// otherwise than others.
-pub fn is_intel() -> bool {
-    static INTEL: OnceLock<bool> = OnceLock::new();
-    *INTEL.get_or_init(|| vendor() == *b"GenuineIntel")
+/// Cores that, to read memory fast, want to be asked for it in a way of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Core {
+    /// Intel's.
+    Intel,
+    /// AMD's from Zen 5 on.
+    Zen5,
+    /// Any other.
+    Other,
+}
+
+/// What kind of core this process runs on.
+pub fn core() -> Core {
+    static CORE: OnceLock<Core> = OnceLock::new();
+    *CORE.get_or_init(|| match (vendor(), family()) {
+        (name, _) if name == *b"GenuineIntel" => Core::Intel,
+        (name, 0x1a..) if name == *b"AuthenticAMD" => Core::Zen5,
+        _ => Core::Other,
+    })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn leaf(number: u32) -> std::arch::x86_64::CpuidResult {
+    #[allow(unused_unsafe)] // of compilers before 1.94 it is unsafe
+    // SAFETY: every CPU of this architecture has the instruction.
+    unsafe {
+        std::arch::x86_64::__cpuid(number)
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
 fn vendor() -> [u8; 12] {
-    #[allow(unused_unsafe)] // of compilers before 1.94 it is unsafe
-    // SAFETY: every CPU of this architecture has the instruction.
-    let leaf = unsafe { std::arch::x86_64::__cpuid(0) };
+    let leaf = leaf(0);
     let mut name = [0; 12];
     for (name, part) in name.chunks_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
         name.copy_from_slice(&part.to_le_bytes());
@@ -206,10 +227,26 @@ fn vendor() -> [u8; 12] {
     name
 }
 
+/// The number that AMD gives each generation of cores.
+#[cfg(target_arch = "x86_64")]
+fn family() -> u32 {
+    let version = leaf(1).eax;
+    match version >> 8 & 0xf {
+        0xf => 0xf + (version >> 20 & 0xff),
+        base => base,
+    }
+}
+
 /// Other architectures have no such name.
 #[cfg(not(target_arch = "x86_64"))]
 fn vendor() -> [u8; 12] {
     [0; 12]
+}
+
+/// Nor such a number.
+#[cfg(not(target_arch = "x86_64"))]
+fn family() -> u32 {
+    0
 }
 
 /// Names of all that kernels use of this CPU: the available sets, and what they

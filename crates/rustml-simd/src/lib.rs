@@ -42,7 +42,7 @@ mod detect;
 mod isa;
 mod math;
 
-pub use detect::{cpu_features, is_intel, with_bf16, with_isa, Isa};
+pub use detect::{core, cpu_features, with_bf16, with_isa, Core, Isa};
 #[cfg(target_arch = "aarch64")]
 pub use isa::neon::{Neon, NeonDot};
 pub use isa::scalar::Scalar;
@@ -52,6 +52,7 @@ pub use isa::{
     avx2::{Avx2, Avx2Vnni},
     avx512::{Avx512, Avx512Bf16},
     sse41::Sse41,
+    tiles::TileProducts,
 };
 pub use math::{exp, gelu_tanh, sigmoid, tanh};
 

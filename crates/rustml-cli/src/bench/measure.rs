@@ -205,13 +205,14 @@ impl Bench {
         prompt: bool,
         work: &mut Work,
     ) {
-        let mut batch = Batch {
-            prompt,
-            ..Batch::default()
-        };
+        let mut batch = Batch::default();
         for (s, &(rows, logits)) in context.sequences.iter().zip(rows) {
             let at = s.len() % (self.ids.len() - rows + 1);
-            batch.push(s, &self.ids[at..at + rows], logits);
+            let ids = &self.ids[at..at + rows];
+            match prompt {
+                true => batch.push_prompt(s, ids, logits),
+                false => batch.push(s, ids, logits),
+            }
         }
         work.tokens += batch.ids.len();
         work.steps += 1;

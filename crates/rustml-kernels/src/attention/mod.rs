@@ -15,9 +15,9 @@
 //! multiply the group's sum of products with codes. Those of a group of values
 //! multiply the weights of their positions before these meet the codes.
 
-#[cfg(target_arch = "x86_64")]
-mod amx;
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod prompt;
 mod put;
 mod tile;
 
@@ -325,25 +325,25 @@ impl Job<'_> {
         with_isa(isa, Run(*self, rows, None, phases))
     }
 
-    /// Computes the rows `rows` of a prompt, with AMX.
+    /// Computes the rows `rows` of a prompt, in bfloat16.
     ///
     /// # Safety
     /// As for [`Job::attend`].
     ///
     /// # Panics
-    /// If the shapes do not fit, or [`Isa::Amx`] is not available.
+    /// If the shapes do not fit, or not [`Isa::dots_bf16`].
     #[cfg(target_arch = "x86_64")]
-    pub unsafe fn attend_prompt(&self, rows: Range<usize>, phases: Option<&mut Phases>) {
+    pub unsafe fn attend_prompt(&self, isa: Isa, rows: Range<usize>, phases: Option<&mut Phases>) {
         self.check(&rows);
-        assert!(Isa::Amx.is_available());
+        assert!(isa.is_available() && isa.dots_bf16());
         match self.cache.shape.kv_type {
-            KvType::F32 => amx::attend::<product::F32>(*self, rows, phases),
-            KvType::F16 => amx::attend::<product::F16>(*self, rows, phases),
-            KvType::Q8_0 => amx::attend::<product::Q8>(*self, rows, phases),
+            KvType::F32 => prompt::attend::<product::F32>(isa, *self, rows, phases),
+            KvType::F16 => prompt::attend::<product::F16>(isa, *self, rows, phases),
+            KvType::Q8_0 => prompt::attend::<product::Q8>(isa, *self, rows, phases),
         }
     }
 
-    /// Other architectures have no AMX.
+    /// Other architectures have no such kernel.
     ///
     /// # Safety
     /// Nobody calls it.
@@ -351,8 +351,8 @@ impl Job<'_> {
     /// # Panics
     /// Always.
     #[cfg(not(target_arch = "x86_64"))]
-    pub unsafe fn attend_prompt(&self, _: Range<usize>, _: Option<&mut Phases>) {
-        unreachable!("no AMX here")
+    pub unsafe fn attend_prompt(&self, _: Isa, _: Range<usize>, _: Option<&mut Phases>) {
+        unreachable!("no instruction for bfloat16")
     }
 
     /// Computes what `rows` get from some `blocks` alone, all of one stretch, into `to`:

@@ -11,7 +11,7 @@ use crate::buffer::Lines;
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
 use crate::panel::{places, Format, Matrix, LINE};
-use rustml_simd::{Avx512, Simd, Tiles};
+use rustml_simd::{Avx512, Simd, TileProducts, Tiles};
 use std::ops::Range;
 
 /// Rows of a panel.
@@ -192,10 +192,10 @@ impl Work<'_> {
             match group + 1 < groups {
                 true => self
                     .tiles
-                    .add_pairs::<2, P>(x, weights, steps.len(), sums, anew),
+                    .add_products::<2, P>(x, weights, steps.len(), sums, anew),
                 false => self
                     .tiles
-                    .add_pairs::<1, P>(x, weights, steps.len(), sums, anew),
+                    .add_products::<1, P>(x, weights, steps.len(), sums, anew),
             }
             if !last {
                 continue;

@@ -10,7 +10,7 @@ use crate::panel::Matrix;
 use float::{float_panels, BF16, F16, F32};
 use integer::integer_panels;
 use rustml_io::DType;
-use rustml_simd::{is_intel, Isa, Simd};
+use rustml_simd::{core, Core, Isa, Simd};
 use std::ops::Range;
 
 /// One matrix product `out[row][..] = weights * acts[row] (+ bias) (+ out)`.
@@ -153,7 +153,11 @@ const AHEAD: usize = 512;
 /// The same for one or two rows, which get through it fastest.
 const FAR_AHEAD: usize = 1024;
 
-/// The same on Intel's processors, which follow it less far, and wait longer for memory.
+/// The same for any of few rows on AMD's cores from Zen 5 on, which compute so fast that
+/// more must be on its way.
+const ZEN5_AHEAD: usize = 8 << 10;
+
+/// And on Intel's, which follow a stream less far, and wait longer for memory.
 const INTEL_AHEAD: usize = 16 << 10;
 
 /// How far where several are read together, or each several times, in panels.
@@ -178,8 +182,7 @@ struct Work<'a> {
     /// Bytes from one panel to the next.
     stride: usize,
     then: Then,
-    /// Whether the processor is one of Intel's.
-    is_intel: bool,
+    core: Core,
 }
 
 impl<'a> Work<'a> {
@@ -190,17 +193,18 @@ impl<'a> Work<'a> {
             data: product.weights.data().as_ptr(),
             stride: product.weights.panel_bytes(),
             then,
-            is_intel: is_intel(),
+            core: core(),
         }
     }
 
     /// How far ahead one stream of weights is fetched for so many rows, in bytes.
     #[inline(always)]
     fn stream_ahead(&self, rows: usize) -> usize {
-        match rows {
-            _ if self.is_intel => INTEL_AHEAD,
-            0..=2 => FAR_AHEAD,
-            _ => AHEAD,
+        match (self.core, rows) {
+            (Core::Intel, _) => INTEL_AHEAD,
+            (Core::Zen5, _) => ZEN5_AHEAD,
+            (Core::Other, 0..=2) => FAR_AHEAD,
+            (Core::Other, _) => AHEAD,
         }
     }
 

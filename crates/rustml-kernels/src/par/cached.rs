@@ -22,6 +22,9 @@ pub struct SpanView<'a> {
     pub first: usize,
     /// Cache blocks of positions 0.. in order.
     pub blocks: &'a [u32],
+    /// Whether attention computes them as rows of a prompt, where that is [another
+    /// way](Team::prompts_apart).
+    pub prompt: bool,
 }
 
 /// A layer's cache, borrowed for one operation.
@@ -183,8 +186,8 @@ pub fn position_rows(
 
 /// Attention of all rows: `out[row] = softmax(q k^T) v` head by head, over the
 /// positions of the row's span that it sees. `q` and `out` are
-/// `[rows, heads * head_dim]`. Rows of a `prompt` are computed as [`Team::prompts_apart`]
-/// says. `timing` receives the thread time of scores, softmax and values: three parts.
+/// `[rows, heads * head_dim]`. `timing` receives the thread time of scores, softmax and
+/// values: three parts.
 ///
 /// # Panics
 /// If the lengths do not fit, or a span's cache blocks do not exist.
@@ -196,7 +199,6 @@ pub fn attend_rows(
     spans: &[SpanView],
     q: &[f32],
     out: &mut [f32],
-    prompt: bool,
     timing: Timing,
 ) {
     let (layer, kv) = (&cache.layer, cache.layer.shape);
@@ -206,23 +208,22 @@ pub fn attend_rows(
     assert!(q.len() == rows * cols && out.len() == q.len());
     cache.check(spans, rows);
     let out = out.as_mut_ptr();
-    let queries: Vec<Queries> = spans
-        .iter()
-        .map(|s| Queries {
-            q: q[s.row * cols..].as_ptr(),
-            // SAFETY: within `out`, which is as long as `q`.
-            out: unsafe { out.add(s.row * cols) },
-            stride: cols,
-            rows: s.rows,
-            first: s.first,
-            blocks: s.blocks,
-        })
-        .collect();
-    let threads = team.pool.threads();
-    let pieces = match prompt && team.prompts_apart() {
-        true => Pieces::of_prompts(shape, layer, &queries, threads),
-        false => Pieces::new(shape, layer, &queries, threads),
-    };
+    let queries = spans.iter().map(|s| Queries {
+        q: q[s.row * cols..].as_ptr(),
+        // SAFETY: within `out`, which is as long as `q`.
+        out: unsafe { out.add(s.row * cols) },
+        stride: cols,
+        rows: s.rows,
+        first: s.first,
+        blocks: s.blocks,
+    });
+    let apart = team.prompts_apart();
+    let (prompts, others): (Vec<_>, Vec<_>) = queries
+        .zip(spans)
+        .partition(|(_, span)| span.prompt && apart);
+    let [prompts, others] = [prompts, others].map(|all| all.into_iter().map(|(q, _)| q));
+    let [prompts, others]: [Vec<_>; 2] = [prompts.collect(), others.collect()];
+    let pieces = Pieces::new(shape, layer, (&prompts, &others), team.pool.threads());
     assert!(timing.is_none_or(|t| t.len() >= 3));
     team.pool.run(pieces.chunks.len(), &|c, _| {
         let mut mine = Phases::default();
@@ -243,8 +244,6 @@ struct Pieces<'a> {
     pieces: Vec<Piece<'a>>,
     /// Piece, and part if it has several.
     chunks: Vec<(usize, Option<usize>)>,
-    /// Whether they are of prompts, and computed as such.
-    prompts: bool,
     /// What parts gave, piece by piece.
     parts: Shared<f32>,
     _memory: Vec<f32>,
@@ -252,6 +251,8 @@ struct Pieces<'a> {
 
 struct Piece<'a> {
     job: Job<'a>,
+    /// Whether they are computed as rows of a prompt.
+    prompt: bool,
     rows: Range<usize>,
     /// The blocks of each part; none if it is computed as a whole.
     blocks: Vec<Range<usize>>,
@@ -267,6 +268,7 @@ impl<'a> Piece<'a> {
         shape: &'a AttentionShape,
         cache: &'a KvLayer,
         queries: &'a [Queries<'a>],
+        prompt: bool,
         step: usize,
     ) -> Vec<Piece<'a>> {
         let mut pieces = Vec::new();
@@ -281,6 +283,7 @@ impl<'a> Piece<'a> {
                             kv_head,
                             after: None,
                         },
+                        prompt,
                         rows: at..(at + step).min(q.rows),
                         blocks: Vec::new(),
                         at: 0,
@@ -304,6 +307,15 @@ const QUERIES: usize = 64;
 /// Chunks for each thread that are enough to share the work evenly.
 const CHUNKS: usize = 4;
 
+/// Rows of a piece of a prompt, of `group` queries each: many, which share the work of
+/// putting keys and values in tiles, but no more than a chunk's even `share`, if that is
+/// enough; whole pairs of tiles of 16 queries.
+fn rows_of_prompts(group: usize, share: usize) -> usize {
+    let most = share.min(MOST_QUERIES / group);
+    let step = (QUERIES / group).max(most).max(1);
+    step.next_multiple_of(32 >> group.trailing_zeros().min(5))
+}
+
 /// The blocks in parts that begin at multiples of `size`.
 fn in_parts(blocks: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> {
     let parts = blocks.start / size..blocks.end.div_ceil(size);
@@ -311,23 +323,28 @@ fn in_parts(blocks: Range<usize>, size: usize) -> impl Iterator<Item = Range<usi
 }
 
 impl<'a> Pieces<'a> {
+    /// Of prompts, and of other rows.
     fn new(
         shape: &'a AttentionShape,
         cache: &'a KvLayer,
-        queries: &'a [Queries<'a>],
+        (prompts, others): (&'a [Queries<'a>], &'a [Queries<'a>]),
         threads: usize,
     ) -> Self {
         let group = (shape.heads / cache.shape.kv_heads).max(1);
+        let rows: usize = prompts.iter().map(|q| q.rows).sum();
+        let share = rows * cache.shape.kv_heads / (CHUNKS * threads);
+        let step = rows_of_prompts(group, share);
+        let mut pieces = Piece::all(shape, cache, prompts, true, step);
         // A piece's queries, `group` for each row, are a multiple of the largest tile.
         let step = (32 / group).next_multiple_of(8).max(8);
-        let mut pieces = Piece::all(shape, cache, queries, step);
+        pieces.extend(Piece::all(shape, cache, others, false, step));
         if threads > 1 && pieces.len() < CHUNKS * threads {
             let seen = |piece: &Piece| piece.job.blocks(piece.rows.clone());
             let blocks: usize = pieces.iter().map(|piece| seen(piece).len()).sum();
             // A block takes little longer than a chunk costs, but idle threads cost more.
             let few = pieces.len() < threads && blocks < CHUNKS * threads * STRETCH;
             let size = if few { 1 } else { STRETCH };
-            for piece in &mut pieces {
+            for piece in pieces.iter_mut().filter(|piece| !piece.prompt) {
                 piece.blocks = in_parts(seen(piece), size).collect();
             }
         }
@@ -348,36 +365,8 @@ impl<'a> Pieces<'a> {
         Pieces {
             pieces,
             chunks,
-            prompts: false,
             parts: Shared(memory.as_mut_ptr()),
             _memory: memory,
-        }
-    }
-
-    /// Rows of prompts: many of them, which share the work of putting keys and values in
-    /// tiles, but pieces enough for all threads.
-    fn of_prompts(
-        shape: &'a AttentionShape,
-        cache: &'a KvLayer,
-        queries: &'a [Queries<'a>],
-        threads: usize,
-    ) -> Self {
-        let group = (shape.heads / cache.shape.kv_heads).max(1);
-        let rows: usize = queries.iter().map(|q| q.rows).sum();
-        let share = rows * cache.shape.kv_heads / (CHUNKS * threads);
-        let step = (QUERIES / group)
-            .max(share.min(MOST_QUERIES / group))
-            .max(1);
-        // Whole pairs of tiles of 16 queries.
-        let step = step.next_multiple_of(32 >> group.trailing_zeros().min(5));
-        let pieces = Piece::all(shape, cache, queries, step);
-        let mut nothing = Vec::new();
-        Pieces {
-            chunks: (0..pieces.len()).map(|i| (i, None)).collect(),
-            pieces,
-            prompts: true,
-            parts: Shared(nothing.as_mut_ptr()),
-            _memory: nothing,
         }
     }
 
@@ -397,8 +386,8 @@ impl<'a> Pieces<'a> {
             next.job.begins(next.rows.clone(), blocks)
         });
         let Some(part) = part else {
-            return match self.prompts {
-                true => job.attend_prompt(rows, phases),
+            return match piece.prompt {
+                true => job.attend_prompt(isa, rows, phases),
                 false => job.attend(isa, rows, phases),
             };
         };

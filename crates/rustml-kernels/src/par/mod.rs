@@ -30,10 +30,16 @@ pub struct Team {
 }
 
 impl Team {
-    /// Whether rows of prompts are computed in another arithmetic than others: in
-    /// bfloat16, for tile registers, not in 8-bit integers. Then their results are those
-    /// of the other rows but for rounding, and the two cannot share a step.
+    /// Whether rows of prompts are computed in another arithmetic than others: their
+    /// attention in bfloat16, where that is one instruction, not in single precision. Then
+    /// their results are those of the other rows but for rounding.
     pub fn prompts_apart(&self) -> bool {
+        self.isa.dots_bf16()
+    }
+
+    /// Whether their products are in bfloat16, too, for tile registers, not in 8-bit integers,
+    /// so that the two cannot share a step.
+    pub fn passes_apart(&self) -> bool {
         self.isa == Isa::Amx
     }
 }
@@ -166,23 +172,28 @@ fn cut<'a>(
     (rows, forms): (usize, Forms),
     weights: impl Iterator<Item = &'a Matrix> + Clone,
 ) -> Vec<Chunk> {
+    let threads = team.pool.threads();
     let chunk_bytes = chunk_bytes(team, weights.clone().map(Matrix::bytes).sum());
     let mut chunks = Vec::new();
     for (i, w) in weights.enumerate() {
-        if forms.contains(Forms::TILES) && 2 * rows * w.cols() > NEAR {
-            let pairs = w.panels().div_ceil(2);
-            let few = FEW_CHUNKS * team.pool.threads();
-            let n = pairs.div_ceil(PAIRS).next_multiple_of(few).min(pairs);
-            let at = |chunk: usize| (2 * (chunk * pairs / n)).min(w.panels());
-            chunks.extend((0..n).map(|chunk| (i, at(chunk), at(chunk + 1))));
-            continue;
-        }
-        let together = w.panels_at_once(rows);
-        let step = chunk_bytes / w.panel_bytes().max(1);
-        let step = step.next_multiple_of(together).max(together);
-        for at in (0..w.panels()).step_by(step) {
-            chunks.push((i, at, (at + step).min(w.panels())));
-        }
+        let far = forms.contains(Forms::TILES) && 2 * rows * w.cols() > NEAR;
+        let together = if far { 2 } else { w.panels_at_once(rows) };
+        let groups = w.panels().div_ceil(together);
+        let n = if far {
+            let few = FEW_CHUNKS * threads;
+            groups.div_ceil(PAIRS).next_multiple_of(few)
+        } else {
+            let step = (chunk_bytes / w.panel_bytes().max(1)).div_ceil(together);
+            let n = groups.div_ceil(step.max(1));
+            // As many for each thread.
+            match n / threads {
+                0 => n,
+                _ => (n + threads / 2) / threads * threads,
+            }
+        };
+        let n = n.min(groups);
+        let at = |chunk: usize| (together * (chunk * groups / n)).min(w.panels());
+        chunks.extend((0..n).map(|chunk| (i, at(chunk), at(chunk + 1))));
     }
     chunks
 }

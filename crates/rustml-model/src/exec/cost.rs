@@ -60,19 +60,17 @@ pub fn store(rows: usize, cache: &Cache) -> Cost {
     bytes(rows * cache.position_bytes())
 }
 
-/// The scores, or just as well the weighted sums, of attention, in bfloat16 or not.
-pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView], bf16: bool) -> Cost {
-    let (mut read, mut pairs) = (0, 0);
+/// The scores, or just as well the weighted sums, of attention; of prompts in bfloat16.
+pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView]) -> Cost {
+    let mut cost = Cost::default();
     for s in spans.iter().filter(|s| s.rows > 0) {
-        let (r, p) = seen(s.first, s.rows, a.window);
-        read += r;
-        pairs += p;
+        let (read, pairs) = seen(s.first, s.rows, a.window);
+        cost += bytes(read * cache.position_bytes() / 2);
+        *match s.prompt {
+            true => &mut cost.bf16_ops,
+            false => &mut cost.flops,
+        } += (2 * pairs * a.heads * a.head_dim) as u64;
     }
-    let mut cost = bytes(read * cache.position_bytes() / 2);
-    *match bf16 {
-        true => &mut cost.bf16_ops,
-        false => &mut cost.flops,
-    } = (2 * pairs * a.heads * a.head_dim) as u64;
     cost
 }
 

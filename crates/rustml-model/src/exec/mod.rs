@@ -32,7 +32,7 @@ pub struct Exec {
     team: Arc<Team>,
     capacity: Capacity,
     pub(crate) buffers: Buffers,
-    /// Whether the rows at hand are computed as those of prompts.
+    /// Whether products of the rows at hand are computed as those of prompts.
     pub(crate) prompt: bool,
     /// Where the time goes.
     pub recorder: Recorder,
@@ -243,11 +243,11 @@ impl Exec {
         let times = <[AtomicU64; 3]>::default();
         let timed = self.recorder.wants_parts().then_some(&times[..]);
         let (q, out) = (&b.q[..len], &mut b.mixed[..len]);
-        par::attend_rows(&self.team, &shape, cache, spans, q, out, self.prompt, timed);
+        par::attend_rows(&self.team, &shape, cache, spans, q, out, timed);
         if start.is_none() {
             return;
         }
-        let half = cost::half_of_attention(a, cache, spans, self.prompt);
+        let half = cost::half_of_attention(a, cache, spans);
         if self.recorder.wants_parts() {
             let [scores, softmax, values] = times.map(AtomicU64::into_inner);
             let parts = [

@@ -92,11 +92,11 @@ impl Runner {
     /// One sequence's next tokens; the logits of all of them.
     pub fn feed(&mut self, sequence: &mut KvSequence, ids: &[u32]) -> Vec<f32> {
         assert!(self.kv.reserve(sequence, ids.len()));
-        let mut batch = Batch {
-            prompt: self.prompt,
-            ..Batch::default()
-        };
-        batch.push(sequence, ids, ids.len());
+        let mut batch = Batch::default();
+        match self.prompt {
+            true => batch.push_prompt(sequence, ids, ids.len()),
+            false => batch.push(sequence, ids, ids.len()),
+        }
         let logits = self
             .model
             .forward(&batch, &mut self.kv, &mut self.exec)

@@ -9,6 +9,7 @@
 //! The instructions are written out, as the compiler's functions for them are not
 //! stable; it never uses the registers itself.
 
+use super::tiles::TileProducts;
 use std::arch::asm;
 use std::arch::x86_64::{__cpuid_count, __m512, _mm512_set1_ps, _xgetbv};
 use std::marker::PhantomData;
@@ -270,21 +271,55 @@ impl Tiles {
         } {});
     }
 
-    /// Adds up products of bfloat16: of `R` times 16 rows and `P` panels, 1 or 2 each, over
-    /// `steps` of 32 inputs, whose tiles, of [`Tiles::BYTES`], follow each other. Those of
-    /// rows 16 and on begin `rows.1` bytes after the first, and those of the second panel
-    /// `panels.1`. The sums are added to those at `sums.0`, or replace them if `anew`; from
-    /// one tile to the next, they are `sums.1` (rows) and `sums.2` (panels) bytes apart.
-    ///
-    /// An output is rounded after every step, and within it even and odd inputs are summed
-    /// apart; subnormal numbers are zeros. So its bits depend on nothing but its own inputs
-    /// and weights.
+    /// Products of whatever the registers hold, `4 * times` of them, of bytes or, if `pairs`,
+    /// of bfloat16: what the processor can do at most.
+    pub fn only_multiply(&self, times: usize, pairs: bool) {
+        macro_rules! four {
+            ($instruction:literal) => {
+                // SAFETY: no memory is used.
+                unsafe {
+                    asm!(
+                        concat!($instruction, " tmm0, tmm4, tmm6"),
+                        concat!($instruction, " tmm1, tmm5, tmm7"),
+                        concat!($instruction, " tmm2, tmm4, tmm7"),
+                        concat!($instruction, " tmm3, tmm5, tmm6"),
+                        options(nostack, nomem, preserves_flags)
+                    )
+                }
+            };
+        }
+        for _ in 0..times {
+            match pairs {
+                true => four!("tdpbf16ps"),
+                false => four!("tdpbssd"),
+            }
+        }
+    }
+
+    /// Only adds, where no more products follow.
     ///
     /// # Safety
-    /// The registers were made for 64 bytes of inputs. All tiles are readable, and those of
-    /// sums writable.
+    /// As for `add_and_multiply`.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub unsafe fn add<const C: usize>(
+        &self,
+        acc: &mut [__m512; 16],
+        (scale, scales, memory): (__m512, *const f32, *mut f32),
+    ) {
+        add!(
+            acc, scale, scales, memory;
+            "tilestored [{memory} + {line}], tmm{sums}";
+            sums = const SUMS.start + C,
+        );
+    }
+}
+
+/// The registers were made for 64 bytes of inputs. An output is rounded after every step, and
+/// within it even and odd inputs are summed apart.
+impl TileProducts for Tiles {
     #[inline(always)]
-    pub unsafe fn add_pairs<const R: usize, const P: usize>(
+    unsafe fn add_products<const R: usize, const P: usize>(
         &self,
         rows: (*const u8, usize),
         panels: (*const u8, usize),
@@ -356,49 +391,6 @@ impl Tiles {
         each!(
             "tilestored [{at} + {line}], tmm0" "tilestored [{at} + {line}], tmm1"
             "tilestored [{at} + {line}], tmm2" "tilestored [{at} + {line}], tmm3"
-        );
-    }
-
-    /// Products of whatever the registers hold, `4 * times` of them, of bytes or, if `pairs`,
-    /// of bfloat16: what the processor can do at most.
-    pub fn only_multiply(&self, times: usize, pairs: bool) {
-        macro_rules! four {
-            ($instruction:literal) => {
-                // SAFETY: no memory is used.
-                unsafe {
-                    asm!(
-                        concat!($instruction, " tmm0, tmm4, tmm6"),
-                        concat!($instruction, " tmm1, tmm5, tmm7"),
-                        concat!($instruction, " tmm2, tmm4, tmm7"),
-                        concat!($instruction, " tmm3, tmm5, tmm6"),
-                        options(nostack, nomem, preserves_flags)
-                    )
-                }
-            };
-        }
-        for _ in 0..times {
-            match pairs {
-                true => four!("tdpbf16ps"),
-                false => four!("tdpbssd"),
-            }
-        }
-    }
-
-    /// Only adds, where no more products follow.
-    ///
-    /// # Safety
-    /// As for `add_and_multiply`.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    pub unsafe fn add<const C: usize>(
-        &self,
-        acc: &mut [__m512; 16],
-        (scale, scales, memory): (__m512, *const f32, *mut f32),
-    ) {
-        add!(
-            acc, scale, scales, memory;
-            "tilestored [{memory} + {line}], tmm{sums}";
-            sums = const SUMS.start + C,
         );
     }
 }

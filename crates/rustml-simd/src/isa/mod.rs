@@ -29,6 +29,8 @@ pub mod avx2;
 pub mod avx512;
 #[cfg(target_arch = "x86_64")]
 pub mod sse41;
+#[cfg(target_arch = "x86_64")]
+pub mod tiles;
 
 #[cfg(target_arch = "aarch64")]
 pub mod neon;

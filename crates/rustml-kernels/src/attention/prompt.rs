@@ -1,5 +1,5 @@
-//! Attention of the rows of prompts with AMX: queries, keys, weights and values in
-//! bfloat16, sums in single precision.
+//! Attention of the rows of prompts where the processor multiplies bfloat16: queries, keys,
+//! weights and values are such, sums in single precision.
 //!
 //! Many queries share a KV head, so each block of its keys and values is put in tiles once
 //! for all of them. Softmax is computed online, query by query, in the order of positions;
@@ -14,7 +14,7 @@ use crate::acts::TILE_BYTES;
 use crate::buffer::Lines;
 use crate::ops::cap_row;
 use crate::ticks::{ticks, ticks_since};
-use rustml_simd::{exp, Avx512Bf16, Simd, Tiles};
+use rustml_simd::{exp, Avx512Bf16, Isa, Simd, TileProducts, Tiles};
 use std::arch::x86_64::__m512;
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
@@ -45,9 +45,9 @@ const ROW: usize = 64;
 const OUTGROWN: f32 = 8.0;
 
 /// What a job has in hand, in tiles.
-struct Work<'a> {
+struct Work<'a, M> {
     s: Avx512Bf16,
-    tiles: Tiles,
+    products: M,
     job: Job<'a>,
     /// Numbers of the first query and of the one after the last: row by row, the heads of a
     /// group together.
@@ -75,12 +75,32 @@ struct Work<'a> {
     sees: Vec<Range<usize>>,
 }
 
-/// The rows `rows` of a job.
+/// The rows `rows` of a job: in tile registers with AMX, else with the vectors' dot product.
 ///
 /// # Safety
-/// As for [`Job::attend`]; [`rustml_simd::Isa::Amx`] is available.
+/// As for [`Job::attend`]; [`Isa::dots_bf16`] of this `isa`, which is available.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
-pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option<&mut Phases>) {
+pub unsafe fn attend<T: Stored>(
+    isa: Isa,
+    job: Job,
+    rows: Range<usize>,
+    phases: Option<&mut Phases>,
+) {
+    let s = Avx512Bf16::assume();
+    match isa {
+        Isa::Amx => attend_with::<_, T>((s, Tiles::new(2 * STEP)), job, rows, phases),
+        _ => attend_with::<_, T>((s, s), job, rows, phases),
+    }
+}
+
+/// The same with what multiplies tiles.
+#[inline(always)]
+unsafe fn attend_with<M: TileProducts, T: Stored>(
+    (s, products): (Avx512Bf16, M),
+    job: Job,
+    rows: Range<usize>,
+    mut phases: Option<&mut Phases>,
+) {
     let (kv, group) = (job.cache.shape, job.group());
     let queries = rows.start * group..rows.end * group;
     let groups = queries.len().div_ceil(SIXTEEN);
@@ -104,8 +124,8 @@ pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option
     });
     let max = at.cast::<f32>();
     let work = Work {
-        s: Avx512Bf16::assume(),
-        tiles: Tiles::new(2 * STEP),
+        s,
+        products,
         job,
         sees: queries.clone().map(|q| job.sees(q / group)).collect(),
         queries,
@@ -131,7 +151,7 @@ pub unsafe fn attend<T: Stored>(job: Job, rows: Range<usize>, mut phases: Option
     work.finish();
 }
 
-impl Work<'_> {
+impl<M: TileProducts> Work<'_, M> {
     /// Where a query's values, or what it gets, lie in a buffer of rows.
     fn offset(&self, query: usize) -> usize {
         let group = self.job.group();
@@ -309,7 +329,8 @@ impl Work<'_> {
             let keys = (self.keys.add(column * of_group).cast_const(), of_group);
             let to = self.scores.add(column * TILE_BYTES);
             let to = (to, COLUMNS * TILE_BYTES, TILE_BYTES);
-            self.tiles.add_pairs::<R, 2>(q, keys, self.steps, to, true);
+            self.products
+                .add_products::<R, 2>(q, keys, self.steps, to, true);
         }
     }
 
@@ -325,7 +346,7 @@ impl Work<'_> {
         let scores = self.scores.add(at / SIXTEEN * COLUMNS * TILE_BYTES);
         let weights = self.weights.add(at / SIXTEEN * STEPS * TILE_BYTES);
         let mut largest = [f32::NEG_INFINITY; SIXTEEN];
-        let mut seen = [0u128; SIXTEEN];
+        let mut seen = [[0u16; COLUMNS]; SIXTEEN];
         for (n, query) in queries.clone().enumerate() {
             seen[n] = positions(&self.sees[query], start);
             let row = scores.add(n * ROW);
@@ -335,8 +356,8 @@ impl Work<'_> {
                 if let Some(cap) = self.job.shape.soft_cap {
                     cap_row(s, std::slice::from_raw_parts_mut(scores, SIXTEEN), cap);
                 }
-                let here = (seen[n] >> (column * SIXTEEN)) as u16;
-                max = s.max(max, s.keep(here, s.load(scores), f32::NEG_INFINITY));
+                let score = s.keep(seen[n][column], s.load(scores), f32::NEG_INFINITY);
+                max = s.max(max, score);
             }
             largest[n] = s.reduce_max(max);
         }
@@ -344,16 +365,15 @@ impl Work<'_> {
             let max = *self.max.add(query);
             // What is not a number outgrows every number.
             let fits = largest[n] <= max + OUTGROWN;
-            if !fits && seen[n] != 0 {
+            if !fits && seen[n] != [0; COLUMNS] {
                 self.outgrow(query, largest[n]);
             }
             let start = s.splat(-LOG2_E * *self.max.add(query));
             let mut sum = s.splat(0.0);
             for column in 0..columns {
-                let here = (seen[n] >> (column * SIXTEEN)) as u16;
                 let score = s.load(scores.add(n * ROW + column * TILE_BYTES).cast());
                 let weight = s.exp2(s.fma(score, s.splat(LOG2_E), start));
-                let weight = s.keep(here, weight, 0.0);
+                let weight = s.keep(seen[n][column], weight, 0.0);
                 sum = s.add(sum, weight);
                 let to = column / 2 * TILE_BYTES + n * ROW + column % 2 * ROW / 2;
                 s.store_bf16(weights.add(to).cast(), weight);
@@ -399,10 +419,10 @@ impl Work<'_> {
             let values = (self.values.add(column * of_column).cast_const(), of_column);
             let to = self.sums.add((group * self.columns + column) * TILE_BYTES);
             let to = (to, self.columns * TILE_BYTES, TILE_BYTES);
-            let tiles = &self.tiles;
+            let products = &self.products;
             match column + 1 < self.columns {
-                true => tiles.add_pairs::<R, 2>(weights, values, steps, to, false),
-                false => tiles.add_pairs::<R, 1>(weights, values, steps, to, false),
+                true => products.add_products::<R, 2>(weights, values, steps, to, false),
+                false => products.add_products::<R, 1>(weights, values, steps, to, false),
             }
         }
     }
@@ -430,12 +450,13 @@ impl Work<'_> {
 }
 
 /// Which of the [`POSITIONS`] from `start` on are in a range, bit by bit.
-fn positions(range: &Range<usize>, start: usize) -> u128 {
+fn positions(range: &Range<usize>, start: usize) -> [u16; COLUMNS] {
     let below = |end: usize| match end.saturating_sub(start) {
         POSITIONS.. => u128::MAX,
         n => (1 << n) - 1,
     };
-    below(range.end) & !below(range.start)
+    let here: u128 = below(range.end) & !below(range.start);
+    std::array::from_fn(|column| (here >> (column * SIXTEEN)) as u16)
 }
 
 /// Ticks since this was asked last, or made; none if nobody wants to know.

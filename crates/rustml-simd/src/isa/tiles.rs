@@ -1,0 +1,89 @@
+//! Products of tiles of bfloat16, in tile registers or by the vectors' dot product.
+
+use super::amx::Tiles;
+use super::avx512::Avx512Bf16;
+use crate::Simd;
+use std::arch::x86_64::*;
+
+/// What multiplies tiles of 16 rows by 32 inputs of bfloat16 with such of 16 outputs,
+/// whose pairs of inputs lie together.
+pub trait TileProducts {
+    /// Adds up products of bfloat16: of `R` times 16 rows and `P` panels, 1 or 2 each, over
+    /// `steps` of 32 inputs, whose tiles, of [`Tiles::BYTES`], follow each other. Those of
+    /// rows 16 and on begin `rows.1` bytes after the first, and those of the second panel
+    /// `panels.1`. The sums are added to those at `sums.0`, or replace them if `anew`; from
+    /// one tile to the next, they are `sums.1` (rows) and `sums.2` (panels) bytes apart.
+    ///
+    /// Subnormal numbers are zeros. An output's bits depend on nothing but its own inputs
+    /// and weights.
+    ///
+    /// # Safety
+    /// All tiles are readable, and those of sums writable.
+    unsafe fn add_products<const R: usize, const P: usize>(
+        &self,
+        rows: (*const u8, usize),
+        panels: (*const u8, usize),
+        steps: usize,
+        sums: (*mut u8, usize, usize),
+        anew: bool,
+    );
+}
+
+/// Rows of a tile at a time: with two panels, enough sums to hide the latency of the dot
+/// product.
+const ROWS: usize = 8;
+
+impl TileProducts for Avx512Bf16 {
+    #[inline(always)]
+    unsafe fn add_products<const R: usize, const P: usize>(
+        &self,
+        rows: (*const u8, usize),
+        panels: (*const u8, usize),
+        steps: usize,
+        sums: (*mut u8, usize, usize),
+        anew: bool,
+    ) {
+        const LINE: usize = 64;
+        for r in 0..R {
+            for first in (0..Tiles::ROWS).step_by(ROWS) {
+                let sum = |n: usize, p: usize| {
+                    let at = r * sums.1 + p * sums.2 + (first + n) * LINE;
+                    sums.0.wrapping_add(at).cast::<f32>()
+                };
+                let mut acc = [[_mm512_setzero_ps(); P]; ROWS];
+                if !anew {
+                    for n in 0..ROWS {
+                        for p in 0..P {
+                            acc[n][p] = _mm512_load_ps(sum(n, p));
+                        }
+                    }
+                }
+                let mut x = rows.0.wrapping_add(r * rows.1 + first * LINE);
+                let mut w = panels.0;
+                for _ in 0..steps {
+                    for pair in 0..LINE / 4 {
+                        let mut weights = [_mm512_setzero_si512(); P];
+                        for p in 0..P {
+                            let at = w.wrapping_add(p * panels.1 + pair * LINE);
+                            weights[p] = _mm512_load_si512(at.cast());
+                        }
+                        for n in 0..ROWS {
+                            let x = x.wrapping_add(n * LINE + 4 * pair).cast::<i32>();
+                            let x = _mm512_set1_epi32(*x);
+                            for p in 0..P {
+                                acc[n][p] = self.dot_bf16(acc[n][p], weights[p], x);
+                            }
+                        }
+                    }
+                    x = x.wrapping_add(Tiles::BYTES);
+                    w = w.wrapping_add(Tiles::BYTES);
+                }
+                for n in 0..ROWS {
+                    for p in 0..P {
+                        _mm512_store_ps(sum(n, p), acc[n][p]);
+                    }
+                }
+            }
+        }
+    }
+}
