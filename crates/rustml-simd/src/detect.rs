@@ -198,14 +198,16 @@ pub enum Core {
     Other,
 }
 
-/// What kind of core this process runs on.
-pub fn core() -> Core {
-    static CORE: OnceLock<Core> = OnceLock::new();
-    *CORE.get_or_init(|| match (vendor(), family()) {
-        (name, _) if name == *b"GenuineIntel" => Core::Intel,
-        (name, 0x1a..) if name == *b"AuthenticAMD" => Core::Zen5,
-        _ => Core::Other,
-    })
+impl Core {
+    /// What kind of core this process runs on.
+    pub fn here() -> Core {
+        static HERE: OnceLock<Core> = OnceLock::new();
+        *HERE.get_or_init(|| match (vendor(), family()) {
+            (name, _) if name == *b"GenuineIntel" => Core::Intel,
+            (name, 0x1a..) if name == *b"AuthenticAMD" => Core::Zen5,
+            _ => Core::Other,
+        })
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -42,7 +42,7 @@ mod detect;
 mod isa;
 mod math;
 
-pub use detect::{core, cpu_features, with_bf16, with_isa, Core, Isa};
+pub use detect::{cpu_features, with_bf16, with_isa, Core, Isa};
 #[cfg(target_arch = "aarch64")]
 pub use isa::neon::{Neon, NeonDot};
 pub use isa::scalar::Scalar;

@@ -1,6 +1,6 @@
 //! Finding, naming and entering instruction sets.
 
-use rustml_simd::{with_isa, Isa, Kernel, Simd};
+use rustml_simd::{with_isa, Core, Isa, Kernel, Simd};
 
 struct Describe;
 impl Kernel for Describe {
@@ -86,4 +86,22 @@ fn an_absent_set_is_refused_by_name() {
 #[should_panic(expected = "is not available here")]
 fn an_absent_set_is_not_entered() {
     with_isa(absent(), Describe);
+}
+
+/// Against what the system says.
+#[test]
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn the_core_is_of_the_kind_that_the_system_says() {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let of = |name: &str| {
+        let line = info.lines().find(|line| line.starts_with(name))?;
+        Some(line.split_once(':')?.1.trim().to_string())
+    };
+    let family = of("cpu family").map(|f| f.parse::<u32>().unwrap());
+    let expected = match (of("vendor_id").as_deref(), family) {
+        (Some("GenuineIntel"), _) => Core::Intel,
+        (Some("AuthenticAMD"), Some(26..)) => Core::Zen5,
+        _ => Core::Other,
+    };
+    assert_eq!(Core::here(), expected);
 }

@@ -10,7 +10,7 @@ use crate::panel::Matrix;
 use float::{float_panels, BF16, F16, F32};
 use integer::integer_panels;
 use rustml_io::DType;
-use rustml_simd::{core, Core, Isa, Simd};
+use rustml_simd::{Core, Isa, Simd};
 use std::ops::Range;
 
 /// One matrix product `out[row][..] = weights * acts[row] (+ bias) (+ out)`.
@@ -193,7 +193,7 @@ impl<'a> Work<'a> {
             data: product.weights.data().as_ptr(),
             stride: product.weights.panel_bytes(),
             then,
-            core: core(),
+            core: Core::here(),
         }
     }
 

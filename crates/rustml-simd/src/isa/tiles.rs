@@ -18,7 +18,7 @@ pub trait TileProducts {
     /// and weights.
     ///
     /// # Safety
-    /// All tiles are readable, and those of sums writable.
+    /// All tiles are readable, and those of sums writable; all are on cache lines.
     unsafe fn add_products<const R: usize, const P: usize>(
         &self,
         rows: (*const u8, usize),
@@ -33,6 +33,9 @@ pub trait TileProducts {
 /// product.
 const ROWS: usize = 8;
 
+/// Bytes of a row of a tile.
+const LINE: usize = 64;
+
 impl TileProducts for Avx512Bf16 {
     #[inline(always)]
     unsafe fn add_products<const R: usize, const P: usize>(
@@ -43,47 +46,65 @@ impl TileProducts for Avx512Bf16 {
         sums: (*mut u8, usize, usize),
         anew: bool,
     ) {
-        const LINE: usize = 64;
+        let (sums, of_rows, between) = sums;
         for r in 0..R {
             for first in (0..Tiles::ROWS).step_by(ROWS) {
-                let sum = |n: usize, p: usize| {
-                    let at = r * sums.1 + p * sums.2 + (first + n) * LINE;
-                    sums.0.wrapping_add(at).cast::<f32>()
-                };
-                let mut acc = [[_mm512_setzero_ps(); P]; ROWS];
-                if !anew {
-                    for n in 0..ROWS {
-                        for p in 0..P {
-                            acc[n][p] = _mm512_load_ps(sum(n, p));
-                        }
-                    }
-                }
-                let mut x = rows.0.wrapping_add(r * rows.1 + first * LINE);
-                let mut w = panels.0;
-                for _ in 0..steps {
-                    for pair in 0..LINE / 4 {
-                        let mut weights = [_mm512_setzero_si512(); P];
-                        for p in 0..P {
-                            let at = w.wrapping_add(p * panels.1 + pair * LINE);
-                            weights[p] = _mm512_load_si512(at.cast());
-                        }
-                        for n in 0..ROWS {
-                            let x = x.wrapping_add(n * LINE + 4 * pair).cast::<i32>();
-                            let x = _mm512_set1_epi32(*x);
-                            for p in 0..P {
-                                acc[n][p] = self.dot_bf16(acc[n][p], weights[p], x);
-                            }
-                        }
-                    }
-                    x = x.wrapping_add(Tiles::BYTES);
-                    w = w.wrapping_add(Tiles::BYTES);
-                }
-                for n in 0..ROWS {
-                    for p in 0..P {
-                        _mm512_store_ps(sum(n, p), acc[n][p]);
-                    }
+                let x = rows.0.wrapping_add(r * rows.1 + first * LINE);
+                let sums = sums.wrapping_add(r * of_rows + first * LINE);
+                some_rows::<P>(*self, x, panels, steps, (sums, between), anew);
+            }
+        }
+    }
+}
+
+/// [`ROWS`] rows of a tile, which begin at `x`.
+///
+/// # Safety
+/// As for [`TileProducts::add_products`].
+#[inline(always)]
+#[allow(clippy::needless_range_loop)] // unrolled by their constants
+unsafe fn some_rows<const P: usize>(
+    s: Avx512Bf16,
+    mut x: *const u8,
+    panels: (*const u8, usize),
+    steps: usize,
+    sums: (*mut u8, usize),
+    anew: bool,
+) {
+    let sum = |n: usize, p: usize| {
+        let sum = sums.0.wrapping_add(p * sums.1 + n * LINE);
+        sum.cast::<f32>()
+    };
+    let mut acc = [[_mm512_setzero_ps(); P]; ROWS];
+    if !anew {
+        for n in 0..ROWS {
+            for p in 0..P {
+                acc[n][p] = _mm512_load_ps(sum(n, p));
+            }
+        }
+    }
+    let mut w = panels.0;
+    for _ in 0..steps {
+        for pair in 0..LINE / 4 {
+            let mut weights = [_mm512_setzero_si512(); P];
+            for p in 0..P {
+                let at = w.wrapping_add(p * panels.1 + pair * LINE);
+                weights[p] = _mm512_load_si512(at.cast());
+            }
+            for n in 0..ROWS {
+                let x = x.wrapping_add(n * LINE + 4 * pair).cast::<i32>();
+                let x = _mm512_set1_epi32(*x);
+                for p in 0..P {
+                    acc[n][p] = s.dot_bf16(acc[n][p], weights[p], x);
                 }
             }
+        }
+        x = x.wrapping_add(Tiles::BYTES);
+        w = w.wrapping_add(Tiles::BYTES);
+    }
+    for n in 0..ROWS {
+        for p in 0..P {
+            _mm512_store_ps(sum(n, p), acc[n][p]);
         }
     }
 }
