@@ -1,6 +1,6 @@
 //! Finding, naming and entering instruction sets.
 
-use rustml_simd::{with_isa, Core, Isa, Kernel, Simd};
+use rustml_simd::{with_isa, Isa, Kernel, Simd};
 
 struct Describe;
 impl Kernel for Describe {
@@ -92,6 +92,7 @@ fn an_absent_set_is_not_entered() {
 #[test]
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn the_core_is_of_the_kind_that_the_system_says() {
+    use rustml_simd::Core;
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let of = |name: &str| {
         let line = info.lines().find(|line| line.starts_with(name))?;
