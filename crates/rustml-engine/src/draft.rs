@@ -293,11 +293,7 @@ impl Drafter {
                 Some(&last) => batch.push(&d.cache, &[last], 1),
                 None => {
                     let next = &s.tokens[d.cache.len()..][..g.rows];
-                    let logits = usize::from(g.ready);
-                    match g.prompt {
-                        true => batch.push_prompt(&d.cache, next, logits),
-                        false => batch.push(&d.cache, next, logits),
-                    }
+                    batch.push_as(g.prompt, &d.cache, next, usize::from(g.ready));
                 }
             }
         }

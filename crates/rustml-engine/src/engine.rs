@@ -230,10 +230,7 @@ impl Engine {
         let running = self.scheduler.running.iter().zip(works);
         for (s, w) in running.filter(|(_, w)| here(w)) {
             let rows = [&s.pending()[..w.rows], &w.drafts].concat();
-            match w.prompt {
-                true => batch.push_prompt(&s.cache, &rows, w.logits),
-                false => batch.push(&s.cache, &rows, w.logits),
-            }
+            batch.push_as(w.prompt, &s.cache, &rows, w.logits);
         }
         let size = (batch.ids.len(), batch.logit_rows.len());
         let (looks, clock) = (self.looks(), self.exec.recorder.clock());

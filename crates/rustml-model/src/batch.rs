@@ -33,15 +33,11 @@ impl<'a> Batch<'a> {
     /// Adds the next tokens of a sequence, and asks for the logits of the
     /// last `logits` of them.
     pub fn push(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize) {
-        self.add(cache, ids, logits, false);
+        self.push_as(false, cache, ids, logits);
     }
 
-    /// The same of tokens that are a prompt's.
-    pub fn push_prompt(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize) {
-        self.add(cache, ids, logits, true);
-    }
-
-    fn add(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize, prompt: bool) {
+    /// The same of tokens that are a prompt's, or not.
+    pub fn push_as(&mut self, prompt: bool, cache: &'a KvSequence, ids: &[u32], logits: usize) {
         self.spans.push(Span {
             cache,
             rows: ids.len(),

@@ -164,10 +164,7 @@ fn step(
     let mut batch = Batch::default();
     for (cache, ids) in &*parts {
         let logits = if all { ids.len() } else { 1 };
-        match prompt {
-            true => batch.push_prompt(cache, ids, logits),
-            false => batch.push(cache, ids, logits),
-        }
+        batch.push_as(prompt, cache, ids, logits);
     }
     let logits = runner
         .model

@@ -48,7 +48,7 @@ impl Model {
         assert!(fits, "the pool was made for this sequence");
         for chunk in ids.chunks(rows) {
             let mut batch = Batch::default();
-            batch.push_prompt(&sequence, chunk, chunk.len());
+            batch.push_as(true, &sequence, chunk, chunk.len());
             let more = sink(model.forward(&batch, &mut kv, &mut exec));
             sequence.advance(chunk.len());
             if !more {

@@ -208,11 +208,7 @@ impl Bench {
         let mut batch = Batch::default();
         for (s, &(rows, logits)) in context.sequences.iter().zip(rows) {
             let at = s.len() % (self.ids.len() - rows + 1);
-            let ids = &self.ids[at..at + rows];
-            match prompt {
-                true => batch.push_prompt(s, ids, logits),
-                false => batch.push(s, ids, logits),
-            }
+            batch.push_as(prompt, s, &self.ids[at..at + rows], logits);
         }
         work.tokens += batch.ids.len();
         work.steps += 1;

@@ -208,21 +208,22 @@ pub fn attend_rows(
     assert!(q.len() == rows * cols && out.len() == q.len());
     cache.check(spans, rows);
     let out = out.as_mut_ptr();
-    let queries = spans.iter().map(|s| Queries {
-        q: q[s.row * cols..].as_ptr(),
-        // SAFETY: within `out`, which is as long as `q`.
-        out: unsafe { out.add(s.row * cols) },
-        stride: cols,
-        rows: s.rows,
-        first: s.first,
-        blocks: s.blocks,
-    });
-    let apart = team.prompts_apart();
-    let (prompts, others): (Vec<_>, Vec<_>) = queries
-        .zip(spans)
-        .partition(|(_, span)| span.prompt && apart);
-    let [prompts, others] = [prompts, others].map(|all| all.into_iter().map(|(q, _)| q));
-    let [prompts, others]: [Vec<_>; 2] = [prompts.collect(), others.collect()];
+    let (mut prompts, mut others) = (Vec::new(), Vec::new());
+    for s in spans {
+        let all = match s.prompt && team.prompts_apart() {
+            true => &mut prompts,
+            false => &mut others,
+        };
+        all.push(Queries {
+            q: q[s.row * cols..].as_ptr(),
+            // SAFETY: within `out`, which is as long as `q`.
+            out: unsafe { out.add(s.row * cols) },
+            stride: cols,
+            rows: s.rows,
+            first: s.first,
+            blocks: s.blocks,
+        });
+    }
     let pieces = Pieces::new(shape, layer, (&prompts, &others), team.pool.threads());
     assert!(timing.is_none_or(|t| t.len() >= 3));
     team.pool.run(pieces.chunks.len(), &|c, _| {

@@ -93,10 +93,7 @@ impl Runner {
     pub fn feed(&mut self, sequence: &mut KvSequence, ids: &[u32]) -> Vec<f32> {
         assert!(self.kv.reserve(sequence, ids.len()));
         let mut batch = Batch::default();
-        match self.prompt {
-            true => batch.push_prompt(sequence, ids, ids.len()),
-            false => batch.push(sequence, ids, ids.len()),
-        }
+        batch.push_as(self.prompt, sequence, ids, ids.len());
         let logits = self
             .model
             .forward(&batch, &mut self.kv, &mut self.exec)
