@@ -24,7 +24,7 @@ use serde::Deserialize;
 use crate::client::{is_commit, Etag, Remote};
 use crate::error::{Error, Result};
 use crate::name::{is_safe_path, Name};
-use crate::select::{choose, NoPlan, Plan, INDEX, TOKENIZER};
+use crate::select::{choose, NoPlan, Plan, INDEX, TELLING, TEMPLATE};
 
 /// An index of shards is some 100 bytes a tensor.
 const LARGEST_INDEX: u64 = 64 << 20;
@@ -42,8 +42,13 @@ pub(crate) struct Repo {
 pub(crate) enum Cached {
     /// All of it; the path to hand out.
     Complete(PathBuf),
-    /// All but a tokenizer.json that may or may not exist at the hub.
-    Usable(PathBuf),
+    /// The weights and their configuration. The files named may or may not
+    /// exist at the hub; with them the model may answer otherwise.
+    Usable {
+        path: PathBuf,
+        commit: String,
+        unknown: Vec<&'static str>,
+    },
     /// Not enough, for this reason.
     No(String),
 }
@@ -75,6 +80,23 @@ impl Repo {
 
     pub fn incomplete(&self, etag: &Etag) -> PathBuf {
         self.blobs().join(format!("{}.incomplete", etag.as_str()))
+    }
+
+    /// Removes what killed processes left of a blob that cannot be resumed,
+    /// `<etag>.<process>.incomplete`. To be called under the blob's lock.
+    pub fn remove_stale(&self, etag: &Etag) {
+        let entries = fs::read_dir(self.blobs()).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let process = name
+                .to_str()
+                .and_then(|name| name.strip_prefix(etag.as_str())?.strip_prefix('.'))
+                .and_then(|rest| rest.strip_suffix(".incomplete"));
+            if process.is_some_and(|p| p.bytes().all(|b| b.is_ascii_digit())) {
+                // If it cannot be removed, it only takes room.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     pub fn snapshot(&self, commit: &str) -> PathBuf {
@@ -251,17 +273,32 @@ impl Repo {
                 Err(why) => return Cached::No(format!("its {INDEX} in the cache {why}")),
             }
         }
-        let known = files.iter().any(|file| file == TOKENIZER)
-            || self
-                .dir
-                .join(".no_exist")
-                .join(commit)
-                .join(TOKENIZER)
-                .exists();
-        match known {
-            true => Cached::Complete(self.snapshot(commit)),
-            false => Cached::Usable(self.snapshot(commit)),
+        let mut unknown: Vec<&str> = TELLING.to_vec();
+        if !self.has_template(commit) {
+            unknown.push(TEMPLATE);
         }
+        unknown.retain(|wanted| {
+            let absent = self.dir.join(".no_exist").join(commit).join(wanted);
+            !files.iter().any(|file| file == wanted) && !absent.exists()
+        });
+        let path = self.snapshot(commit);
+        match unknown.is_empty() {
+            true => Cached::Complete(path),
+            false => Cached::Usable {
+                path,
+                commit: commit.to_owned(),
+                unknown,
+            },
+        }
+    }
+
+    /// Whether tokenizer_config.json holds a chat template.
+    fn has_template(&self, commit: &str) -> bool {
+        let mut text = Vec::new();
+        let file = File::open(self.pointer(commit, "tokenizer_config.json"));
+        let read = file.and_then(|file| file.take(LARGEST_INDEX).read_to_end(&mut text));
+        let key = b"\"chat_template\"";
+        read.is_ok() && text.windows(key.len()).any(|w| w == key)
     }
 }
 
@@ -454,8 +491,25 @@ mod tests {
             Cached::No("the cache does not have its two.safetensors".into())
         );
         put(&file("two.safetensors"), "2");
-        assert_eq!(repo.find(&name), Cached::Usable(repo.snapshot(COMMIT)));
-        repo.mark_absent(COMMIT, TOKENIZER);
+        let unknown = |expected: &[&str]| match repo.find(&name) {
+            Cached::Usable {
+                path,
+                commit,
+                unknown,
+            } => {
+                assert_eq!((path, commit.as_str()), (repo.snapshot(COMMIT), COMMIT));
+                assert_eq!(unknown, expected);
+            }
+            other => panic!("{other:?}"),
+        };
+        let (generation, tokenizer) = ("generation_config.json", "tokenizer_config.json");
+        unknown(&["tokenizer.json", generation, tokenizer, TEMPLATE]);
+        repo.mark_absent(COMMIT, "tokenizer.json");
+        put(&file(generation), "{}");
+        unknown(&[tokenizer, TEMPLATE]);
+        put(&file(tokenizer), "{}");
+        unknown(&[TEMPLATE]);
+        put(&file(tokenizer), r#"{"chat_template": "x"}"#);
         assert_eq!(repo.find(&name), Cached::Complete(repo.snapshot(COMMIT)));
         for bad in [
             "{}",

@@ -24,6 +24,8 @@ pub(crate) struct Client {
     /// Attempts after the first.
     pub retries: u32,
     pub retry_wait: Duration,
+    /// The longest silence of a server.
+    pub timeout: Duration,
 }
 
 /// A repository at one commit.
@@ -64,7 +66,17 @@ impl Etag {
 
     /// The content's SHA-256 in lower case, if that is what this is.
     pub fn sha256(&self) -> Option<String> {
-        (self.0.len() == 64 && self.0.bytes().all(|b| b.is_ascii_hexdigit()))
+        self.digits(64)
+    }
+
+    /// Git's id of the content as a blob, in lower case, if that is what this
+    /// is: the SHA-1 of a header and the content.
+    pub fn git_blob(&self) -> Option<String> {
+        self.digits(40)
+    }
+
+    fn digits(&self, count: usize) -> Option<String> {
+        (self.0.len() == count && self.0.bytes().all(|b| b.is_ascii_hexdigit()))
             .then(|| self.0.to_ascii_lowercase())
     }
 }
@@ -85,6 +97,7 @@ impl Client {
             http: Http::new(config),
             retries: config.retries,
             retry_wait: config.retry_wait,
+            timeout: config.timeout,
         }
     }
 

@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::cache::{create_parent, Repo};
@@ -20,6 +22,80 @@ const BUFFER: usize = 256 << 10;
 /// A connection that breaks after this much has been of use, and does not
 /// count as a failed attempt.
 const USEFUL: u64 = 8 << 20;
+
+/// Bytes a second below which a connection counts as broken: at that rate even
+/// the smallest model takes a day.
+const SLOWEST: u64 = 1 << 10;
+
+/// What tells a damaged file from a good one, as far as its ETag does.
+enum Hash {
+    /// Of large files.
+    Sha256(Sha256, String),
+    /// Git's id of a blob, of small ones.
+    Git(Sha1, String),
+    None,
+}
+
+impl Hash {
+    fn of(remote: &Remote) -> Hash {
+        if let Some(expected) = remote.etag.sha256() {
+            return Hash::Sha256(Sha256::new(), expected);
+        }
+        let Some(expected) = remote.etag.git_blob() else {
+            return Hash::None;
+        };
+        let head = format!("blob {}\0", remote.size);
+        Hash::Git(Sha1::new_with_prefix(head), expected)
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Hash::Sha256(hash, _) => hash.update(bytes),
+            Hash::Git(hash, _) => hash.update(bytes),
+            Hash::None => {}
+        }
+    }
+
+    /// What is wrong with all that was hashed, if anything.
+    fn damage(&self) -> Option<String> {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let (name, actual, expected) = match self {
+            Hash::Sha256(hash, expected) => ("SHA-256", hex(&hash.clone().finalize()), expected),
+            Hash::Git(hash, expected) => ("git id", hex(&hash.clone().finalize()), expected),
+            Hash::None => return None,
+        };
+        (actual != *expected).then(|| format!("its {name} is {actual} and should be {expected}"))
+    }
+}
+
+/// How fast bytes come, over spans of twice the longest silence allowed.
+struct Rate {
+    span: Duration,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Rate {
+    fn new(timeout: Duration) -> Rate {
+        Rate {
+            span: timeout.saturating_mul(2),
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    /// Notes so many bytes; whether they come too slowly to go on.
+    fn is_too_slow(&mut self, bytes: usize, now: Instant) -> bool {
+        self.bytes += bytes as u64;
+        let passed = now.saturating_duration_since(self.since);
+        if passed < self.span {
+            return false;
+        }
+        let slow = (self.bytes as f64) < SLOWEST as f64 * passed.as_secs_f64();
+        (self.since, self.bytes) = (now, 0);
+        slow
+    }
+}
 
 /// Everything needed to fetch one file.
 pub(crate) struct Job<'a> {
@@ -43,7 +119,7 @@ pub(crate) fn fetch(job: &Job, meter: &mut Meter) -> Result<()> {
     if !repo.has(commit, file, remote) {
         let blob = repo.blob(&remote.etag);
         create_parent(&blob)?;
-        let _lock = repo.lock(&remote.etag, || {
+        let lock = repo.lock(&remote.etag, || {
             meter.note(&format!(
                 "waiting for another process that is downloading {}",
                 harmless(file)
@@ -52,6 +128,10 @@ pub(crate) fn fetch(job: &Job, meter: &mut Meter) -> Result<()> {
         // Whoever held the lock may have done our work.
         let present = fs::metadata(&blob).is_ok_and(|meta| meta.len() == remote.size);
         if !present {
+            if lock.is_some() {
+                // Nobody else is at it, so whoever was is gone.
+                repo.remove_stale(&remote.etag);
+            }
             Transfer::begin(job)?.run(job, meter)?.finish(&blob)?;
         }
         repo.link(commit, file, &remote.etag, !present)?;
@@ -64,7 +144,7 @@ pub(crate) fn fetch(job: &Job, meter: &mut Meter) -> Result<()> {
 struct Transfer {
     path: PathBuf,
     file: File,
-    hasher: Sha256,
+    hash: Hash,
     /// Bytes in the file, all of them hashed.
     position: u64,
     /// Whether bytes of an earlier run are among them.
@@ -77,7 +157,8 @@ struct Transfer {
 
 impl Transfer {
     fn begin(job: &Job) -> Result<Transfer> {
-        let verifiable = job.remote.etag.sha256().is_some();
+        let hash = Hash::of(job.remote);
+        let verifiable = !matches!(hash, Hash::None);
         let path = match verifiable {
             true => job.repo.incomplete(&job.remote.etag),
             false => {
@@ -99,24 +180,24 @@ impl Transfer {
         let mut transfer = Transfer {
             path,
             file,
-            hasher: Sha256::new(),
+            hash,
             position: 0,
             resumed: false,
             verifiable,
         };
-        transfer.take_up(job.remote.size)?;
+        transfer.take_up(job.remote)?;
         Ok(transfer)
     }
 
     /// Hashes what an earlier run left.
-    fn take_up(&mut self, size: u64) -> Result<()> {
+    fn take_up(&mut self, remote: &Remote) -> Result<()> {
         let length = self
             .file
             .metadata()
             .map_err(|e| Error::io("read", &self.path, e))?
             .len();
-        if length > size {
-            return self.restart();
+        if length > remote.size {
+            return self.restart(remote);
         }
         let mut buffer = buffer(&self.path)?;
         // No further than that, whatever the file turns out to be.
@@ -126,19 +207,19 @@ impl Transfer {
             if n == 0 {
                 break;
             }
-            self.hasher.update(&buffer[..n]);
+            self.hash.update(&buffer[..n]);
             self.position += n as u64;
         }
         self.resumed = self.position > 0;
         Ok(())
     }
 
-    fn restart(&mut self) -> Result<()> {
+    fn restart(&mut self, remote: &Remote) -> Result<()> {
         self.file
             .set_len(0)
             .and_then(|()| self.file.seek(SeekFrom::Start(0)))
             .map_err(|e| Error::io("empty", &self.path, e))?;
-        self.hasher = Sha256::new();
+        self.hash = Hash::of(remote);
         self.position = 0;
         self.resumed = false;
         Ok(())
@@ -155,10 +236,10 @@ impl Transfer {
                 }
                 return Err(e);
             }
-            match self.damage(job.remote) {
+            match self.hash.damage() {
                 None => return Ok(self),
                 // Perhaps only the earlier run's bytes were bad.
-                Some(_) if self.resumed => self.restart()?,
+                Some(_) if self.resumed => self.restart(job.remote)?,
                 Some(why) => {
                     self.discard();
                     return Err(Error::Corrupt {
@@ -206,8 +287,9 @@ impl Transfer {
         let size = remote.size;
         let mut download = client.open(name, commit, file, self.position, size)?;
         if download.start != self.position {
-            self.restart()?;
+            self.restart(remote)?;
         }
+        let mut rate = Rate::new(client.timeout);
         let mut buffer = buffer(&self.path)?;
         let mut detail = String::new();
         // To the end of the body even when all bytes are here: only then can
@@ -223,7 +305,7 @@ impl Transfer {
             };
             let left = size - self.position;
             if n as u64 > left {
-                self.restart()?;
+                self.restart(remote)?;
                 return Err(Error::Corrupt {
                     file: harmless(file),
                     why: format!("it is longer than the {size} bytes announced"),
@@ -232,9 +314,13 @@ impl Transfer {
             self.file
                 .write_all(&buffer[..n])
                 .map_err(|e| Error::write(&self.path, left, e))?;
-            self.hasher.update(&buffer[..n]);
+            self.hash.update(&buffer[..n]);
             self.position += n as u64;
             meter.at(self.position);
+            if rate.is_too_slow(n, Instant::now()) && self.position < size {
+                detail = " (it sends less than 1 kB a second)".into();
+                break;
+            }
         }
         if self.position < size {
             return Err(Error::CutOff {
@@ -247,19 +333,6 @@ impl Transfer {
             });
         }
         Ok(())
-    }
-
-    /// What is wrong with the complete file, if anything.
-    fn damage(&self, remote: &Remote) -> Option<String> {
-        let expected = remote.etag.sha256()?;
-        let actual: String = self
-            .hasher
-            .clone()
-            .finalize()
-            .iter()
-            .map(|b| format!("{b:02x}"))
-            .collect();
-        (actual != expected).then(|| format!("its SHA-256 is {actual} and should be {expected}"))
     }
 
     fn discard(&self) {
@@ -294,5 +367,40 @@ fn read(from: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trickle_is_told_from_a_slow_line() {
+        let (second, kilo) = (Duration::from_secs(1), SLOWEST as usize);
+        let mut rate = Rate::new(5 * second);
+        let start = rate.since;
+        // A span lasts ten seconds; before its end nothing is said.
+        assert!(!rate.is_too_slow(1, start + 9 * second));
+        assert!(rate.is_too_slow(1, start + 10 * second));
+        // Each span counts by itself.
+        assert!(!rate.is_too_slow(10 * kilo, start + 20 * second));
+        assert!(rate.is_too_slow(10 * kilo - 1, start + 30 * second));
+    }
+
+    #[test]
+    fn small_files_are_compared_with_git_s_id() {
+        // As `printf hello | git hash-object --stdin` prints it.
+        let remote = |size| Remote {
+            etag: crate::client::Etag::parse("b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0").unwrap(),
+            size,
+        };
+        let damage = |content: &[u8]| {
+            let mut hash = Hash::of(&remote(content.len() as u64));
+            hash.update(content);
+            hash.damage()
+        };
+        assert_eq!(damage(b"hello"), None);
+        let why = damage(b"hallo").unwrap();
+        assert!(why.contains("git id") && why.contains("b6fc4c62"), "{why}");
     }
 }

@@ -59,8 +59,10 @@
 //! - The cache has Hugging Face's layout: models that other tools downloaded
 //!   are found, and ours are found by them.
 //! - What is in the cache is handed out without a request; only [`Hub::pull`]
-//!   asks for something newer. What a cached file can serve is not downloaded:
-//!   with only `Q8_0` in the cache, `org/name` means that file.
+//!   asks for something newer. A snapshot that lacks files by which a model
+//!   ends or chats is completed once, at its own commit. What a cached file can
+//!   serve is not downloaded: with only `Q8_0` in the cache, `org/name` means
+//!   that file.
 //! - A name in a snapshot stands for a complete file: bytes arrive in
 //!   `<etag>.incomplete`, are compared with the announced size and, where the
 //!   ETag is a SHA-256 (all large files), with that, and are then renamed. A
@@ -69,7 +71,7 @@
 //!   and the token is shown to the endpoint's origin alone.
 //! - Two processes may download the same model: one waits for the other.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod cache;
 mod client;
@@ -94,7 +96,7 @@ use config::{Config, Endpoint, Token};
 use download::{fetch, Job};
 use name::{is_safe_path, Name, Want};
 use progress::Meter;
-use select::{choose, NoPlan, Plan, INDEX, TOKENIZER};
+use select::{choose, NoPlan, Plan, INDEX, SMALL, TEMPLATE};
 
 pub use error::{Error, Result, Unreachable};
 pub use manage::{CachedFile, CachedModel, CachedRevision, Removed};
@@ -213,25 +215,53 @@ impl Hub {
             return Ok(path);
         }
         let name = Name::parse(name)?;
-        let usable = match Repo::new(&self.config.cache, &name).find(&name) {
-            Cached::Complete(path) => return Ok(path),
-            Cached::Usable(path) if self.config.offline => return Ok(path),
-            Cached::Usable(path) => Some(path),
-            Cached::No(why) if self.config.offline => {
-                return Err(Error::Offline {
-                    name: name.to_string(),
-                    why,
-                })
-            }
-            Cached::No(_) => None,
-        };
-        match (self.download(&name), usable) {
-            (
-                Err(Error::Unreachable { .. } | Error::Server { .. } | Error::RateLimited { .. }),
-                Some(path),
-            ) => Ok(path),
-            (result, _) => result,
+        match Repo::new(&self.config.cache, &name).find(&name) {
+            Cached::Complete(path) => Ok(path),
+            Cached::Usable {
+                path,
+                commit,
+                unknown,
+            } => self.complete(&name, path, commit, &unknown),
+            Cached::No(why) if self.config.offline => Err(Error::Offline {
+                name: name.to_string(),
+                why,
+            }),
+            Cached::No(_) => self.download(&name),
         }
+    }
+
+    /// Fetches what a snapshot may lack, of the same commit. Where that cannot
+    /// be, the snapshot is used as it is, and that is said.
+    fn complete(
+        &self,
+        name: &Name,
+        path: PathBuf,
+        commit: String,
+        unknown: &[&str],
+    ) -> Result<PathBuf> {
+        let at_commit = Name {
+            revision: Some(commit),
+            ..name.clone()
+        };
+        let why = match self.config.offline {
+            true => "it is not asked while offline".to_owned(),
+            false => match self.download(&at_commit) {
+                Ok(path) => return Ok(path),
+                // It may be gone, gated by now, or out of reach: what is here
+                // still runs.
+                Err(e) => e.to_string(),
+            },
+        };
+        // Most models have their template elsewhere, or none.
+        let telling: Vec<&str> = unknown.iter().copied().filter(|f| *f != TEMPLATE).collect();
+        if self.config.progress != Progress::Quiet && !telling.is_empty() {
+            progress::say(&format!(
+                "warning: the cache does not have {} of {name}, and whether the hub has is not \
+                 known ({why}); end tokens or the chat template may be missing",
+                telling.join(", ")
+            ));
+        }
+        Ok(path)
     }
 
     /// As [`Hub::resolve`], but always asks the hub for the newest revision
@@ -291,8 +321,8 @@ impl Hub {
                 (parts, path)
             }
             Plan::Safetensors { mut small, weights } => {
-                if !small.iter().any(|file| file == TOKENIZER) {
-                    repo.mark_absent(commit, TOKENIZER);
+                for file in SMALL.iter().filter(|s| !small.iter().any(|f| f == *s)) {
+                    repo.mark_absent(commit, file);
                 }
                 small.push(weights.to_owned());
                 (small, repo.snapshot(commit))

@@ -161,7 +161,7 @@ fn problem(repo: &Repo, name: &Name, revisions: &[CachedRevision]) -> Option<Str
     let mut other = None;
     for revision in revisions {
         let why = match repo.look(name, &revision.commit) {
-            Cached::Complete(_) | Cached::Usable(_) => return None,
+            Cached::Complete(_) | Cached::Usable { .. } => return None,
             Cached::No(why) => why,
         };
         // Several GGUF files: each can be loaded by naming it.

@@ -45,7 +45,14 @@ impl Name {
         }
         let text = match text.split_once("://") {
             Some((_, page)) => from_page(page).ok_or_else(|| bad("it is no model's page"))?,
-            None => text.to_owned(),
+            // As Ollama and llama.cpp write names of the hub.
+            None => match ["hf.co/", "huggingface.co/"]
+                .iter()
+                .find_map(|host| text.strip_prefix(host))
+            {
+                Some(page) => page.to_owned(),
+                None => text.to_owned(),
+            },
         };
 
         let (left, right) = match text.split_once('@') {
@@ -247,6 +254,16 @@ mod tests {
         let file = |f: &str| Want::File(f.into());
         for (text, expected) in [
             ("gpt2", name("gpt2", None, Want::Any)),
+            ("hf.co/org/name", name("org/name", None, Want::Any)),
+            ("hf.co/org/name:Q8_0", name("org/name", None, tag("Q8_0"))),
+            (
+                "huggingface.co/org/name:Q8_0",
+                name("org/name", None, tag("Q8_0")),
+            ),
+            (
+                "hf.co/org/name/dir/x.gguf",
+                name("org/name", None, file("dir/x.gguf")),
+            ),
             ("org/name", name("org/name", None, Want::Any)),
             ("org/name@v1.0", name("org/name", Some("v1.0"), Want::Any)),
             (

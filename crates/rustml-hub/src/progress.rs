@@ -131,7 +131,7 @@ fn style() -> ProgressStyle {
 }
 
 /// A closed stderr must not end a download, so its error is dropped.
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 

@@ -3,6 +3,8 @@
 //! The same function looks at what the hub lists, at what a cache holds and at
 //! a local directory, so that the three cannot disagree.
 
+use std::collections::HashSet;
+
 use crate::name::{has_extension, Want};
 
 /// The weights in one file; preferred, as in transformers.
@@ -14,15 +16,23 @@ pub(crate) const CONFIG: &str = "config.json";
 /// The vocabulary, in the one format read here.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
+/// Without one of these a model answers otherwise than it should: it does not
+/// end, or has no chat template.
+pub(crate) const TELLING: [&str; 3] =
+    [TOKENIZER, "generation_config.json", "tokenizer_config.json"];
+/// The chat template, in newer repositories. In others it is in
+/// tokenizer_config.json.
+pub(crate) const TEMPLATE: &str = "chat_template.jinja";
+
 /// Fetched if the repository has them. The last two say how an encoder's
 /// vectors are pooled (sentence-transformers); without them that is a guess.
-const SMALL: [&str; 8] = [
+pub(crate) const SMALL: [&str; 8] = [
     CONFIG,
     "generation_config.json",
     TOKENIZER,
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "chat_template.jinja",
+    TEMPLATE,
     "modules.json",
     "1_Pooling/config.json",
 ];
@@ -177,10 +187,12 @@ fn part(file: &str) -> Option<Part<'_>> {
     if !digits(number) || !digits(count) {
         return None;
     }
-    Some(Part {
+    let (number, count) = (number.parse().ok()?, count.parse().ok()?);
+    // Numbers that cannot be a part's are but a name.
+    (1..=count).contains(&number).then_some(Part {
         stem,
-        number: number.parse().ok()?,
-        count: count.parse().ok()?,
+        number,
+        count,
     })
 }
 
@@ -190,13 +202,14 @@ fn all_parts(files: &[String], file: &str) -> Result<Vec<String>, NoPlan> {
         return Ok(vec![file.to_owned()]);
     };
     let extension = &file[file.len() - ".gguf".len()..];
+    let listed: HashSet<&str> = files.iter().map(String::as_str).collect();
     (1..=first.count)
         .map(|number| {
             let name = format!(
                 "{}-{number:05}-of-{:05}{extension}",
                 first.stem, first.count
             );
-            match files.contains(&name) {
+            match listed.contains(name.as_str()) {
                 true => Ok(name),
                 false => Err(NoPlan::Missing {
                     wanted: crate::text::harmless(&name),
@@ -392,6 +405,29 @@ mod tests {
             choose(&all, &tag("Q6_K")),
             Err(NoPlan::Missing { .. })
         ));
+    }
+
+    #[test]
+    fn numbers_that_are_no_parts_are_names() {
+        for name in [
+            "m-00001-of-00000.gguf",
+            "m-00000-of-00000.gguf",
+            "m-00000-of-00002.gguf",
+            "m-00003-of-00002.gguf",
+        ] {
+            let all = files(&[name]);
+            assert_eq!(choose(&all, &Want::Any), gguf(&[name]));
+            assert_eq!(choose(&all, &Want::File(name.into())), gguf(&[name]));
+        }
+    }
+
+    #[test]
+    fn as_many_parts_as_there_can_be() {
+        let all: Vec<String> = (1..=99_999)
+            .map(|n| format!("m-{n:05}-of-99999.gguf"))
+            .collect();
+        // Comparing each with each would take minutes.
+        assert_eq!(choose(&all, &Want::Any), Ok(Plan::Gguf(all.clone())));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use common::{cache, gguf, holds_nothing, quiet, says, sha256, Reply, Server, FILE};
+use common::{cache, etag, gguf, holds_nothing, quiet, says, sha256, Reply, Server, COMMIT, FILE};
 use rustml_hub::{Error, Hub, Unreachable};
 
 fn incomplete(cache: &Path, content: &[u8]) -> PathBuf {
@@ -176,6 +176,43 @@ fn damaged_bytes_never_get_a_name() {
         &[FILE, &sha256(&content), "deleted", "run the command again"],
     );
     assert!(holds_nothing(cache.path()));
+}
+
+#[test]
+fn small_files_that_are_damaged_never_get_a_name() {
+    let (server, cache) = (Server::start(), cache());
+    let files: &[(&str, &[u8])] = &[
+        ("config.json", b"{\"model_type\":\"llama\"}"),
+        ("model.safetensors", b"w"),
+    ];
+    server.put("org/name", COMMIT, files);
+    server.hook(|request, mut reply| {
+        if request.path.ends_with("config.json") && !request.looks() {
+            reply.body[5] ^= 1;
+        }
+        reply
+    });
+    let error = server.hub(cache.path()).resolve("org/name").unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error:?}");
+    says(&error, &["config.json", "git id", &etag(files[0].1)]);
+    let offline = server.hub(cache.path()).offline(true).resolve("org/name");
+    assert!(matches!(offline, Err(Error::Offline { .. })), "{offline:?}");
+}
+
+#[test]
+fn leftovers_of_killed_runs_that_cannot_go_on_are_removed() {
+    let ((server, content), cache) = (gguf(50_000), cache());
+    let whole = incomplete(cache.path(), &content);
+    let blobs = whole.parent().unwrap();
+    fs::create_dir_all(blobs).unwrap();
+    let sha = sha256(&content);
+    let (killed, others) = (format!("{sha}.123.incomplete"), "ab.123.incomplete");
+    for name in [&killed, others] {
+        fs::write(blobs.join(name), "some bytes").unwrap();
+    }
+    server.hub(cache.path()).resolve("org/name").unwrap();
+    assert!(!blobs.join(killed).exists());
+    assert!(blobs.join(others).exists(), "of another file");
 }
 
 #[test]

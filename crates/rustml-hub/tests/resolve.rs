@@ -23,6 +23,7 @@ fn repo(cache: &tempfile::TempDir) -> PathBuf {
 
 const CONFIG: &[u8] = b"{\"model_type\":\"llama\"}";
 const TOKENIZER: &[u8] = b"{\"version\":\"1.0\"}";
+const TEMPLATED: &[u8] = b"{\"chat_template\":\"x\"}";
 
 /// A repository as the hub has them: our files and everybody else's.
 fn put_safetensors(server: &Server, weights: &[u8]) {
@@ -311,7 +312,9 @@ fn foreign_cache(cache: &Path, links: bool) -> PathBuf {
     fs::write(repo.join("refs/main"), COMMIT).unwrap();
     for (file, content) in [
         ("config.json", CONFIG),
+        ("generation_config.json", b"{}"),
         ("tokenizer.json", TOKENIZER),
+        ("tokenizer_config.json", TEMPLATED),
         ("model.safetensors", b"w"),
     ] {
         if links {
@@ -362,7 +365,7 @@ fn files_without_links_are_not_downloaded_again() {
     let snapshot = foreign_cache(cache.path(), false);
     let files: &[(&str, &[u8])] = &[
         ("config.json", CONFIG),
-        ("generation_config.json", b"{}"),
+        ("special_tokens_map.json", b"{}"),
         ("tokenizer.json", TOKENIZER),
         ("model.safetensors", b"w"),
     ];
@@ -406,6 +409,41 @@ fn a_snapshot_without_tokenizer_is_completed_or_used_as_it_is() {
         snapshot
     );
     assert_eq!(read(snapshot.join("tokenizer.json")), TOKENIZER);
+}
+
+#[test]
+fn a_snapshot_without_the_files_that_end_and_chat_is_completed_at_its_commit() {
+    let (server, cache) = (Server::start(), cache());
+    let snapshot = foreign_cache(cache.path(), true);
+    let (generation, tokenizer) = ("generation_config.json", "tokenizer_config.json");
+    for file in [generation, tokenizer] {
+        fs::remove_file(snapshot.join(file)).unwrap();
+    }
+    // Out of reach, offline, or no longer there: it is used as it is.
+    let hub = server.hub(cache.path());
+    assert_eq!(hub.resolve("org/name").unwrap(), snapshot);
+    assert!(!server.requests().is_empty(), "the hub was asked");
+    let offline = server.hub(cache.path()).offline(true);
+    assert_eq!(offline.resolve("org/name").unwrap(), snapshot);
+    assert_eq!(server.requests().len(), 0);
+
+    let files: &[(&str, &[u8])] = &[
+        ("chat_template.jinja", b"{{ messages }}"),
+        ("config.json", CONFIG),
+        (generation, b"{ }"),
+        ("tokenizer.json", TOKENIZER),
+        ("model.safetensors", b"w"),
+    ];
+    server.put("org/name", COMMIT, files);
+    assert_eq!(hub.resolve("org/name").unwrap(), snapshot);
+    assert_eq!(read(snapshot.join(generation)), b"{ }");
+    let template = read(snapshot.join("chat_template.jinja"));
+    assert_eq!(template, b"{{ messages }}");
+    assert!(!snapshot.join(tokenizer).exists());
+    // The hub has no more, and that is remembered.
+    server.requests();
+    assert_eq!(hub.resolve("org/name").unwrap(), snapshot);
+    assert_eq!(server.requests().len(), 0);
 }
 
 #[test]

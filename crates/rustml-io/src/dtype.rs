@@ -24,11 +24,12 @@ pub enum DType {
     Q6_K,
     IQ4_NL,
     IQ4_XS,
+    MXFP4,
 }
 
 impl DType {
     /// Every type, in the order of the enum.
-    pub const ALL: [DType; 15] = [
+    pub const ALL: [DType; 16] = [
         DType::F32,
         DType::F16,
         DType::BF16,
@@ -44,6 +45,7 @@ impl DType {
         DType::Q6_K,
         DType::IQ4_NL,
         DType::IQ4_XS,
+        DType::MXFP4,
     ];
 
     /// Values in one block; 1 for the float types.
@@ -51,7 +53,7 @@ impl DType {
         use DType::*;
         match self {
             F32 | F16 | BF16 => 1,
-            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL => 32,
+            Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q8_0 | IQ4_NL | MXFP4 => 32,
             Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS => 256,
         }
     }
@@ -73,6 +75,7 @@ impl DType {
             Q5_K => 176,
             Q6_K => 210,
             IQ4_XS => 136,
+            MXFP4 => 17,
         }
     }
 
@@ -109,6 +112,7 @@ impl DType {
             Q6_K => "Q6_K",
             IQ4_NL => "IQ4_NL",
             IQ4_XS => "IQ4_XS",
+            MXFP4 => "MXFP4",
         }
     }
 }

@@ -40,7 +40,7 @@ pub enum Error {
     /// The tensor is there, but in a type that cannot be computed with.
     #[error(
         "tensor {} of {} is stored as {}, which rustml cannot compute with; convert the model to \
-         one of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS",
+         one of F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K to Q6_K, IQ4_NL, IQ4_XS, MXFP4",
         show(name), path.display(), show_bare(type_name)
     )]
     UnsupportedType {

@@ -47,12 +47,14 @@
 //!   turned round on reading and writing.
 //!
 //! A mapped file must not be changed in place while its store lives: the
-//! numbers would change under the reader, and cutting the file short would end
-//! the process. Replacing it by renaming another over it, as the writers here
-//! do, is fine.
+//! numbers would change under the reader, and cutting the file short ends
+//! the process, with a sentence where [`report_torn_files`] was called. Replacing
+//! it by renaming another over it, as the writers here do, is fine.
 
 #![deny(unsafe_code)]
 
+#[allow(unsafe_code)]
+mod closed;
 mod cursor;
 mod dtype;
 mod error;
@@ -60,19 +62,28 @@ pub mod gguf;
 #[allow(unsafe_code)]
 mod mmap;
 mod open;
+mod output;
 mod recognise;
 pub mod safetensors;
-mod save;
+mod small;
 mod store;
 mod strings;
 mod summary;
+#[cfg(unix)]
+#[allow(unsafe_code)]
+mod torn;
 mod value;
 
+pub use closed::stdout_is_closed;
 pub use dtype::DType;
 pub use error::{Error, Problem, Result};
 pub use gguf::{GgufFile, GgufWriter};
+pub use output::Output;
 pub use safetensors::write_safetensors;
+pub use small::read_small;
 pub use store::{FileFormat, Store, Tensor, TensorInfo};
 pub use strings::Strings;
 pub use summary::{Summary, TypeSummary};
+#[cfg(unix)]
+pub use torn::report_torn_files;
 pub use value::{Array, Metadata, Value};

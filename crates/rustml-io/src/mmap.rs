@@ -1,4 +1,4 @@
-//! A file's bytes, mapped into memory. The only unsafe code of this crate.
+//! A file's bytes, mapped into memory.
 
 use std::fs::File;
 use std::ops::{Deref, Range};
@@ -7,11 +7,17 @@ use std::path::Path;
 use memmap2::Mmap;
 
 use crate::error::Problem;
+#[cfg(unix)]
+use crate::torn::Watch;
 use crate::{Error, Result};
 
 /// The bytes of a file: mapped, or already in memory.
 pub(crate) enum Bytes {
-    Mapped(Mmap),
+    /// Watched until just before it goes.
+    #[cfg(unix)]
+    Mapped(#[allow(dead_code)] Watch, Mmap),
+    #[cfg(not(unix))]
+    Mapped((), Mmap),
     Owned(Vec<u8>),
 }
 
@@ -32,13 +38,17 @@ impl Bytes {
         // crate keep to it: they never modify a file in place but rename a new
         // one over it, which leaves the mapping of the old one intact.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
-        Ok(Bytes::Mapped(map))
+        #[cfg(unix)]
+        let watch = Watch::new(path, map.as_ptr() as usize, map.len());
+        #[cfg(not(unix))]
+        let watch = ();
+        Ok(Bytes::Mapped(watch, map))
     }
 
     /// Tells the system that everything will be read once, front to back.
     pub fn advise_sequential(&self) {
         #[cfg(unix)]
-        if let Bytes::Mapped(map) = self {
+        if let Bytes::Mapped(_, map) = self {
             // Advice may be refused (an old kernel, a strange file system)
             // without any consequence but speed, so the result is not needed.
             let _ = map.advise(memmap2::Advice::Sequential);
@@ -48,7 +58,7 @@ impl Bytes {
     /// Tells the system to start reading `range`.
     pub fn will_need(&self, range: Range<usize>) {
         #[cfg(unix)]
-        if let Bytes::Mapped(map) = self {
+        if let Bytes::Mapped(_, map) = self {
             if range.start < range.end && range.end <= map.len() {
                 let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
             }
@@ -61,7 +71,7 @@ impl Bytes {
     /// Reading them again reads the file again.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
-        if let Bytes::Mapped(map) = self {
+        if let Bytes::Mapped(_, map) = self {
             let page = page_size();
             let start = range.start.next_multiple_of(page);
             let end = range.end.min(map.len()) / page * page;
@@ -101,7 +111,7 @@ impl Deref for Bytes {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Bytes::Mapped(map) => map,
+            Bytes::Mapped(_, map) => map,
             Bytes::Owned(bytes) => bytes,
         }
     }

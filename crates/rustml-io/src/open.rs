@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use serde_json::Value as Json;
 
 use crate::error::{malformed, show, Problem};
 use crate::mmap::Bytes;
+use crate::small::read_small;
 use crate::store::{FileFormat, Opened, Store};
 use crate::{gguf, recognise, safetensors, Error, Result};
 
@@ -155,10 +155,37 @@ fn open_parts(first: Opened) -> Result<Vec<Opened>> {
             let text = format!("this is not part {} of its model, as its name says", i + 1);
             return Err(Error::file(path)(Problem::Malformed(text)));
         }
+        agree(&first, &opened)?;
         others.push(opened);
     }
     others.insert(0, first);
-    Ok(others)
+    let tensors: usize = others.iter().map(|part| part.tensors.len()).sum();
+    match others[0].metadata.usize("split.tensors.count") {
+        Ok(Some(said)) if said != tensors => {
+            Err(Error::file(&others[0].path)(Problem::Malformed(format!(
+                "this is the first part of a model of {said} tensors (split.tensors.count), but \
+                 its {count} parts hold {tensors}: they do not belong together"
+            ))))
+        }
+        _ => Ok(others),
+    }
+}
+
+/// Whether a later part says the same as the first about whatever both speak
+/// of. Only the first has all metadata; but its number, a part has none of its
+/// own.
+fn agree(first: &Opened, part: &Opened) -> Result<()> {
+    let differs = part.metadata.iter().find(|(key, value)| {
+        *key != "split.no" && first.metadata.get(key).is_some_and(|v| v != *value)
+    });
+    match differs {
+        None => Ok(()),
+        Some((key, _)) => Err(Error::file(&part.path)(Problem::Malformed(format!(
+            "this part has another value of {} than {}: they are parts of different models",
+            show(key),
+            first.path.display()
+        )))),
+    }
 }
 
 fn open_directory(path: &Path) -> Result<Store> {
@@ -305,15 +332,7 @@ fn read_config(directory: &Path) -> Result<Option<Json>> {
 
 fn read_json(path: &Path) -> Result<Json> {
     let wrong = Error::file(path);
-    let mut text = Vec::new();
-    let file = fs::File::open(path).map_err(Error::io("open", path))?;
-    file.take(MAX_JSON + 1)
-        .read_to_end(&mut text)
-        .map_err(Error::io("read", path))?;
-    if text.len() as u64 > MAX_JSON {
-        let text = format!("a JSON file may not be longer than {} MiB", MAX_JSON >> 20);
-        return Err(wrong(Problem::Malformed(text)));
-    }
+    let text = read_small(path, MAX_JSON)?;
     if let Some(problem) = recognise::impostor(&text) {
         return Err(wrong(problem));
     }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use rustml_io::{write_safetensors, DType, Error, FileFormat, GgufWriter, Store};
+use rustml_io::{write_safetensors, DType, Error, FileFormat, GgufWriter, Store, Value};
 use tempfile::{tempdir, TempDir};
 
 /// A directory with these files.
@@ -128,6 +128,22 @@ fn the_parts_of_a_split_gguf_model() {
     );
     put(3, Some((1, 3))).unwrap();
     refused_part(&dir, "not part 3 of its model");
+    // Of another model, by what it says and by what it holds.
+    let with = |i: u16, key: &str, value: Value| {
+        let mut writer = GgufWriter::new();
+        writer.set("split.no", i - 1).set("split.count", 3u16);
+        writer.set(key, value);
+        writer.tensor(format!("t{i}"), DType::F32, &[2]);
+        let bytes = writer.to_bytes(&[&[0; 8]]).unwrap();
+        fs::write(dir.path().join(name(i)), bytes).unwrap();
+    };
+    with(3, "general.architecture", "other".into());
+    refused_part(&dir, "another value of `general.architecture`");
+    with(1, "split.tensors.count", 4i32.into());
+    put(3, Some((2, 3))).unwrap();
+    refused_part(&dir, "a model of 4 tensors");
+    with(1, "split.tensors.count", 3i32.into());
+    assert_eq!(Store::open(dir.path()).unwrap().tensors().len(), 3);
     fs::remove_file(dir.path().join(name(3))).unwrap();
     refused_part(&dir, "m-00003-of-00003.gguf is missing");
 

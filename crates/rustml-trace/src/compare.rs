@@ -118,6 +118,31 @@ pub fn unlike(a: &Round, b: &Round) -> Vec<String> {
     all
 }
 
+/// The share of the time that the machine gave to others, in whole percent.
+fn given(round: &Round) -> String {
+    let phases = round.runs.iter().flat_map(|r| [&r.prefill, &r.decode]);
+    let lost = phases.filter_map(|p| p.lost.clone());
+    let lost = lost.reduce(|a, b| a.and(&b));
+    lost.map_or("-".into(), |l| format!("{:.0} %", 100.0 * l.share()))
+}
+
+/// What the CPUs had right after the last tokens, on average.
+fn frequency(round: &Round) -> String {
+    let all: Vec<f64> = round
+        .runs
+        .iter()
+        .flat_map(|r| r.megahertz)
+        .map(|m| m[0])
+        .collect();
+    match all.is_empty() {
+        true => "-".into(),
+        false => {
+            let mean = all.iter().sum::<f64>() / all.len() as f64;
+            format!("{:.1} GHz", mean / 1e3)
+        }
+    }
+}
+
 /// What two rounds were measured with, where it is not the same.
 fn settings(a: &Round, b: &Round) -> Vec<Setting> {
     let asked = |what: &Option<String>| what.clone().unwrap_or("-".into());
@@ -134,6 +159,8 @@ fn settings(a: &Round, b: &Round) -> Vec<Setting> {
             ("keys and values", r.model.kv_type.clone()),
             ("warm-up", if r.setup.warm_up { "yes" } else { "no" }.into()),
             ("huge pages", asked(&r.machine.huge_pages)),
+            ("time given to others", given(r)),
+            ("frequency", frequency(r)),
         ]
     };
     let both = all(a).into_iter().zip(all(b));

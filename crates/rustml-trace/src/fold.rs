@@ -105,7 +105,10 @@ impl LayerTimes {
 
 const ATTENTION: [(&str, &[Op]); 9] = [
     ("norm", &[Op::AttnNorm, Op::AttnPostNorm]),
-    ("QKV", &[Op::Qkv, Op::Query, Op::Key, Op::Value]),
+    (
+        "QKV",
+        &[Op::Qkv, Op::Query, Op::Key, Op::Value, Op::AttnGate],
+    ),
     ("qk-norm", &[Op::QkNorm]),
     ("rope", &[Op::Rope]),
     ("kv-store", &[Op::KvStore]),
@@ -114,12 +117,14 @@ const ATTENTION: [(&str, &[Op]); 9] = [
     ("values", &[Op::Values]),
     ("output", &[Op::AttnOut]),
 ];
-const FEED_FORWARD: [(&str, &[Op]); 5] = [
+const FEED_FORWARD: [(&str, &[Op]); 7] = [
     ("norm", &[Op::FfnNorm, Op::FfnPostNorm]),
     ("gate", &[Op::Gate]),
     ("up", &[Op::Up]),
     ("activation", &[Op::Activate]),
     ("down", &[Op::Down]),
+    ("router", &[Op::Route]),
+    ("experts", &[Op::Experts]),
 ];
 
 impl fmt::Display for LayerTimes {

@@ -7,6 +7,7 @@
 //!
 //! - [`Recorder`] collects the events of a [`Step`].
 //! - [`StepTimes`] and [`LayerTimes`] are what logs print of them.
+//! - [`lost`] is what the machine gave to others meanwhile.
 //! - [`chrome`] writes them as a trace for the usual viewers.
 //! - [`round`] holds what was measured of a model on a machine, as plain data;
 //!   [`tables`] what follows from it, [`compare`] how two differ, [`render`]
@@ -29,10 +30,13 @@
 //! assert!(times.embedding <= times.total);
 //! ```
 
+#![forbid(unsafe_code)]
+
 pub mod chrome;
 pub mod compare;
 pub mod document;
 mod fold;
+pub mod lost;
 mod op;
 mod recorder;
 pub mod render;

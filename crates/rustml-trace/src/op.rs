@@ -17,6 +17,8 @@ pub enum Op {
     Query,
     Key,
     Value,
+    /// The product of the factors of what attention gives.
+    AttnGate,
     /// Head norms, rotation and storing, where they are not told apart.
     Position,
     QkNorm,
@@ -36,6 +38,10 @@ pub enum Op {
     Up,
     Activate,
     Down,
+    /// The router's product, and the choice of experts.
+    Route,
+    /// The products of the experts that were chosen.
+    Experts,
     FfnPostNorm,
     FinalNorm,
     Head,
@@ -69,6 +75,7 @@ impl Op {
             Op::Query => "query",
             Op::Key => "key",
             Op::Value => "value",
+            Op::AttnGate => "output gate",
             Op::Position => "qk-norm, rope, kv-store",
             Op::QkNorm => "qk-norm",
             Op::Rope => "rope",
@@ -84,6 +91,8 @@ impl Op {
             Op::Up => "up",
             Op::Activate => "activation",
             Op::Down => "down",
+            Op::Route => "router",
+            Op::Experts => "experts",
             Op::FinalNorm => "final norm",
             Op::Head => "lm_head",
             Op::Sample => "sampling",
@@ -95,11 +104,13 @@ impl Op {
         match self {
             Op::Embed | Op::RopeTable => Part::Embedding,
             Op::AttnNorm | Op::Qkv | Op::Query | Op::Key | Op::Value => Part::Attention,
-            Op::Position | Op::QkNorm | Op::Rope | Op::KvStore => Part::Attention,
+            Op::AttnGate | Op::Position | Op::QkNorm => Part::Attention,
+            Op::Rope | Op::KvStore => Part::Attention,
             Op::Attend | Op::Scores | Op::Softmax | Op::Values => Part::Attention,
             Op::AttnOut | Op::AttnPostNorm => Part::Attention,
             Op::FfnNorm | Op::GateUp | Op::Gate | Op::Up => Part::FeedForward,
             Op::Activate | Op::Down | Op::FfnPostNorm => Part::FeedForward,
+            Op::Route | Op::Experts => Part::FeedForward,
             Op::FinalNorm => Part::Norm,
             Op::Head => Part::Projection,
             Op::Sample => Part::Sampling,
@@ -111,7 +122,7 @@ impl Op {
         use Op::*;
         matches!(
             self,
-            Qkv | Query | Key | Value | AttnOut | GateUp | Gate | Up | Down | Head
+            Qkv | Query | Key | Value | AttnOut | GateUp | Gate | Up | Down | Experts | Head
         )
     }
 }

@@ -4,6 +4,7 @@
 //! operation by operation, so that later rounds can be compared with it by
 //! statistics; costs are sums, since they follow from shapes.
 
+use crate::lost::Lost;
 use crate::{Cost, Op, Part, Step};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -205,6 +206,9 @@ pub struct Run {
     pub huge_bytes: Option<u64>,
     /// Times that the cgroup's quota stopped the process meanwhile.
     pub throttled: Option<u64>,
+    /// Megahertz of the CPUs right after the last token, and what they can have at most.
+    #[serde(default)]
+    pub megahertz: Option<[f64; 2]>,
 }
 
 /// Steps of one kind. All columns have an entry for each step.
@@ -218,6 +222,9 @@ pub struct Phase {
     pub ops: Vec<OpColumn>,
     /// Layers, first to last.
     pub layers: Vec<LayerColumn>,
+    /// What the machine gave to others meanwhile, if that is known.
+    #[serde(default)]
+    pub lost: Option<Lost>,
 }
 
 /// What one operation took in each step, in all layers together.

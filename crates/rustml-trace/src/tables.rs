@@ -10,6 +10,7 @@ mod advice;
 pub(crate) use advice::full_name;
 pub use advice::{findings, Finding, Of};
 
+use crate::lost::Lost;
 use crate::round::{Phase, Roofs, Round};
 use crate::stats::{median, quantile, Spread};
 use crate::{Cost, Op, Part};
@@ -66,6 +67,12 @@ pub struct Breakdown {
     pub roof_ms: f64,
     /// Milliseconds that the caller waited for other threads.
     pub waiting_ms: f64,
+    /// Share of the time that the machine gave to others.
+    #[serde(default)]
+    pub lost: f64,
+    /// The same of the steps in the means, at least: what was lost may lie in the others.
+    #[serde(default)]
+    pub lost_in_means: f64,
     /// Bytes of weights and cache.
     pub bytes: f64,
     /// Embedding, layers, norm, projection, sampling, other.
@@ -164,7 +171,7 @@ impl Op {
     /// The row that counts it: parts that say little alone share one.
     pub fn row(self) -> Op {
         match self {
-            Op::Query | Op::Key | Op::Value => Op::Qkv,
+            Op::Query | Op::Key | Op::Value | Op::AttnGate => Op::Qkv,
             Op::Scores | Op::Softmax | Op::Values => Op::Attend,
             other => other,
         }
@@ -274,12 +281,16 @@ impl Breakdown {
             })
             .collect();
         let rows: u64 = phases.iter().map(|p| p.rows).sum();
+        let lost = lost(phases).unwrap_or_default();
+        let lost_in_means = lost.within(total_ms * steps as f64 / 1e3);
         Breakdown {
             steps: typical.len(),
             rows: per_step(rows),
             ms: total_ms,
             roof_ms: ops.iter().filter_map(|o| o.roof).map(|r| r.ms).sum(),
             waiting_ms: ops.iter().map(|o| o.waiting_ms).sum(),
+            lost: lost.share(),
+            lost_in_means,
             bytes: ops.iter().map(|o| o.bytes).sum(),
             parts: parts(&ops, total_ms),
             ops,
@@ -297,6 +308,12 @@ impl Breakdown {
         let known: f64 = self.ops.iter().map(|o| o.ms).sum();
         share(self.ms - known, self.ms)
     }
+}
+
+/// What was lost in the phases of all repetitions.
+fn lost(phases: &[&Phase]) -> Option<Lost> {
+    let known = phases.iter().filter_map(|p| p.lost.clone());
+    known.reduce(|a, b| a.and(&b))
 }
 
 fn parts(ops: &[OpRow], total_ms: f64) -> Vec<PartRow> {

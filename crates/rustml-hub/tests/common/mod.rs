@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use rustml_hub::{Error, Hub, Progress};
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -199,12 +200,14 @@ pub fn sha256(content: &[u8]) -> String {
         .collect()
 }
 
-/// The ETag of a file: its SHA-256 if large, something of git's length if not.
+/// The ETag of a file: its SHA-256 if large, git's id of the blob if not.
 pub fn etag(content: &[u8]) -> String {
-    match sha256(content) {
-        sha if content.len() > LARGE => sha,
-        sha => sha[..40].to_owned(),
+    if content.len() > LARGE {
+        return sha256(content);
     }
+    let hash = Sha1::new_with_prefix(format!("blob {}\0", content.len()));
+    let hash = hash.chain_update(content).finalize();
+    hash.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 pub fn cache() -> tempfile::TempDir {

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::types::{id_of, value};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT, MAGIC};
 use crate::error::{show, Problem};
-use crate::save::Saving;
+use crate::output::Output;
 use crate::value::{Array, Metadata, Value};
 use crate::{DType, Error, Result};
 
@@ -69,8 +69,8 @@ impl GgufWriter {
     /// of the block, ...) or the file cannot be written.
     pub fn create(self, path: &Path) -> Result<GgufFile> {
         let (header, alignment) = self.header().map_err(Error::file(path))?;
-        let mut out = Saving::new(path)?;
-        out.write(&header)?;
+        let mut out = Output::create(path)?;
+        out.append(&header)?;
         Ok(GgufFile {
             out,
             tensors: self.tensors,
@@ -190,7 +190,7 @@ impl Planned {
 ///
 /// Dropped before [`finish`](GgufFile::finish), it leaves nothing behind.
 pub struct GgufFile {
-    out: Saving,
+    out: Output,
     tensors: Vec<Planned>,
     alignment: usize,
     /// The tensor being written, and how many of its bytes have been.
@@ -229,7 +229,7 @@ impl GgufFile {
         if written > tensor.bytes {
             return misused(tensor.wrong_length(written));
         }
-        self.out.write(data)?;
+        self.out.append(data)?;
         self.written = written;
         if written == tensor.bytes {
             self.out

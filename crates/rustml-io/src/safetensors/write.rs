@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{json, Map, Value as Json};
 
 use crate::error::{show, Problem};
-use crate::save::Saving;
+use crate::output::Output;
 use crate::{DType, Error, Result};
 
 /// Writes a safetensors file, whole or not at all: it takes the place of an
@@ -28,11 +28,11 @@ pub fn write_safetensors(
     let mut order: Vec<_> = tensors.iter().collect();
     order.sort_by_key(|(_, dtype, ..)| std::cmp::Reverse(dtype.block_bytes()));
     let header = header(&order, metadata).map_err(Error::file(path))?;
-    let mut out = Saving::new(path)?;
-    out.write(&(header.len() as u64).to_le_bytes())?;
-    out.write(&header)?;
+    let mut out = Output::create(path)?;
+    out.append(&(header.len() as u64).to_le_bytes())?;
+    out.append(&header)?;
     for (_, _, _, data) in order {
-        out.write(data)?;
+        out.append(data)?;
     }
     out.finish()
 }

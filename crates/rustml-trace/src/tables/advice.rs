@@ -68,8 +68,9 @@ pub fn findings(round: &Round, tables: &Tables) -> Vec<Finding> {
         let mut mine: Vec<Finding> = breakdown
             .ops
             .iter()
-            .filter_map(|op| operation(round, of, op))
+            .filter_map(|op| operation(round, of, op, breakdown.lost_in_means))
             .collect();
+        mine.extend(lost(round, of, breakdown));
         mine.extend(unaccounted(of, breakdown));
         if of == Of::Decode {
             mine.extend(weights(round, breakdown));
@@ -104,9 +105,10 @@ pub(crate) fn full_name(op: Op) -> String {
     }
 }
 
-fn operation(round: &Round, of: Of, op: &OpRow) -> Option<Finding> {
+/// `lost` is the share of the time that the machine gave to others, which no kernel can gain.
+fn operation(round: &Round, of: Of, op: &OpRow, lost: f64) -> Option<Finding> {
     let reached = op.roof.map(|r| r.share.min(1.0));
-    let gain = op.share * (1.0 - reached.unwrap_or(0.0));
+    let gain = op.share * (1.0 - lost - reached.unwrap_or(0.0));
     (gain >= WORTH).then(|| Finding {
         of,
         what: full_name(op.op),
@@ -230,6 +232,46 @@ fn cache(round: &Round, decode: &Breakdown) -> Option<Finding> {
     })
 }
 
+/// What the machine gave to others.
+fn lost(round: &Round, of: Of, breakdown: &Breakdown) -> Option<Finding> {
+    let phases = round.runs.iter().map(|r| match of {
+        Of::Prompt => &r.prefill,
+        _ => &r.decode,
+    });
+    let lost = phases.filter_map(|p| p.lost.clone());
+    let lost = lost.reduce(|a, b| a.and(&b))?;
+    let mut advice = vec![format!(
+        "the threads ran {} of the time, and one of them was ready to run and did not for {}",
+        percent(lost.ran()),
+        percent((breakdown.lost - lost.stolen).max(0.0))
+    )];
+    if lost.stolen >= WORTH {
+        advice.push(format!(
+            "the host took {} of the CPUs",
+            percent(lost.stolen)
+        ));
+    }
+    let m = &round.machine;
+    if m.threads > m.allowed_cpus {
+        let (threads, cpus) = (m.threads, m.allowed_cpus);
+        advice.push(format!(
+            "{threads} threads on {cpus} CPUs wait for each other, too"
+        ));
+    }
+    if let Some(times) = throttled(round) {
+        advice.push(format!("the cgroup's quota stopped them {times} times"));
+    }
+    advice.push("end what else runs on these CPUs, or look on a quieter machine".into());
+    Some(Finding {
+        of,
+        what: "time that the machine gave to others".into(),
+        share: Some(breakdown.lost),
+        roof_share: None,
+        gain: Some(breakdown.lost),
+        advice: advice.join("; "),
+    })
+}
+
 fn unaccounted(of: Of, breakdown: &Breakdown) -> Option<Finding> {
     let share = breakdown.unaccounted();
     (share > 0.03).then(|| Finding {
@@ -302,6 +344,16 @@ fn steadiness(round: &Round, tables: &Tables) -> Vec<Finding> {
     all
 }
 
+/// How often the cgroup's quota stopped the process, if it did.
+fn throttled(round: &Round) -> Option<u64> {
+    let times: u64 = round.runs.iter().filter_map(|r| r.throttled).sum();
+    (times > 0).then_some(times)
+}
+
+/// Less than this share of what CPUs can have at most is slow. With all cores at work few have
+/// more than four fifths of what one has alone.
+const FAST: f64 = 0.7;
+
 fn machine(round: &Round) -> Vec<Finding> {
     let m = &round.machine;
     let mut all = Vec::new();
@@ -315,11 +367,20 @@ fn machine(round: &Round) -> Vec<Finding> {
             advice,
         })
     };
-    let throttled: u64 = round.runs.iter().filter_map(|r| r.throttled).sum();
-    if throttled > 0 {
+    if let Some(times) = throttled(round) {
         add(
-            format!("the cgroup's quota stopped the process {throttled} times"),
+            format!("the cgroup's quota stopped the process {times} times"),
             "fewer threads (--threads) than the quota has CPUs, or a larger quota".into(),
+        );
+    }
+    let slowest = round.runs.iter().filter_map(|r| r.megahertz);
+    let slowest = slowest.min_by(|a, b| (a[0] / a[1]).total_cmp(&(b[0] / b[1])));
+    if let Some([now, most]) = slowest.filter(|[now, most]| now / most < FAST) {
+        add(
+            format!("the CPUs ran at {now:.0} of {most:.0} MHz"),
+            "heat, a limit of power or a governor that saves it (scaling_governor of cpufreq) \
+             slows all kernels alike"
+                .into(),
         );
     }
     if let Some(quota) = m.quota.filter(|&q| q < m.threads as f64) {

@@ -147,11 +147,25 @@ pub fn tables(document: &Document) -> Cow<'_, Tables> {
     }
 }
 
+/// Less lost time than this is no news.
+const LOST: f64 = 0.02;
+
 /// The report in some sentences, for those who read no further.
 pub fn summary(document: &Document) -> String {
     let (round, t) = (&document.round, tables(document));
     let reached = |b: &Breakdown| percent(share(b.roof_ms, b.ms));
     let mut all = Vec::new();
+    let lost = [
+        (t.decode.lost, "generating"),
+        (t.prefill.lost, "reading the prompt"),
+    ];
+    if let Some((lost, when)) = lost.into_iter().find(|l| l.0 >= LOST) {
+        all.push(format!(
+            "The machine gave {} of the time to others while {when}: without them it is faster \
+             than what follows.",
+            percent(lost)
+        ));
+    }
     if t.decode.ms > 0.0 {
         all.push(format!(
             "A token takes {} ms, {} tokens/s: {} of what the roofs of this machine allow.",

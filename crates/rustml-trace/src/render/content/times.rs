@@ -28,6 +28,15 @@ pub fn timing(round: &Round, tables: &Tables) -> Section {
         String::new(),
         String::new(),
     ]);
+    let lost = [("prompt", &tables.prefill), ("decode", &tables.decode)];
+    for (phase, b) in lost.into_iter().filter(|(_, b)| b.lost > 0.0) {
+        rows.push(vec![
+            format!("{phase}, of the time given to others"),
+            percent(b.lost),
+            String::new(),
+            String::new(),
+        ]);
+    }
     let blocks = vec![
         table(&["", "median", "p5", "p95"], rows),
         Block::Note(format!(
@@ -65,6 +74,13 @@ pub fn steps(tables: &Tables) -> Section {
         ms(p.ms),
         percent(1.0),
     ]);
+    if d.lost_in_means > 0.0 || p.lost_in_means > 0.0 {
+        let mut row = vec!["of it given to others, at least".to_owned()];
+        for b in [d, p] {
+            row.extend([ms(b.ms * b.lost_in_means), percent(b.lost_in_means)]);
+        }
+        rows.push(row);
+    }
     Section {
         title: "Per step",
         blocks: vec![
