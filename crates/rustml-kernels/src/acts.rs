@@ -4,10 +4,9 @@
 //! the values of all rows for a block of inputs lie together, so that the
 //! product's inner loop addresses them by constants from one pointer. A tile
 //! that begins at row `r` begins at `r` times the bytes of a row in every
-//! buffer. Codes that go into tile registers ([`Forms::SIXTEENS`]) are grouped by 16
-//! rows, with their scales and sums, and the last tile is whole, too: what it holds
-//! beyond the last row means nothing. So is bfloat16 for them ([`Forms::TILES`]), whose
-//! tiles of 16 rows by 32 inputs lie one after the other as products take them.
+//! buffer. What goes into tile registers ([`Forms::TILES`]) is grouped by 16 rows, and the
+//! last tile is whole, too: what it holds beyond the last row means nothing. Its tiles of 16
+//! rows by 32 inputs lie one after the other as products take them.
 //!
 //! Which forms are needed depends on the weights: bfloat16 for weights in
 //! bfloat16, single precision for other float weights; for integer ones 8-bit
@@ -29,7 +28,7 @@ pub const FEW_ROWS: usize = 32;
 /// Rows of a tile where there are more than [`FEW_ROWS`].
 const MANY: usize = 6;
 
-/// Rows of a tile of codes for tile registers.
+/// Rows of a tile for tile registers.
 pub(crate) const SIXTEEN: usize = 16;
 
 /// Bytes of a tile of bfloat16.
@@ -67,12 +66,13 @@ pub enum Correction {
     },
 }
 
-const CORRECTIONS: [Correction; 7] = [
+const CORRECTIONS: [Correction; 8] = [
     Correction::Integer { zero: 8, sub: 32 },
     Correction::Integer { zero: 16, sub: 32 },
     Correction::Integer { zero: 128, sub: 32 },
     Correction::Integer { zero: 32, sub: 16 },
     Correction::Integer { zero: 4, sub: 16 },
+    Correction::Integer { zero: 12, sub: 32 },
     Correction::Float { sub: 32 },
     Correction::Float { sub: 16 },
 ];
@@ -117,8 +117,6 @@ impl Forms {
     pub const PAIRS: Forms = Forms(4);
     /// bfloat16, rounded likewise, in tiles of 16 rows by 32 inputs; not beside codes.
     pub const TILES: Forms = Forms(1 << 14);
-    /// Codes of more than [`FEW_ROWS`] in tiles of 16 rows.
-    pub const SIXTEENS: Forms = Forms(1 << 15);
 
     /// Codes with a correction.
     pub const fn corrected(c: Correction) -> Forms {
@@ -135,32 +133,21 @@ impl Forms {
     const fn has_correction(self, i: usize) -> bool {
         self.0 & (8 << i) != 0
     }
-    /// Whether the codes of so many rows are in tiles of 16.
-    pub(crate) const fn by_sixteens(self, rows: usize) -> bool {
-        self.contains(Forms::SIXTEENS) && rows > FEW_ROWS
-    }
     /// Rows that there is room for, beside `rows` themselves the rest of the last tile.
     const fn padded(self, rows: usize) -> usize {
-        match self.by_sixteens(rows) || self.contains(Forms::TILES) {
+        match self.contains(Forms::TILES) {
             true => rows.next_multiple_of(SIXTEEN),
             false => rows,
         }
     }
     /// Splits `rows` into those that are best prepared together: `(first row, rows)`.
     pub(crate) fn together(self, rows: usize) -> Vec<(usize, usize)> {
-        match self.by_sixteens(rows) || self.contains(Forms::TILES) {
+        match self.contains(Forms::TILES) {
             true => (0..rows)
                 .step_by(SIXTEEN)
                 .map(|row| (row, SIXTEEN.min(rows - row)))
                 .collect(),
             false => tiles(rows).collect(),
-        }
-    }
-    /// The tile of the codes that holds `row`: `(first row, rows)`.
-    fn code_tile_of(self, rows: usize, row: usize) -> (usize, usize) {
-        match self.by_sixteens(rows) {
-            true => (row / SIXTEEN * SIXTEEN, SIXTEEN),
-            false => tile_of(rows, row),
         }
     }
 }

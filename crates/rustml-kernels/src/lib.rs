@@ -15,11 +15,13 @@ pub mod panel;
 pub mod par;
 pub mod pool;
 pub mod roof;
+pub mod router;
 mod ticks;
 
 pub use acts::{Acts, Forms};
 pub use buffer::{Aligned, AlignedBytes};
 pub use gemm::{Product, Then};
 pub use panel::Matrix;
+pub use par::Phase;
 pub use pool::Pool;
 pub use ticks::{ticks, ticks_since};

@@ -3,7 +3,7 @@
 //! Each function takes the instruction set it runs on and computes one row;
 //! which thread computes which row is the caller's business.
 
-use rustml_simd::{gelu_tanh, sigmoid, tanh, with_isa, Isa, Kernel, Simd};
+use rustml_simd::{tanh, with_isa, Isa, Kernel, Simd};
 
 /// How rows are normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,20 +11,11 @@ pub enum NormKind {
     /// `x / sqrt(mean(x^2) + eps) * weight` (Zhang and Sennrich, "Root Mean
     /// Square Layer Normalization").
     Rms,
+    /// `x / sqrt(sum(x^2) + eps) * weight`.
+    L2,
     /// `(x - mean) / sqrt(variance + eps) * weight + bias` (Ba et al., "Layer
     /// Normalization").
     Layer,
-}
-
-/// The non-linearity of a feed-forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `x sigmoid(x)`.
-    Silu,
-    /// [`rustml_simd::gelu_tanh`].
-    GeluTanh,
-    /// `max(x, 0)`.
-    Relu,
 }
 
 // Closures that hold vector operations are `#[inline(always)]`, as everything
@@ -58,6 +49,13 @@ macro_rules! each {
         )
     };
 }
+
+// They come first, since these use them.
+mod activation;
+mod gate;
+
+pub use activation::{activate, Activation};
+pub use gate::{gate, gate_heads, Gate};
 
 /// Sums `x`: `f(values, accumulator)` over whole vectors, then `tail(value)`.
 #[inline(always)]
@@ -117,7 +115,7 @@ unsafe fn each<S: Simd, const K: usize>(
     }
 }
 
-/// Normalises `x` into `out`. `bias` is empty where there is none.
+/// Normalises `x` into `out`. `weight` is empty where all are 1, `bias` where there is none.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -149,7 +147,7 @@ pub fn norm(
             let Norm(kind, x, weight, bias, eps, out) = self;
             let n = x.len();
             let mean = match kind {
-                NormKind::Rms => 0.0,
+                NormKind::Rms | NormKind::L2 => 0.0,
                 NormKind::Layer => fold!(s, x, |v, a| s.add(v, a), |v| v) / n as f32,
             };
             let m = s.splat(mean);
@@ -162,22 +160,37 @@ pub fn norm(
                 },
                 |v| (v - mean) * (v - mean)
             );
-            let inverse = s.splat(1.0 / (squares / n as f32 + eps).sqrt());
+            let squares = match kind {
+                NormKind::Rms | NormKind::Layer => squares / n as f32,
+                NormKind::L2 => squares,
+            };
+            let inverse = s.splat(1.0 / (squares + eps).sqrt());
             let (x, w, o) = (x.as_ptr(), weight.as_ptr(), out.as_mut_ptr());
-            // SAFETY: all have the length of `x`, as asserted below.
+            // SAFETY: all that are read have the length of `x`, as asserted below.
             unsafe {
-                if bias.is_empty() {
-                    each!(s, [x, w], o, n, |[v, w]| scaled(s, v, m, inverse, w));
-                } else {
-                    let b = bias.as_ptr();
-                    each!(s, [x, w, b], o, n, |[v, w, b]| {
-                        s.add(scaled(s, v, m, inverse, w), b)
-                    });
+                match (weight.is_empty(), bias.is_empty()) {
+                    (true, true) => {
+                        each!(s, [x], o, n, |[v]| s.mul(s.sub(v, m), inverse));
+                    }
+                    (true, false) => {
+                        each!(s, [x, bias.as_ptr()], o, n, |[v, b]| {
+                            s.add(s.mul(s.sub(v, m), inverse), b)
+                        });
+                    }
+                    (false, true) => {
+                        each!(s, [x, w], o, n, |[v, w]| scaled(s, v, m, inverse, w));
+                    }
+                    (false, false) => {
+                        each!(s, [x, w, bias.as_ptr()], o, n, |[v, w, b]| {
+                            s.add(scaled(s, v, m, inverse, w), b)
+                        });
+                    }
                 }
             }
         }
     }
-    assert!(x.len() == weight.len() && x.len() == out.len());
+    assert!(weight.is_empty() || x.len() == weight.len());
+    assert!(x.len() == out.len());
     assert!(bias.is_empty() || bias.len() == x.len());
     with_isa(isa, Norm(kind, x, weight, bias, eps, out))
 }
@@ -199,6 +212,25 @@ pub fn add(isa: Isa, x: &mut [f32], y: &[f32]) {
     }
     assert_eq!(x.len(), y.len());
     with_isa(isa, Add(x, y))
+}
+
+/// `x += factor * y`
+///
+/// # Panics
+/// If the lengths differ.
+pub fn scale_add(isa: Isa, x: &mut [f32], factor: f32, y: &[f32]) {
+    struct ScaleAdd<'a>(&'a mut [f32], f32, &'a [f32]);
+    impl Kernel for ScaleAdd<'_> {
+        type Out = ();
+        #[inline(always)]
+        fn run<S: Simd>(self, s: S) {
+            let (x, n, f) = (self.0.as_mut_ptr(), self.0.len(), s.splat(self.1));
+            // SAFETY: both have `n` values, as asserted below.
+            unsafe { each!(s, [x, self.2.as_ptr()], x, n, |[x, y]| s.fma(y, f, x)) };
+        }
+    }
+    assert_eq!(x.len(), y.len());
+    with_isa(isa, ScaleAdd(x, factor, y))
 }
 
 /// `x *= factor`
@@ -236,51 +268,6 @@ pub(crate) fn cap_row<S: Simd>(s: S, x: &mut [f32], cap: f32) {
     let (cap, inverse) = (s.splat(cap), s.splat(1.0 / cap));
     // SAFETY: a slice of `n` values.
     unsafe { each!(s, [x], x, n, |[x]| s.mul(cap, tanh(s, s.mul(x, inverse)))) };
-}
-
-/// `gate = f(gate) * up`, or `gate = f(gate)` where `up` is empty.
-///
-/// # Panics
-/// If the lengths differ.
-pub fn activate(isa: Isa, f: Activation, gate: &mut [f32], up: &[f32]) {
-    struct Act<'a>(Activation, &'a mut [f32], &'a [f32]);
-    #[inline(always)]
-    fn with<S: Simd>(s: S, gate: &mut [f32], up: &[f32], f: impl Fn(S::F) -> S::F) {
-        let (g, n) = (gate.as_mut_ptr(), gate.len());
-        // SAFETY: both have `n` values, as asserted below.
-        unsafe {
-            if up.is_empty() {
-                each!(s, [g], g, n, |[g]| f(g));
-            } else {
-                each!(s, [g, up.as_ptr()], g, n, |[g, u]| s.mul(f(g), u));
-            }
-        }
-    }
-    macro_rules! with {
-        ($s:expr, $act:expr, |$x:ident| $f:expr) => {
-            with(
-                $s,
-                $act.1,
-                $act.2,
-                #[inline(always)]
-                |$x| $f,
-            )
-        };
-    }
-    impl Kernel for Act<'_> {
-        type Out = ();
-        #[inline(always)]
-        fn run<S: Simd>(self, s: S) {
-            match self.0 {
-                Activation::Silu => with!(s, self, |x| s.mul(x, sigmoid(s, x))),
-                Activation::GeluTanh => with!(s, self, |x| gelu_tanh(s, x)),
-                // The argument comes second, where NaN is kept.
-                Activation::Relu => with!(s, self, |x| s.max(s.splat(0.0), x)),
-            }
-        }
-    }
-    assert!(up.is_empty() || up.len() == gate.len());
-    with_isa(isa, Act(f, gate, up))
 }
 
 /// Rotates every head of `x` (`heads * head_dim` values): pairs are `i` and

@@ -11,7 +11,7 @@
 use memmap2::MmapMut;
 use std::ops::Range;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,10 @@ pub(crate) const HUGE: usize = 2 << 20;
 /// A huge page that takes longer to get was not at hand: clearing one takes 0.1 to
 /// 0.5 ms, and as much memory in small pages 0.3 to 1.2 ms.
 const AT_HAND: Duration = Duration::from_millis(1);
+
+/// Bytes of a page that are asked for, so that it is taken as a whole: one small page.
+#[cfg(target_os = "linux")]
+const FIRST: usize = 4 << 10;
 
 /// How long none is asked for after one that was not.
 const SCARCE: Duration = Duration::from_secs(1);
@@ -55,8 +59,10 @@ impl Slab {
     pub(crate) fn new(len: usize) -> Option<Arc<Slab>> {
         let mut map = MmapMut::map_anon(len.checked_add(HUGE)?).ok()?;
         let skip = map.as_ptr().align_offset(HUGE);
+        // Of the whole mapping, not of a byte of it: what is cut from it lies beyond that.
+        let start = NonNull::new(map.as_mut_ptr().wrapping_add(skip))?;
         let slab = Arc::new(Slab {
-            start: NonNull::from(&mut map[skip]),
+            start,
             len,
             used: AtomicUsize::new(0),
             _map: map,
@@ -103,8 +109,10 @@ unsafe fn take(page: NonNull<u8>) {
         // Where there are none at all, small pages come as fast as they do.
         libc::madvise(page.as_ptr().cast(), HUGE, libc::MADV_HUGEPAGE);
         let start = Instant::now();
-        // A write that changes nothing, whoever came first.
-        let _ = AtomicU8::from_ptr(page.as_ptr()).compare_exchange(0, 0, Relaxed, Relaxed);
+        // The system does as if its beginning was written, and changes nothing: others may
+        // read and write the page meanwhile. Before Linux 5.14 it cannot, and the page comes
+        // when it is written, whether it is at hand or not.
+        libc::madvise(page.as_ptr().cast(), FIRST, libc::MADV_POPULATE_WRITE);
         if start.elapsed() > AT_HAND {
             *last() = Some(Instant::now());
         }

@@ -22,6 +22,7 @@
 
 use crate::buffer::AlignedBytes;
 use crate::pages;
+use crate::panel::Matrix;
 use crate::par::Team;
 use rustml_simd::{with_bf16, with_isa, Isa, Kernel, Simd};
 use std::hint::black_box;
@@ -65,6 +66,37 @@ pub fn read_bandwidth(team: &Team, bytes: usize, budget: Duration) -> Option<f64
     Some((bytes * passes) as f64 / pass.as_secs_f64())
 }
 
+/// The same of weights that are there: of these matrices, one after the other, up to
+/// `bytes` of them, and no more than [`LARGEST_SET`]. It takes no memory of its own to speak
+/// of. `None` if there is nothing to read.
+pub fn read_weights<'a>(
+    team: &Team,
+    weights: impl Iterator<Item = &'a Matrix>,
+    bytes: usize,
+    budget: Duration,
+) -> Option<f64> {
+    let mut left = bytes.clamp(CHUNK_BYTES, LARGEST_SET);
+    let mut chunks: Vec<&[u8]> = Vec::new();
+    for matrix in weights {
+        for chunk in matrix.data().chunks(CHUNK_BYTES) {
+            let chunk = &chunk[..chunk.len().min(left)];
+            left -= chunk.len();
+            chunks.extend((!chunk.is_empty()).then_some(chunk));
+        }
+    }
+    let bytes: usize = chunks.iter().map(|c| c.len()).sum();
+    if bytes == 0 {
+        return None;
+    }
+    let passes = PASS_BYTES.div_ceil(bytes);
+    let pass = best(budget, || {
+        team.pool.run(chunks.len() * passes, &|chunk, _| {
+            with_isa(team.isa, Read(chunks[chunk % chunks.len()]));
+        });
+    });
+    Some((bytes * passes) as f64 / pass.as_secs_f64())
+}
+
 /// Reads a set once with all threads, so that it is what caches hold.
 pub fn read(team: &Team, set: &[u8]) {
     team.pool.run(set.len().div_ceil(CHUNK_BYTES), &|chunk, _| {
@@ -78,25 +110,19 @@ pub fn read(team: &Team, set: &[u8]) {
 /// four bits [`Simd::add_pairs`] where that is better): a multiplication and an
 /// addition for each pair of bytes.
 pub fn dot_peak(team: &Team, budget: Duration) -> f64 {
-    #[cfg(target_arch = "x86_64")]
-    if team.isa == Isa::Amx {
-        return tile_peak(team, budget, false);
-    }
     peak(team, budget, 4, &|isa| with_isa(isa, Dots))
 }
 
-/// The same of tiles, over 32 inputs: of blocks of bytes, as many rows use them, or of
-/// `pairs` of bfloat16, as prompts do.
+/// The same of tiles of bfloat16, over 32 inputs, as prompts use them.
 #[cfg(target_arch = "x86_64")]
-fn tile_peak(team: &Team, budget: Duration, pairs: bool) -> f64 {
+fn tile_peak(team: &Team, budget: Duration) -> f64 {
     use rustml_simd::Tiles;
     assert!(team.isa.is_available());
     let chunks = 4 * team.pool.threads();
-    let bytes = if pairs { 64 } else { 32 };
     let pass = best(budget, || {
         team.pool.run(chunks, &|_, _| {
             // SAFETY: the set is available, and nobody else uses tiles here.
-            unsafe { Tiles::new(bytes) }.only_multiply(LINKS / 4, pairs);
+            unsafe { Tiles::new(64) }.only_multiply(LINKS / 4);
         });
     });
     let operations = 2 * Tiles::ROWS * team.isa.lanes() * 32 * LINKS * chunks;
@@ -113,7 +139,7 @@ pub fn fma_peak(team: &Team, budget: Duration) -> f64 {
 pub fn bf16_peak(team: &Team, budget: Duration) -> f64 {
     #[cfg(target_arch = "x86_64")]
     if team.isa == Isa::Amx {
-        return tile_peak(team, budget, true);
+        return tile_peak(team, budget);
     }
     peak(team, budget, 2, &|isa| with_bf16(isa, Pairs))
 }

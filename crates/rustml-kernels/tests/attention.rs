@@ -4,9 +4,10 @@ mod common;
 
 use common::{bits, close, stored, team, Rng, EXP, SIGMOID, U};
 use half::bf16;
-use rustml_kernels::attention::{AttentionShape, KvShape, KvType, KV_BLOCK};
+use rustml_kernels::attention::{AttentionShape, Bias, KvShape, KvType, KV_BLOCK};
 use rustml_kernels::par::{attend_rows, position_rows, Cache, Positioning, SpanView, Team};
 use rustml_kernels::AlignedBytes;
+use rustml_kernels::Phase;
 use rustml_simd::Isa;
 use std::sync::atomic::AtomicU64;
 
@@ -91,7 +92,7 @@ fn store(team: &Team, cache: &Cache, heads: usize, kv: KvShape, sequences: &[Seq
             rows: s.positions,
             first: 0,
             blocks: &s.blocks,
-            prompt: false,
+            phase: Phase::Decode,
         });
         row += s.positions;
     }
@@ -107,7 +108,7 @@ fn store(team: &Team, cache: &Cache, heads: usize, kv: KvShape, sequences: &[Seq
 
 /// Whether rows are of prompts: the ways there are to compute on `isa`.
 fn ways(isa: Isa) -> Vec<bool> {
-    match team(isa, 1).prompts_apart() {
+    match team(isa, 1).prefill_attention_bf16() {
         true => vec![false, true],
         false => vec![false],
     }
@@ -140,13 +141,29 @@ fn attend_some(
             rows: s.rows,
             first: s.first(),
             blocks: &s.blocks,
-            prompt: prompts[i],
+            phase: match prompts[i] {
+                true => Phase::Prefill,
+                false => Phase::Decode,
+            },
         });
         row += s.rows;
     }
     let mut out = vec![f32::NAN; queries.len()];
     attend_rows(team, a, cache, &spans, &queries, &mut out, None);
     out
+}
+
+/// What is added to the score of a position.
+fn bias(bias: Bias, head: usize, query: usize, position: usize) -> f64 {
+    f64::from(match bias {
+        Bias::No => 0.0,
+        Bias::Slopes(slopes) => -slopes[head] * query.abs_diff(position) as f32,
+        Bias::Relative { table, reach } => {
+            let table = &table[head * (2 * reach + 1)..][..2 * reach + 1];
+            let ahead = position as isize - query as isize;
+            table[(ahead.clamp(-(reach as isize), reach as isize) + reach as isize) as usize]
+        }
+    })
 }
 
 /// The definition, in double precision, of one query and what is stored of keys
@@ -163,8 +180,14 @@ fn naive(
     let kv_head = head / (a.heads / kv.kv_heads);
     let query = &s.queries[(row * a.heads + head) * hd..][..hd];
     let position = s.first() + row;
-    let last = if a.causal { position + 1 } else { s.positions };
-    let first = a.window.map_or(0, |w| (position + 1).saturating_sub(w));
+    let sees = |p: usize| {
+        (p <= position || !a.causal)
+            && a.window.is_none_or(|w| p.abs_diff(position) < w)
+            && a.chunk.is_none_or(|c| p / c == position / c)
+    };
+    let seen: Vec<usize> = (0..s.positions).filter(|&p| sees(p)).collect();
+    let (first, last) = (seen[0], seen[seen.len() - 1] + 1);
+    assert_eq!(seen.len(), last - first);
     // What is stored is rounded to bfloat16 for rows of prompts, away from zero if two are as
     // near; and so are scaled queries, to even.
     let at = |x: &[f32], p: usize, d: usize| {
@@ -197,16 +220,21 @@ fn naive(
             }
             None => sum,
         };
-        scores.push(score);
+        // Its own rounding, of a product with the distance, and the sum's.
+        let bias = bias(a.bias, head, position, p);
+        error += U * (2.0 * bias.abs() + (score + bias).abs());
+        scores.push(score + bias);
         off = off.max(error);
     }
+    // One more that has no value, so the last.
+    scores.extend(a.sinks.get(head).map(|&s| f64::from(s)));
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let widest = scores.iter().map(|s| max - s).fold(0.0, f64::max);
     let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let total: f64 = weights.iter().sum();
     // Relative error of a weight: of its score and the maximum's, of their
     // difference, of exp; and for every block the factor that rebases it.
-    let blocks = ((last - first) / KV_BLOCK + 2) as f64;
+    let blocks = ((last - first) / KV_BLOCK + 2 + a.sinks.len().min(1)) as f64;
     let weight = 2.0 * off + (U * widest + EXP) * (1.0 + blocks) + 2.0 * U * blocks;
     // Weights and their sum are off by that, and both sums run over positions;
     // a scale may be multiplied with each weight.
@@ -217,10 +245,11 @@ fn naive(
         .map(|d| {
             let terms = weights
                 .iter()
-                .zip(first..)
+                .zip(first..last)
                 .map(|(w, p)| w / total * at(values, p, d));
             let (y, size) = terms.fold((0.0, 0.0), |(y, size), t| (y + t, size + t.abs()));
-            (y, relative * size)
+            // No weight is less than e^-87.3.
+            (y, relative * size + scores.len() as f64 * 1.3e-38)
         })
         .collect()
 }
@@ -271,14 +300,8 @@ const GROUPS: [(usize, usize); 9] = [
     (9, 1),
 ];
 
-fn shape(heads: usize, head_dim: usize) -> AttentionShape {
-    AttentionShape {
-        heads,
-        scale: 1.0 / (head_dim as f32).sqrt(),
-        soft_cap: None,
-        window: None,
-        causal: true,
-    }
+fn shape(heads: usize, head_dim: usize) -> AttentionShape<'static> {
+    AttentionShape::plain(heads, 1.0 / (head_dim as f32).sqrt())
 }
 
 #[test]
@@ -344,6 +367,99 @@ fn windows_match() {
 }
 
 #[test]
+fn chunks_match() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            let kv = KvShape {
+                kv_heads: 2,
+                head_dim: 20,
+                kv_type,
+            };
+            for (chunk, window, causal) in [
+                (1, None, true),
+                (5, None, true),
+                (64, Some(10), true),
+                (100, None, true),
+                (100, Some(70), false),
+                (1000, None, true),
+            ] {
+                let a = AttentionShape {
+                    chunk: Some(chunk),
+                    window,
+                    causal,
+                    ..shape(4, 20)
+                };
+                check(isa, a, kv, &[(150, 20), (200, 1), (5, 5), (210, 120)]);
+            }
+        }
+    }
+}
+
+/// Of up to 9 heads: some that count for nothing, and some that outweigh everything.
+const SINKS: [f32; 9] = [0.5, -3.0, 8.0, 0.0, 60.0, -90.0, 1.25, 300.0, 2.0];
+
+/// As published for 8 heads, and one more.
+const SLOPES: [f32; 9] = [
+    0.5, 0.25, 0.125, 0.0625, 0.03125, 0.015625, 0.0078125, 0.00390625, 0.7,
+];
+
+#[test]
+fn sinks_match() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            for (heads, kv_heads) in [(4, 2), (9, 3), (8, 1)] {
+                let kv = KvShape {
+                    kv_heads,
+                    head_dim: 20,
+                    kv_type,
+                };
+                for (window, soft_cap) in [(None, None), (Some(17), Some(5.0))] {
+                    let a = AttentionShape {
+                        window,
+                        soft_cap,
+                        sinks: &SINKS[..heads],
+                        ..shape(heads, 20)
+                    };
+                    check(isa, a, kv, &[(150, 20), (700, 1), (1, 1), (65, 65)]);
+                }
+            }
+        }
+    }
+}
+
+fn check_bias(isa: Isa, kv: KvShape, bias: Bias) {
+    for causal in [true, false] {
+        for soft_cap in [None, Some(0.5)] {
+            let a = AttentionShape {
+                bias,
+                causal,
+                soft_cap,
+                ..shape(6, 20)
+            };
+            check(isa, a, kv, &[(150, 20), (330, 1), (70, 70)]);
+        }
+    }
+}
+
+#[test]
+fn biases_match() {
+    for isa in Isa::available() {
+        for kv_type in KINDS {
+            let kv = KvShape {
+                kv_heads: 2,
+                head_dim: 20,
+                kv_type,
+            };
+            check_bias(isa, kv, Bias::Slopes(&SLOPES[..6]));
+            for reach in [0, 3, 40, 400] {
+                let table = &Rng(5).floats(6 * (2 * reach + 1));
+                check_bias(isa, kv, Bias::Relative { table, reach });
+            }
+        }
+    }
+}
+
+#[test]
 fn soft_caps_match() {
     for isa in Isa::available() {
         let kv = KvShape {
@@ -378,15 +494,13 @@ fn without_causality_every_query_sees_all() {
             for n in [1, 10, 64, 65, 129] {
                 check(isa, a, kv, &[(n, n)]);
             }
-            check(
-                isa,
-                AttentionShape {
-                    window: Some(30),
+            for window in [1, 2, 30, 64, 200] {
+                let a = AttentionShape {
+                    window: Some(window),
                     ..a
-                },
-                kv,
-                &[(100, 100)],
-            );
+                };
+                check(isa, a, kv, &[(100, 100), (130, 7)]);
+            }
         }
     }
 }
@@ -438,7 +552,7 @@ fn prompts_and_others_share_a_step() {
                 at = here.end;
             }
             let same = bits(&alike) == bits(&as_prompts);
-            assert_eq!(same, !team.prompts_apart(), "{isa:?}");
+            assert_eq!(same, !team.prefill_attention_bf16(), "{isa:?}");
         }
     }
 }
@@ -462,6 +576,11 @@ fn sharp_scores_match() {
     }
 }
 
+/// For up to 14 heads.
+const ALL_SINKS: [f32; 14] = [
+    0.5, 0.25, 0.125, 1.5, 0.75, 0.0, 2.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8,
+];
+
 #[test]
 fn a_query_does_not_depend_on_what_is_computed_with_it() {
     let isas = Isa::available().into_iter();
@@ -474,12 +593,20 @@ fn a_query_does_not_depend_on_what_is_computed_with_it() {
                     head_dim: 20,
                     kv_type,
                 };
-                for (causal, window) in [(true, None), (true, Some(70))] {
-                    let a = AttentionShape {
-                        causal,
-                        window,
-                        ..shape(heads, 20)
-                    };
+                let plain = shape(heads, 20);
+                for a in [
+                    plain,
+                    AttentionShape {
+                        window: Some(70),
+                        ..plain
+                    },
+                    AttentionShape {
+                        chunk: Some(90),
+                        sinks: &ALL_SINKS[..heads],
+                        bias: Bias::Slopes(&ALL_SINKS[..heads]),
+                        ..plain
+                    },
+                ] {
                     let mut rng = Rng(99);
                     let lengths = [(190, 23), (64, 64), (100, 1)];
                     let new = |&(n, rows): &_| Sequence::new(&mut rng, &a, kv, n, rows);
@@ -523,11 +650,16 @@ fn a_long_context_is_the_same_however_it_is_shared() {
                     head_dim: 20,
                     kv_type,
                 };
-                for window in [None, Some(330)] {
-                    let a = AttentionShape {
+                for (window, odd) in [(None, false), (Some(330), false), (None, true)] {
+                    let mut a = AttentionShape {
                         window,
                         ..shape(4, 20)
                     };
+                    if odd {
+                        a.sinks = &SINKS[..4];
+                        a.bias = Bias::Slopes(&SLOPES[..4]);
+                        a.chunk = Some(1500);
+                    }
                     check(isa, a, kv, &[(n, rows)]);
                     let sequence = Sequence::new(&mut Rng(7), &a, kv, n, rows);
                     let mut all = [sequence];
@@ -605,7 +737,10 @@ fn timed_and_untimed_results_are_the_same() {
             rows: 100,
             first: 100,
             blocks: &s[0].blocks,
-            prompt,
+            phase: match prompt {
+                true => Phase::Prefill,
+                false => Phase::Decode,
+            },
         }];
         let queries = &s[0].queries;
         attend_rows(&team, &a, &cache, &spans, queries, &mut out, Some(&times));
@@ -613,4 +748,34 @@ fn timed_and_untimed_results_are_the_same() {
         let times = times.map(AtomicU64::into_inner);
         assert!(times.iter().all(|&t| t > 0), "{times:?}");
     }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let kv = KvShape {
+        kv_heads: 1,
+        head_dim: 8,
+        kv_type: KvType::F32,
+    };
+    let plain = shape(2, 8);
+    let mut s = [Sequence::new(&mut Rng(8), &plain, kv, 3, 3)];
+    let mut memory = Memory::new(kv, scatter(&mut s));
+    let team = team(Isa::Scalar, 1);
+    let cache = memory.cache();
+    store(&team, &cache, 2, kv, &s);
+    let refused = |change: &dyn Fn(&mut AttentionShape)| {
+        let mut a = plain;
+        change(&mut a);
+        let attend = || attend(&team, &a, &cache, &s, false);
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(attend)).is_err()
+    };
+    assert!(!refused(&|_| {}));
+    assert!(refused(&|a| a.window = Some(0)));
+    assert!(refused(&|a| a.chunk = Some(0)));
+    assert!(refused(&|a| a.sinks = &[1.0]));
+    assert!(refused(&|a| a.bias = Bias::Slopes(&[1.0; 3])));
+    let (table, reach) = (&[1.0; 5][..], 1);
+    assert!(refused(&|a| a.bias = Bias::Relative { table, reach }));
+    let reach = usize::MAX;
+    assert!(refused(&|a| a.bias = Bias::Relative { table, reach }));
 }

@@ -10,7 +10,7 @@ use rustml_kernels::attention::{AttentionShape, KvShape, KvType, KV_BLOCK};
 use rustml_kernels::formats::{decode_row, encode_row};
 use rustml_kernels::ops::{self, Activation, NormKind};
 use rustml_kernels::par::*;
-use rustml_kernels::{Acts, AlignedBytes, Forms, Matrix};
+use rustml_kernels::{Acts, AlignedBytes, Forms, Matrix, Phase};
 use rustml_simd::Isa;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::AtomicU64;
@@ -162,7 +162,16 @@ fn normalised_rows_are_those_of_single_norms() {
 
             let mut sum = x.clone();
             scratch.fill(f32::NAN);
-            norm_add_rows(&team, norm, &x, &mut scratch, &mut sum);
+            add_rows(
+                &team,
+                Some(norm),
+                1.0,
+                &x,
+                cols,
+                &mut scratch,
+                &mut sum,
+                true,
+            );
             ops::add(isa, &mut expected, &x);
             assert_eq!(bits(&sum), bits(&expected), "{isa:?} {rows} rows");
         }
@@ -323,28 +332,28 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
                         rows: 3,
                         first: 62,
                         blocks: &[5, 1],
-                        prompt: false,
+                        phase: Phase::Decode,
                     },
                     SpanView {
                         row: 3,
                         rows: 0,
                         first: 9,
                         blocks: &[0],
-                        prompt: false,
+                        phase: Phase::Decode,
                     },
                     SpanView {
                         row: 3,
                         rows: 100,
                         first: 0,
                         blocks: &[0, 6],
-                        prompt: false,
+                        phase: Phase::Decode,
                     },
                     SpanView {
                         row: 103,
                         rows: 1,
                         first: 191,
                         blocks: &[3, 3, 2],
-                        prompt: false,
+                        phase: Phase::Decode,
                     },
                 ];
                 let rows = 104;
@@ -371,7 +380,12 @@ fn positioned_rows_are_normalised_rotated_and_stored() {
                 let mut memory = memory(shape, 7);
                 let cache = cache(shape, &mut memory);
                 let how = Positioning {
-                    qk_norm: with_norm.then_some((norm_of(&qw, &[]), norm_of(&kw, &[]))),
+                    qk_norm: with_norm.then_some(QkNorm {
+                        query: norm_of(&qw, &[]),
+                        key: norm_of(&kw, &[]),
+                        whole: false,
+                        after_rope: false,
+                    }),
                     rope: with_rope.then_some((&cos[..], &sin[..])),
                 };
                 let times = <[AtomicU64; 3]>::default();
@@ -431,13 +445,7 @@ fn refused(spans: &[SpanView], rows: usize) -> [bool; 2] {
         position_rows(&team, &cache, spans, &plain, 2, &mut q, &mut k, &v, None);
     });
     let stored = catch_unwind(store).is_err();
-    let a = AttentionShape {
-        heads: 2,
-        scale: 1.0,
-        soft_cap: None,
-        window: None,
-        causal: true,
-    };
+    let a = AttentionShape::plain(2, 1.0);
     let (q, mut out) = (vec![0.0; rows * 40], vec![0.0; rows * 40]);
     let attend = AssertUnwindSafe(|| attend_rows(&team, &a, &cache, spans, &q, &mut out, None));
     [stored, catch_unwind(attend).is_err()]
@@ -451,7 +459,7 @@ fn spans_that_do_not_fit_are_refused() {
             rows,
             first,
             blocks,
-            prompt: false,
+            phase: Phase::Decode,
         }
     }
     assert_eq!(

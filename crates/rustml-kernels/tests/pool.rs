@@ -5,6 +5,9 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::time::Duration;
 
+/// Teams of any machine: fewer threads than it has cores, and far more.
+const TEAMS: [usize; 3] = [3, 8, 64];
+
 /// How often each chunk of a region ran.
 fn counts(pool: &Pool, chunks: usize) -> Vec<usize> {
     let counts: Vec<_> = (0..chunks).map(|_| AtomicUsize::new(0)).collect();
@@ -57,7 +60,7 @@ fn pinned_workers_stay_on_cpus_of_their_own() {
 /// Also with more threads than cores, where most have not woken up in time.
 #[test]
 fn every_chunk_runs_once() {
-    for threads in [1, 2, 3, 4, 17] {
+    for threads in [1, 2, 3, 4, 8, 17, 64] {
         let pool = Pool::new(threads).unwrap();
         assert_eq!(pool.threads(), threads);
         for chunks in [0, 1, 2, 7, 100] {
@@ -87,48 +90,54 @@ fn parked_workers_wake_up() {
 /// Were the workers asleep for ever, the caller would run every chunk.
 #[test]
 fn workers_take_part() {
-    let pool = Pool::new(3).unwrap();
-    let barrier = std::sync::Barrier::new(3);
-    for _ in 0..10 {
-        // Nobody gets through before all three have a chunk.
-        pool.run(3, &|_, _| {
-            barrier.wait();
-        });
+    for threads in TEAMS {
+        let pool = Pool::new(threads).unwrap();
+        let barrier = std::sync::Barrier::new(threads);
+        for _ in 0..10 {
+            // Nobody gets through before all of them have a chunk.
+            pool.run(threads, &|_, _| {
+                barrier.wait();
+            });
+        }
     }
 }
 
 #[test]
 fn what_chunks_write_is_seen_when_the_region_is_over() {
-    let pool = Pool::new(4).unwrap();
-    let mut values = vec![0usize; 1000];
-    for round in 1..200 {
-        let chunks: Vec<_> = values.chunks_mut(37).map(std::sync::Mutex::new).collect();
-        pool.run(chunks.len(), &|c, _| {
-            for v in chunks[c].lock().unwrap().iter_mut() {
-                *v += c + 1;
+    for threads in TEAMS {
+        let pool = Pool::new(threads).unwrap();
+        let mut values = vec![0usize; 1000];
+        for round in 1..100 {
+            let chunks: Vec<_> = values.chunks_mut(37).map(std::sync::Mutex::new).collect();
+            pool.run(chunks.len(), &|c, _| {
+                for v in chunks[c].lock().unwrap().iter_mut() {
+                    *v += c + 1;
+                }
+            });
+            drop(chunks);
+            for (i, v) in values.iter().enumerate() {
+                assert_eq!(*v, round * (i / 37 + 1));
             }
-        });
-        drop(chunks);
-        for (i, v) in values.iter().enumerate() {
-            assert_eq!(*v, round * (i / 37 + 1));
         }
     }
 }
 
 #[test]
 fn several_threads_may_call_at_once() {
-    let pool = Pool::new(3).unwrap();
-    std::thread::scope(|scope| {
-        for caller in 0..4 {
-            let pool = &pool;
-            scope.spawn(move || {
-                for round in 0..300 {
-                    let chunks = (caller * 7 + round) % 23;
-                    assert_eq!(counts(pool, chunks), vec![1; chunks]);
-                }
-            });
-        }
-    });
+    for threads in TEAMS {
+        let pool = Pool::new(threads).unwrap();
+        std::thread::scope(|scope| {
+            for caller in 0..4 {
+                let pool = &pool;
+                scope.spawn(move || {
+                    for round in 0..100 {
+                        let chunks = (caller * 7 + round) % 23;
+                        assert_eq!(counts(pool, chunks), vec![1; chunks]);
+                    }
+                });
+            }
+        });
+    }
 }
 
 #[test]
@@ -171,11 +180,13 @@ fn a_panic_reaches_the_caller_and_the_pool_lives_on() {
 /// A panic of a worker beside the caller's own is not kept for the next region.
 #[test]
 fn panics_everywhere_end_with_their_region() {
-    let pool = Pool::new(4).unwrap();
-    for _ in 0..50 {
-        let message = failure(|| pool.run(64, &|_, _| panic!("all chunks fail")));
-        assert_eq!(message, "all chunks fail");
-        assert_eq!(counts(&pool, 64), [1; 64]);
+    for threads in TEAMS {
+        let pool = Pool::new(threads).unwrap();
+        for _ in 0..20 {
+            let message = failure(|| pool.run(64, &|_, _| panic!("all chunks fail")));
+            assert_eq!(message, "all chunks fail");
+            assert_eq!(counts(&pool, 64), [1; 64]);
+        }
     }
 }
 

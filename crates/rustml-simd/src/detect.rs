@@ -20,13 +20,13 @@ pub enum Isa {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
-    /// The same with AVX512-BF16 and the tiles of AMX, of bytes and of bfloat16, for many
-    /// rows.
+    /// The same with AVX512-BF16 and the tiles of AMX, of bfloat16, for prompts.
     Amx,
 }
 
 impl Isa {
-    const ALL: [Isa; 8] = [
+    /// All there are, on whatever architecture.
+    pub const ALL: [Isa; 8] = [
         Isa::Scalar,
         Isa::Sse41,
         Isa::Neon,

@@ -52,9 +52,9 @@ pub use isa::{
     avx2::{Avx2, Avx2Vnni},
     avx512::{Avx512, Avx512Bf16},
     sse41::Sse41,
-    tiles::TileProducts,
+    tiles::{PlainTiles, TileProducts},
 };
-pub use math::{exp, gelu_tanh, sigmoid, tanh};
+pub use math::{erf, exp, exp_m1, gelu_erf, gelu_tanh, sigmoid, softplus, tanh};
 
 /// Asks for the cache line at `p`, which need not be readable, where it is near
 /// but in nobody's way: in the core's second cache.
@@ -106,6 +106,9 @@ pub unsafe trait Simd: Copy + Send + Sync + 'static {
     /// Whether several byte dot products are cheaper by way of [`Simd::Pairs`]: where
     /// one is no single instruction.
     const BY_PAIRS: bool = false;
+    /// Whether several rows at a time gain nothing: where the set is the definition of the
+    /// others and no more, as few loops as can be are compiled for it.
+    const PLAIN: bool = false;
     /// Whether [`Simd::dot_bf16`] is one instruction.
     const DOTS_BF16: bool = false;
 

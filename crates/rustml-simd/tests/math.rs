@@ -3,7 +3,7 @@
 mod common;
 
 use common::kernel;
-use rustml_simd::{exp, gelu_tanh, sigmoid, tanh, Isa};
+use rustml_simd::{erf, exp, exp_m1, gelu_erf, gelu_tanh, sigmoid, softplus, tanh, Isa};
 
 #[derive(Clone, Copy, Debug)]
 enum Function {
@@ -11,6 +11,10 @@ enum Function {
     Sigmoid,
     Tanh,
     Gelu,
+    ExpM1,
+    Erf,
+    GeluErf,
+    Softplus,
 }
 
 kernel!(
@@ -25,6 +29,10 @@ kernel!(
                     Function::Sigmoid => sigmoid(s, v),
                     Function::Tanh => tanh(s, v),
                     Function::Gelu => gelu_tanh(s, v),
+                    Function::ExpM1 => exp_m1(s, v),
+                    Function::Erf => erf(s, v),
+                    Function::GeluErf => gelu_erf(s, v),
+                    Function::Softplus => softplus(s, v),
                 };
                 s.store(out[i..].as_mut_ptr(), y);
             }
@@ -125,10 +133,76 @@ fn gelu_is_as_close_as_claimed() {
 }
 
 #[test]
+fn exp_less_one_is_as_close_as_claimed() {
+    check(Function::ExpM1, HIGHEST, 2e-7, |x, y| match x {
+        0.0 => y.abs(),
+        x => (y / x.max(LOWEST.into()).exp_m1() - 1.0).abs(),
+    });
+}
+
+/// In double precision: `2 x / sqrt(pi) * sum of (-1)^k x^2k / (k! (2k + 1))` up to 3, and
+/// beyond 1 less the continued fraction of what is missing (Abramowitz and Stegun, 7.1.5
+/// and 7.1.14).
+fn exact_erf(x: f64) -> f64 {
+    let size = x.abs();
+    let y = if size < 3.0 {
+        let (mut sum, mut power) = (0.0, size);
+        for k in 0..100 {
+            sum += power / f64::from(2 * k + 1);
+            power *= -size * size / f64::from(k + 1);
+            if power.abs() < 1e-18 * size {
+                break;
+            }
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    } else if size > 6.0 {
+        1.0 // 2e-17 off
+    } else {
+        let fraction = (1..40)
+            .rev()
+            .fold(size, |f, k| size + f64::from(k) / 2.0 / f);
+        1.0 - (-size * size).exp() / fraction / std::f64::consts::PI.sqrt()
+    };
+    y.copysign(x)
+}
+
+#[test]
+fn the_error_function_is_as_close_as_claimed() {
+    // From tables, of more digits than there are.
+    for (x, y) in [
+        (0.5, 0.520_499_877_813_046_5),
+        (1.0, 0.842_700_792_949_714_9),
+        (2.5, 0.999_593_047_982_555),
+        (3.5, 0.999_999_256_901_627_7),
+    ] {
+        assert!((exact_erf(x) - y).abs() < 1e-13, "{x}: {}", exact_erf(x));
+    }
+    check(Function::Erf, f32::MAX, 4e-7, |x, y| {
+        // Of subnormal numbers there is nothing relative.
+        let off = (y - exact_erf(x)).abs() / exact_erf(x).abs().max(1e-30);
+        off.max(y.abs() - 1.0)
+    });
+    check(Function::GeluErf, f32::MAX, 3e-7, |x, y| {
+        let exact = 0.5 * x * (1.0 + exact_erf(x / 2f64.sqrt()));
+        (y - exact).abs() / x.abs().max(1e-30)
+    });
+}
+
+#[test]
+fn softplus_is_as_close_as_claimed() {
+    check(Function::Softplus, -LOWEST, 5e-7, |x, y| {
+        (y / x.exp().ln_1p() - 1.0).abs()
+    });
+    check(Function::Softplus, f32::MAX, 5e-7, |x, y| {
+        (y - x.max(0.0) - (-x.abs()).exp().ln_1p()).abs() / x.abs().max(1.0)
+    });
+}
+
+#[test]
 fn no_function_hides_nan() {
     use Function::*;
     for isa in Isa::available() {
-        for f in [Exp, Sigmoid, Tanh, Gelu] {
+        for f in [Exp, Sigmoid, Tanh, Gelu, ExpM1, Erf, GeluErf, Softplus] {
             for lane in 0..16 {
                 let mut x = [0.25; 16];
                 x[lane] = f32::NAN;

@@ -4,7 +4,7 @@
 mod common;
 
 use common::Rng;
-use rustml_simd::{Avx512Bf16, Isa, Simd, TileProducts, Tiles};
+use rustml_simd::{Avx512Bf16, Isa, PlainTiles, Simd, TileProducts, Tiles};
 
 const FEATURES: &str = "AMX, or AVX-512 with AVX512-BF16";
 
@@ -52,7 +52,20 @@ impl Operand {
     }
 }
 
-/// `R` by `P` tiles of sums, compiled for the instruction set.
+/// `R` by `P` tiles of sums.
+unsafe fn plain<M: TileProducts, const R: usize, const P: usize>(
+    products: &M,
+    (rows, columns, steps): (&Operand, &Operand, usize),
+    sums: &mut [Line],
+    anew: bool,
+) {
+    let stride = steps * Tiles::BYTES;
+    let to = (sums.as_mut_ptr().cast(), P * Tiles::BYTES, Tiles::BYTES);
+    let (rows, columns) = ((rows.start(), stride), (columns.start(), stride));
+    products.add_products::<R, P>(rows, columns, steps, to, anew);
+}
+
+/// The same compiled for the instruction set.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16")]
 unsafe fn add<M: TileProducts, const R: usize, const P: usize>(
     products: &M,
@@ -66,7 +79,14 @@ unsafe fn add<M: TileProducts, const R: usize, const P: usize>(
     products.add_products::<R, P>(rows, columns, steps, to, anew);
 }
 
-unsafe fn check<M: TileProducts, const R: usize, const P: usize>(products: &M, what: &str) {
+/// [`plain`] or [`add`].
+type Add<M> = unsafe fn(&M, (&Operand, &Operand, usize), &mut [Line], bool);
+
+unsafe fn check<M: TileProducts, const R: usize, const P: usize>(
+    products: &M,
+    add: Add<M>,
+    what: &str,
+) {
     let mut rng = Rng(0x71 + (R * 2 + P) as u64);
     for steps in [1, 2, 3, 20] {
         let rows = Operand::new(&mut rng, R, steps, false);
@@ -74,7 +94,7 @@ unsafe fn check<M: TileProducts, const R: usize, const P: usize>(products: &M, w
         let mut sums = vec![Line([0xff; 64]); R * P * 16];
         let inputs = 32 * steps;
         for times in 1..=2 {
-            add::<M, R, P>(products, (&rows, &columns, steps), &mut sums, times == 1);
+            add(products, (&rows, &columns, steps), &mut sums, times == 1);
             for row in 0..16 * R {
                 for column in 0..16 * P {
                     let line = &sums[(row / 16 * P + column / 16) * 16 + row % 16];
@@ -100,11 +120,21 @@ unsafe fn check<M: TileProducts, const R: usize, const P: usize>(products: &M, w
     }
 }
 
-unsafe fn check_all<M: TileProducts>(products: &M, what: &str) {
-    check::<M, 1, 1>(products, what);
-    check::<M, 1, 2>(products, what);
-    check::<M, 2, 1>(products, what);
-    check::<M, 2, 2>(products, what);
+macro_rules! check_all {
+    ($products:expr, $add:ident, $what:literal) => {{
+        let products = $products;
+        check::<_, 1, 1>(&products, $add::<_, 1, 1>, $what);
+        check::<_, 1, 2>(&products, $add::<_, 1, 2>, $what);
+        check::<_, 2, 1>(&products, $add::<_, 2, 1>, $what);
+        check::<_, 2, 2>(&products, $add::<_, 2, 2>, $what);
+    }};
+}
+
+/// The twin that tests use where there are no tile registers.
+#[test]
+fn the_plain_sums_are_those_of_the_definition() {
+    // SAFETY: needs no CPU feature.
+    unsafe { check_all!(PlainTiles, plain, "plain") };
 }
 
 #[test]
@@ -116,13 +146,15 @@ fn sums_are_those_of_the_definition() {
             // SAFETY: the set is available, with the instruction.
             unsafe {
                 match isa {
-                    Isa::Amx => check_all(&Tiles::new(64), "AMX"),
-                    _ => check_all(&Avx512Bf16::assume(), "AVX-512"),
+                    Isa::Amx => check_all!(Tiles::new(64), add, "AMX"),
+                    _ => check_all!(Avx512Bf16::assume(), add, "AVX-512"),
                 }
             }
         }
     }
     if !tested {
-        eprintln!("NOT TESTED: this CPU has neither {FEATURES}");
+        common::skipped(FEATURES);
+    } else if !Isa::Amx.is_available() {
+        common::skipped("AMX");
     }
 }

@@ -93,13 +93,12 @@ fn every_form_of_every_row_lies_where_products_read_it() {
             for cols in [32, 64, 160, 512, 1088] {
                 let x = values(rows * cols);
                 for by in [By::All, By::Row] {
-                    for forms in [all_forms(), all_forms().union(Forms::SIXTEENS)] {
-                        let mut acts = stale(rows + 2, cols + 32, forms);
-                        acts.begin(rows, cols, forms);
-                        with_isa(isa, Put(&mut acts, &x, by));
-                        let what = format!("{isa:?} {rows} rows of {cols} by {by:?} {forms:?}");
-                        check(&acts, &x, &what);
-                    }
+                    let forms = all_forms();
+                    let mut acts = stale(rows + 2, cols + 32, forms);
+                    acts.begin(rows, cols, forms);
+                    with_isa(isa, Put(&mut acts, &x, by));
+                    let what = format!("{isa:?} {rows} rows of {cols} by {by:?} {forms:?}");
+                    check(&acts, &x, &what);
                 }
             }
         }
@@ -118,10 +117,7 @@ fn check(acts: &Acts, x: &[f32], what: &str) {
         }
     }
     for (row, x) in x.chunks(cols).enumerate() {
-        let (row0, n) = match acts.forms().by_sixteens(rows) {
-            true => (row - row % 16, 16),
-            false => tile_of(rows, row),
-        };
+        let (row0, n) = tile_of(rows, row);
         let lane = row - row0;
         for (b, x) in x.chunks(BLOCK).enumerate() {
             let (scale, codes) = naive(x);
@@ -275,7 +271,7 @@ fn what_is_not_finite_makes_its_block_nan_and_no_other() {
 
 #[test]
 fn rows_are_prepared_together_once_and_in_order() {
-    for forms in [Forms::CODES, Forms::CODES.union(Forms::SIXTEENS)] {
+    for forms in [Forms::CODES, Forms::TILES] {
         for rows in 0..100 {
             let mut next = 0;
             for (first, n) in forms.together(rows) {
@@ -289,7 +285,6 @@ fn rows_are_prepared_together_once_and_in_order() {
 
 #[test]
 fn forms_contain_what_they_are_made_of() {
-    assert!(!all_forms().contains(Forms::SIXTEENS));
     assert!(!Forms::PAIRS.contains(Forms::CODES) && !Forms::CODES.contains(Forms::PAIRS));
     for (i, &c) in CORRECTIONS.iter().enumerate() {
         assert_eq!(c.index(), i);

@@ -105,14 +105,10 @@ impl RowWriter<'_> {
         }
         let mut row = rows.start;
         while codes && row < rows.end {
-            let tile = self.forms.code_tile_of(self.rows, row);
-            let to = Rows::of(tile, row, from(row), stride);
+            let to = Rows::of(tile_of(self.rows, row), row, from(row), stride);
             // A tile of many rows is written as a whole, so that its blocks lie
             // together where they go.
-            row += if to.is_whole(SIXTEEN, row, rows.end) {
-                self.put_blocks::<S, SIXTEEN, 1>(s, to, blocks.clone());
-                SIXTEEN
-            } else if to.is_whole(MANY, row, rows.end) {
+            row += if to.is_whole(MANY, row, rows.end) {
                 let b = self.put_blocks::<S, MANY, 2>(s, to, blocks.clone());
                 self.put_blocks::<S, MANY, 1>(s, to, b..blocks.end);
                 MANY

@@ -15,6 +15,7 @@
 //! multiply the group's sum of products with codes. Those of a group of values
 //! multiply the weights of their positions before these meet the codes.
 
+mod bias;
 mod product;
 #[cfg(target_arch = "x86_64")]
 mod prompt;
@@ -25,6 +26,8 @@ use rustml_simd::{with_isa, Isa, Kernel, Simd};
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
+
+pub use bias::Bias;
 
 /// Positions of a cache block.
 pub const KV_BLOCK: usize = 64;
@@ -184,17 +187,59 @@ impl KvLayer {
 
 /// What attention does in one layer.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionShape {
+pub struct AttentionShape<'a> {
     /// Query heads, a multiple of the KV heads.
     pub heads: usize,
     /// Factor of the scores.
     pub scale: f32,
     /// `cap * tanh(score / cap)`, if any.
     pub soft_cap: Option<f32>,
-    /// How many positions back a query sees, itself included; at least 1.
+    /// How many positions back a query sees, itself included, and as many ahead where it
+    /// sees these; at least 1.
     pub window: Option<usize>,
-    /// Whether a query sees only positions up to its own.
+    /// A query sees only positions of its own chunk, of so many; at least 1.
+    pub chunk: Option<usize>,
+    /// Whether a query sees only positions up to its own; else all of its sequence's up to
+    /// the last of the step.
     pub causal: bool,
+    /// One more score for each query head, which has no value; or nothing.
+    pub sinks: &'a [f32],
+    /// What is added to scores, after the cap.
+    pub bias: Bias<'a>,
+}
+
+impl AttentionShape<'_> {
+    /// Every query sees all positions up to its own, and nothing is added.
+    pub const fn plain(heads: usize, scale: f32) -> AttentionShape<'static> {
+        AttentionShape {
+            heads,
+            scale,
+            soft_cap: None,
+            window: None,
+            chunk: None,
+            causal: true,
+            sinks: &[],
+            bias: Bias::No,
+        }
+    }
+
+    /// Positions that the query at `position` sees, in a sequence that ends at `end`.
+    fn sees(&self, position: usize, end: usize) -> Range<usize> {
+        let (mut first, mut last) = (0, end);
+        if let Some(window) = self.window {
+            first = (position + 1).saturating_sub(window);
+            last = last.min(position.saturating_add(window));
+        }
+        if let Some(chunk) = self.chunk {
+            let start = position / chunk * chunk;
+            first = first.max(start);
+            last = last.min(start.saturating_add(chunk));
+        }
+        if self.causal {
+            last = position + 1;
+        }
+        first..last
+    }
 }
 
 /// The queries of one sequence in a step.
@@ -239,7 +284,7 @@ pub const STRETCH: usize = 4;
 #[derive(Clone, Copy)]
 pub struct Job<'a> {
     /// What attention does.
-    pub shape: &'a AttentionShape,
+    pub shape: &'a AttentionShape<'a>,
     /// Keys and values.
     pub cache: &'a KvLayer,
     /// The sequence's rows.
@@ -269,13 +314,8 @@ impl Job<'_> {
 
     /// Positions that row `row` sees.
     fn sees(&self, row: usize) -> Range<usize> {
-        let position = self.q.first + row;
-        let last = match self.shape.causal {
-            true => position + 1,
-            false => self.q.first + self.q.rows,
-        };
-        let window = self.shape.window;
-        window.map_or(0, |w| (position + 1).saturating_sub(w))..last
+        let end = self.q.first + self.q.rows;
+        self.shape.sees(self.q.first + row, end)
     }
 
     /// The keys that `rows` begin with, of these blocks or all.
@@ -307,7 +347,11 @@ impl Job<'_> {
         let kv = self.cache.shape;
         assert!(kv.head_dim <= MAX_HEAD_DIM && self.shape.heads.is_multiple_of(kv.kv_heads));
         assert!(self.kv_head < kv.kv_heads && rows.end <= self.q.rows);
-        assert!(self.shape.window != Some(0), "a query sees itself");
+        let shape = self.shape;
+        let blind = shape.window == Some(0) || shape.chunk == Some(0);
+        assert!(!blind, "a query sees itself");
+        assert!(shape.sinks.is_empty() || shape.sinks.len() == shape.heads);
+        assert!(shape.bias.is_for(shape.heads), "a bias for every head");
         assert!(self.q.blocks.len() * KV_BLOCK >= self.q.first + self.q.rows);
     }
 

@@ -8,8 +8,9 @@
 //! "FlashAttention-4"). What a query gets depends neither on which others are computed with it
 //! nor on where a job begins.
 
+use super::bias::with_sink;
 use super::product::Stored;
-use super::{Job, Phases, KV_BLOCK, KV_GROUP};
+use super::{Bias, Job, Phases, KV_BLOCK, KV_GROUP};
 use crate::acts::TILE_BYTES;
 use crate::buffer::Lines;
 use crate::ops::cap_row;
@@ -154,9 +155,19 @@ unsafe fn attend_with<M: TileProducts, T: Stored>(
 impl<M: TileProducts> Work<'_, M> {
     /// Where a query's values, or what it gets, lie in a buffer of rows.
     fn offset(&self, query: usize) -> usize {
-        let group = self.job.group();
-        let (row, head) = (query / group, self.job.kv_head * group + query % group);
+        let (row, head) = self.row_and_head(query);
         row * self.job.q.stride + head * self.job.cache.shape.head_dim
+    }
+
+    fn row_and_head(&self, query: usize) -> (usize, usize) {
+        let group = self.job.group();
+        (query / group, self.job.kv_head * group + query % group)
+    }
+
+    /// Head and position of a query in hand.
+    fn of(&self, query: usize) -> (usize, usize) {
+        let (row, head) = self.row_and_head(self.queries.start + query);
+        (head, self.job.q.first + row)
     }
 
     /// Tiles of 16 queries.
@@ -342,7 +353,7 @@ impl<M: TileProducts> Work<'_, M> {
     /// instruction set.
     #[inline(always)]
     unsafe fn weigh(&self, queries: Range<usize>, at: usize, start: usize, steps: usize) {
-        let (s, columns) = (self.s, 2 * steps);
+        let (s, columns, shape) = (self.s, 2 * steps, self.job.shape);
         let scores = self.scores.add(at / SIXTEEN * COLUMNS * TILE_BYTES);
         let weights = self.weights.add(at / SIXTEEN * STEPS * TILE_BYTES);
         let mut largest = [f32::NEG_INFINITY; SIXTEEN];
@@ -353,8 +364,14 @@ impl<M: TileProducts> Work<'_, M> {
             let mut max = s.splat(f32::NEG_INFINITY);
             for column in 0..columns {
                 let scores = row.add(column * TILE_BYTES).cast::<f32>();
-                if let Some(cap) = self.job.shape.soft_cap {
+                if let Some(cap) = shape.soft_cap {
                     cap_row(s, std::slice::from_raw_parts_mut(scores, SIXTEEN), cap);
+                }
+                if !matches!(shape.bias, Bias::No) {
+                    let (head, position) = self.of(query);
+                    let first = start + column * SIXTEEN;
+                    let scores = std::slice::from_raw_parts_mut(scores, SIXTEEN);
+                    shape.bias.add(s, head, position, first, scores);
                 }
                 let score = s.keep(seen[n][column], s.load(scores), f32::NEG_INFINITY);
                 max = s.max(max, score);
@@ -433,10 +450,15 @@ impl<M: TileProducts> Work<'_, M> {
         let (s, hd) = (self.s, self.job.cache.shape.head_dim);
         for query in 0..self.queries.len() {
             let out = self.job.q.out.add(self.offset(self.queries.start + query));
-            let total = s.splat(*self.total.add(query));
+            let (mut kept, mut total) = (1.0, *self.total.add(query));
+            if !self.job.shape.sinks.is_empty() {
+                let sink = self.job.shape.sinks[self.of(query).0];
+                (kept, total) = with_sink(s, *self.max.add(query), total, sink);
+            }
+            let (kept, total) = (s.splat(kept), s.splat(total));
             for column in 0..self.columns {
                 let (d, x) = (column * SIXTEEN, s.load(self.sum(query, column)));
-                let y = s.div(x, total);
+                let y = s.div(s.mul(x, kept), total);
                 if d + SIXTEEN <= hd {
                     s.store(out.add(d), y);
                     continue;

@@ -1,7 +1,10 @@
 //! The kernel of attention: some queries at once against what they see.
 
+use super::bias::with_sink;
 use super::product::{product, weigh, Fetch, Stored, To};
-use super::{After, Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, STRETCH};
+use super::{
+    After, AttentionShape, Bias, Job, Phases, KV_BLOCK, KV_GROUP, MAX_HEAD_DIM, PAD, ROW, STRETCH,
+};
 use crate::ops::cap_row;
 use crate::panel::LINE;
 use crate::ticks::{ticks, ticks_since};
@@ -114,8 +117,9 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
 ) -> usize {
     let kv = job.cache.shape;
     let (hd, padded, group) = (kv.head_dim, kv.padded_dim(), job.group());
+    let head_of = |query: usize| job.kv_head * group + query % group;
     let offset = |n: usize| {
-        let (row, head) = ((at + n) / group, job.kv_head * group + (at + n) % group);
+        let (row, head) = ((at + n) / group, head_of(at + n));
         row * job.q.stride + head * hd
     };
     let mut work = Work::<N> {
@@ -203,7 +207,8 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
             // A window may begin after the block.
             from.min(to)..to
         });
-        let of_block = softmax(s, scores, &seen, job.shape.soft_cap);
+        let of_query = |n: usize| (head_of(at + n), job.q.first + (at + n) / group);
+        let of_block = softmax(s, scores, &seen, job.shape, (start, of_query));
         let [kept, added] = state.add(s, &of_block);
         let weighed = clock.map(|_| ticks());
         let (read, into) = ((values, padded, &mut fetch_keys), (stretch, ROW));
@@ -237,12 +242,10 @@ unsafe fn tile<S: Simd, T: Stored, const N: usize>(
         None => {
             put_together(s, (&mut before, whole), (&state, stretch), padded);
             for n in 0..N {
-                finish(
-                    job.q.out.add(offset(n)),
-                    whole.add(n * ROW),
-                    before.total[n],
-                    hd,
-                );
+                let (max, total) = (before.max[n], before.total[n]);
+                let (kept, total) = sunk(s, job.shape, head_of(at + n), (max, total));
+                let out = job.q.out.add(offset(n));
+                finish(out, whole.add(n * ROW), (kept, total), hd);
             }
         }
     }
@@ -283,7 +286,8 @@ fn fetch_keys<T: Stored>(keys: *const u8, hd: usize, positions: usize) -> Fetch 
 }
 
 /// Turns the scores of a block into weights, 0 where `seen` is not; returns their
-/// maxima and the sums of the weights. A query's weights are always added up over the
+/// maxima and the sums of the weights. The block begins at a position; of each query the
+/// head and the position are told. A query's weights are always added up over the
 /// whole block in one order.
 ///
 /// Each step is taken for all queries, whose chains of dependent operations
@@ -296,7 +300,8 @@ unsafe fn softmax<S: Simd, const N: usize>(
     s: S,
     scores: *mut f32,
     seen: &[Range<usize>; N],
-    cap: Option<f32>,
+    shape: &AttentionShape,
+    (start, of_query): (usize, impl Fn(usize) -> (usize, usize)),
 ) -> State<N> {
     let mut state = State::<N>::EMPTY;
     for n in 0..N {
@@ -306,9 +311,14 @@ unsafe fn softmax<S: Simd, const N: usize>(
             row[..seen.start].fill(f32::NEG_INFINITY);
             row[seen.end..].fill(f32::NEG_INFINITY);
         }
-        if let Some(cap) = cap {
+        if let Some(cap) = shape.soft_cap {
             let row = std::slice::from_raw_parts_mut(row, KV_BLOCK);
             cap_row(s, &mut row[seen], cap);
+        }
+        if !matches!(shape.bias, Bias::No) {
+            let (head, query) = of_query(n);
+            let row = std::slice::from_raw_parts_mut(row, KV_BLOCK);
+            shape.bias.add(s, head, query, start, row);
         }
         let mut max = s.splat(f32::NEG_INFINITY);
         for i in (0..KV_BLOCK).step_by(S::LANES) {
@@ -363,14 +373,28 @@ unsafe fn add_sums<S: Simd>(
     }
 }
 
-/// `out = sums / total`
+/// What a query's sums are multiplied with and divided by at last: its head may have a sink.
+#[inline(always)]
+fn sunk<S: Simd>(
+    s: S,
+    shape: &AttentionShape,
+    head: usize,
+    (max, total): (f32, f32),
+) -> (f32, f32) {
+    match shape.sinks {
+        [] => (1.0, total),
+        sinks => with_sink(s, max, total, sinks[head]),
+    }
+}
+
+/// `out = sums * kept / total`
 ///
 /// # Safety
 /// Both hold `hd` values.
 #[inline(always)]
-unsafe fn finish(out: *mut f32, sums: *const f32, total: f32, hd: usize) {
+unsafe fn finish(out: *mut f32, sums: *const f32, (kept, total): (f32, f32), hd: usize) {
     for d in 0..hd {
-        *out.add(d) = *sums.add(d) / total;
+        *out.add(d) = *sums.add(d) * kept / total;
     }
 }
 
@@ -415,6 +439,7 @@ pub unsafe fn merge_parts<S: Simd>(
         put_together(s, (&mut before, whole), (&state, stretch), len - PAD);
         let (row, head) = (rows.start + n / group, job.kv_head * group + n % group);
         let out = job.q.out.add(row * job.q.stride + head * hd);
-        finish(out, whole, before.total[0], hd);
+        let last = sunk(s, job.shape, head, (before.max[0], before.total[0]));
+        finish(out, whole, last, hd);
     }
 }

@@ -274,6 +274,7 @@ pub(super) fn super_block(
     let factors = Factors {
         d,
         dmin: f16::ZERO,
+        exponent: 0,
         sc,
         m,
     };
@@ -346,5 +347,12 @@ pub(super) fn super_block_offset(
             *q = steps(v + min, scale, 0.0, top) as u8;
         }
     }
-    (Factors { d, dmin, sc, m }, q)
+    let factors = Factors {
+        d,
+        dmin,
+        exponent: 0,
+        sc,
+        m,
+    };
+    (factors, q)
 }

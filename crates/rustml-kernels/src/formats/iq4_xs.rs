@@ -44,6 +44,7 @@ impl BlockFormat for IQ4_XS {
         Factors {
             d: f16::from_le_bytes(self.d),
             dmin: f16::ZERO,
+            exponent: 0,
             sc,
             m: [0; MAX_SUBS],
         }

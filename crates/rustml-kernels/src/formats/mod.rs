@@ -10,6 +10,7 @@
 //!            \_ scale _/             \_ -offset _/
 //! ```
 //!
+//! (and in types whose scales are powers of two, times one of those),
 //! with two half-precision numbers `d`, `dmin` per block, small integers `sc`, `m` per sub-block of
 //! [`BlockFormat::SUB`] values, and an 8-bit `code` per value, which is the stored number `q` less a
 //! constant ([`BlockFormat::ZERO`]) or an entry of a table. So a format only says how its bits
@@ -57,6 +58,7 @@ mod fit;
 pub mod float;
 mod iq4_nl;
 mod iq4_xs;
+mod mxfp4;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -71,6 +73,7 @@ mod row;
 
 pub use iq4_nl::{IQ4_NL, LEVELS};
 pub use iq4_xs::IQ4_XS;
+pub use mxfp4::MXFP4;
 pub use q2_k::Q2_K;
 pub use q3_k::Q3_K;
 pub use q4_0::Q4_0;
@@ -91,13 +94,16 @@ pub const MAX_LEN: usize = 256;
 
 /// The raw pieces that scale the codes of one block, as stored: nothing is rounded.
 ///
-/// `value = (d * sc[s]) * code - (dmin * m[s])`. Entries past the format's last sub-block are zero.
+/// `value = (2^exponent * d * sc[s]) * code - (dmin * m[s])`. Entries past the format's last
+/// sub-block are zero.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct Factors {
     /// Scale of the scales.
     pub d: f16,
     /// Scale of the offsets; zero in formats without offset.
     pub dmin: f16,
+    /// Power of two by which the scale is multiplied; zero in most formats.
+    pub exponent: i16,
     /// Integer scale per sub-block; 1 in formats whose only scale is `d`.
     pub sc: [i8; MAX_SUBS],
     /// Integer offset per sub-block, to be subtracted; 1 in Q4_1 and Q5_1, whose stored minimum is
@@ -111,6 +117,7 @@ impl Factors {
         let mut factors = Self {
             d,
             dmin: dmin.unwrap_or(f16::ZERO),
+            exponent: 0,
             sc: [0; MAX_SUBS],
             m: [0; MAX_SUBS],
         };
@@ -119,14 +126,32 @@ impl Factors {
         factors
     }
 
-    /// `d * sc[s]`, the step between codes of sub-block `s`.
+    /// The factors of a block whose only scale is a power of two.
+    fn power(exponent: i16) -> Self {
+        Self {
+            exponent,
+            ..Self::single(f16::ONE, None)
+        }
+    }
+
+    /// `2^exponent * d * sc[s]`, the step between codes of sub-block `s`.
     pub fn scale(&self, s: usize) -> f32 {
-        self.d.to_f32() * f32::from(self.sc[s])
+        self.d.to_f32() * f32::from(self.sc[s]) * power_of_two(self.exponent)
     }
 
     /// `-(dmin * m[s])`, the value of code 0 in sub-block `s`.
     pub fn offset(&self, s: usize) -> f32 {
         -(self.dmin.to_f32() * f32::from(self.m[s]))
+    }
+}
+
+/// `2^n`: subnormal, zero or infinite where single precision has no other.
+fn power_of_two(n: i16) -> f32 {
+    match n {
+        128.. => f32::INFINITY,
+        -126..128 => f32::from_bits(((n + 127) as u32) << 23),
+        -149..-126 => f32::from_bits(1 << (n + 149)),
+        _ => 0.0,
     }
 }
 
@@ -157,7 +182,8 @@ pub trait BlockFormat:
     /// and codes are signed.
     const OFFSET: bool;
 
-    /// What is added to a code before it is stored, so that signed codes become unsigned bits.
+    /// What is added to a code before it is stored, so that signed codes become unsigned bits;
+    /// in types whose codes are a table's, before it is multiplied.
     const ZERO: u8 = 0;
 
     /// The scales and offsets of this block.
@@ -171,7 +197,7 @@ pub trait BlockFormat:
     /// cut off.
     fn pack(factors: &Factors, q: &[u8]) -> Self;
 
-    /// The code that is stored as `q`: `q - ZERO`, or in the IQ4 types the table's value.
+    /// The code that is stored as `q`: `q - ZERO`, or in types with a table what it says.
     #[inline]
     fn code(q: u8) -> i8 {
         q.wrapping_sub(Self::ZERO) as i8
@@ -248,7 +274,7 @@ pub trait BlockFormat:
 macro_rules! with_format {
     ($dtype:expr, $F:ident => $body:expr, float => $float:expr $(,)?) => {
         $crate::formats::with_format!(@ $dtype, $F, $body, $float,
-            Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS)
+            Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4)
     };
     (@ $dtype:expr, $F:ident, $body:expr, $float:expr, $($name:ident)*) => {
         match $dtype {

@@ -37,6 +37,7 @@ impl BlockFormat for Q2_K {
         Factors {
             d: f16::from_le_bytes(self.d),
             dmin: f16::from_le_bytes(self.dmin),
+            exponent: 0,
             sc: self.scales.map(|byte| (byte & 15) as i8),
             m: self.scales.map(|byte| byte >> 4),
         }
@@ -47,7 +48,7 @@ impl BlockFormat for Q2_K {
     }
 
     fn pack(factors: &Factors, q: &[u8]) -> Self {
-        let Factors { d, dmin, sc, m } = factors;
+        let Factors { d, dmin, sc, m, .. } = factors;
         Self {
             scales: std::array::from_fn::<_, MAX_SUBS, _>(|s| sc[s] as u8 & 15 | m[s] << 4),
             qs: join(q),

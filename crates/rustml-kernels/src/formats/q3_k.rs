@@ -39,6 +39,7 @@ impl BlockFormat for Q3_K {
         Factors {
             d: f16::from_le_bytes(self.d),
             dmin: f16::ZERO,
+            exponent: 0,
             sc: std::array::from_fn(|s| {
                 let low = self.scales[s % 8] >> (4 * (s / 8)) & 15;
                 let high = self.scales[8 + s % 4] >> (2 * (s / 4)) & 3;

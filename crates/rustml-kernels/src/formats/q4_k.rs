@@ -74,6 +74,7 @@ pub(super) fn factors(d: &[u8; 2], dmin: &[u8; 2], scales: &[u8; 12]) -> Factors
     Factors {
         d: f16::from_le_bytes(*d),
         dmin: f16::from_le_bytes(*dmin),
+        exponent: 0,
         sc,
         m,
     }

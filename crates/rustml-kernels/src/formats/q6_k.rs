@@ -39,6 +39,7 @@ impl BlockFormat for Q6_K {
         Factors {
             d: f16::from_le_bytes(self.d),
             dmin: f16::ZERO,
+            exponent: 0,
             sc: self.scales,
             m: [0; MAX_SUBS],
         }

@@ -1,6 +1,6 @@
 //! Products of float weights.
 
-use super::{finish, Fetch, Product, Then, Work};
+use super::{finish, Fetch, Product, Rows, Then, Work};
 use crate::acts::{Acts, FEW_ROWS};
 use crate::panel::LINE;
 use rustml_simd::{prefetch_near, Kernel, Simd};
@@ -12,6 +12,7 @@ use std::ops::Range;
 /// pairs need not be taken apart.
 const fn float_panels_at_once<S: Simd, F: Float>(rows: usize) -> usize {
     match rows {
+        _ if S::PLAIN => 1,
         1 | 2 => 4,
         4 => 2,
         6 if F::INPUTS == 2 && S::DOTS_BF16 => 4,
@@ -110,7 +111,7 @@ pub(super) unsafe fn float_panels<S: Simd, F: Float>(
             if self.1.rows() <= FEW_ROWS {
                 few_rows::<S, F>(s, &work, panels)
             } else {
-                many_rows::<S, F>(s, &work, panels)
+                many_rows::<S, F, F>(s, &work, &work, panels)
             }
         }
     }
@@ -127,14 +128,15 @@ unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FE
     s: S,
     work: &Work,
     panel: usize,
-    row0: usize,
+    rows: Rows,
     _fetch: Fetch,
 ) {
+    let of = rows.of::<S, N>();
     let (p, acts) = (work.product, work.acts);
     let stride = work.stride;
     let steps = acts.cols().div_ceil(F::INPUTS);
     let w = work.panel(panel);
-    let x = F::acts(acts).add(4 * row0 * steps);
+    let x = F::acts(acts).add(4 * (rows.tile * steps + rows.lane::<S>()));
     let mut acc = [[s.splat(0.0); N]; P];
     let bytes = const { F::BYTES * S::LANES };
     for k in 0..steps {
@@ -148,13 +150,13 @@ unsafe fn float_tile<S: Simd, F: Float, const N: usize, const P: usize, const FE
             weights[i] = F::load(s, w.add(i * stride + k * bytes));
         }
         for n in 0..N {
-            let x = s.splat_load(x.add(4 * (k * N + n)));
+            let x = s.splat_load(x.add(4 * (k * of + n)));
             for i in 0..P {
                 acc[i][n] = F::dot(s, acc[i][n], weights[i], x);
             }
         }
     }
     for (i, acc) in acc.into_iter().enumerate() {
-        finish(s, p, panel + i, row0, acc);
+        finish(s, p, panel + i, rows.first::<S>(), acc);
     }
 }

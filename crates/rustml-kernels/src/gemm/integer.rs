@@ -1,6 +1,6 @@
 //! Products of integer weights.
 
-use super::{finish, Fetch, Product, Then, Work};
+use super::{finish, Fetch, Product, Rows, Then, Work};
 use crate::acts::{Acts, Correction, FEW_ROWS};
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
@@ -68,19 +68,20 @@ pub(super) unsafe fn integer_panels<S: Simd, F: Format>(
         #[inline(always)]
         fn run<S: Simd>(self, s: S) {
             let Run(product, acts, panels, then, _) = self;
-            let mut work = Work::new(product, acts, then);
+            let packed = Work::new(product, acts, then);
             if acts.rows() <= FEW_ROWS {
-                few_rows::<S, Packed<F>>(s, &work, panels);
-            } else if const { F::Scales::BLOCK == BLOCK && !S::BY_PAIRS } {
-                many_rows::<S, Packed<F>>(s, &work, panels);
+                few_rows::<S, Packed<F>>(s, &packed, panels);
+            } else if const { S::PLAIN || F::Scales::BLOCK == BLOCK && !S::BY_PAIRS } {
+                many_rows::<S, Packed<F>, Packed<F>>(s, &packed, &packed, panels);
             } else {
+                let mut work = Work::new(product, acts, then);
                 let mut unpacked = Unpacked::new::<S, F>(product.weights, AT_ONCE, 2);
                 work.stride = unpacked.stride;
                 for from in panels.clone().step_by(unpacked.room) {
                     let panels = from..panels.end.min(from + unpacked.room);
                     // SAFETY: made for them.
                     work.data = unsafe { unpacked.fill::<S, F>(s, panels.clone()) };
-                    many_rows::<S, AsBytes<F>>(s, &work, panels);
+                    many_rows::<S, AsBytes<F>, Packed<F>>(s, &work, &packed, panels);
                 }
             }
         }
@@ -94,17 +95,22 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     s: S,
     work: &Work,
     panel: usize,
-    row0: usize,
+    rows: Rows,
     fetch: Fetch,
 ) {
+    let (of, lane) = (rows.of::<S, N>(), rows.lane::<S>());
     let (p, acts, stride) = (work.product, work.acts, work.stride);
     let blocks = acts.cols() / BLOCK;
     let subs = const { BLOCK / L::Scales::SUB };
-    let a = acts.codes.as_ptr().add(row0 * acts.cols()).cast::<u8>();
-    let a_scales = acts.scales.as_ptr().add(row0 * blocks);
+    let a = acts.codes.as_ptr().add(rows.tile * acts.cols());
+    let a = a.add(lane * BLOCK).cast::<u8>();
+    let a_scales = acts.scales.as_ptr().add(rows.tile * blocks + lane);
     let correction = const { correction::<L::Format>(S::I8_BIAS) };
     let a_sums = match correction {
-        Some(c) => acts.sums[c.index()].as_ptr().add(row0 * blocks * subs),
+        Some(c) => {
+            let sums = acts.sums[c.index()].as_ptr();
+            sums.add(rows.tile * blocks * subs + lane)
+        }
         None => std::ptr::null(),
     };
     let first = work.panel(panel);
@@ -120,7 +126,7 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
     let mut acc = [[s.splat(0.0); N]; P];
     let mut fetched = fetch.first;
     for b in 0..blocks {
-        let a = a.add(b * N * BLOCK);
+        let a = a.add(b * of * BLOCK);
         let (scales_at, codes_at) = places::<L::Codes, L::Scales>(S::LANES, b);
         let mut codes = [first; P];
         let mut scales = [first; P];
@@ -145,7 +151,7 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
             }
         }
         for sub in 0..subs {
-            let a_sums = a_sums.add((b * subs + sub) * N).cast::<u8>();
+            let a_sums = a_sums.add((b * subs + sub) * of).cast::<u8>();
             let start = match correction {
                 Some(Correction::Integer { .. }) => Some(a_sums),
                 _ => None,
@@ -164,7 +170,7 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
             for i in 0..P {
                 let scale = L::Scales::scale(s, scales[i], sub_at);
                 for n in 0..N {
-                    let scale = s.mul(scale, s.splat(*a_scales.add(b * N + n)));
+                    let scale = s.mul(scale, s.splat(*a_scales.add(b * of + n)));
                     acc[i][n] = s.fma(scale, s.to_f32(dots[i][n]), acc[i][n]);
                 }
                 if L::Scales::OFFSET {
@@ -178,7 +184,7 @@ unsafe fn integer_tile<S: Simd, L: Layout, const N: usize, const P: usize, const
         }
     }
     for (i, acc) in acc.into_iter().enumerate() {
-        finish(s, p, panel + i, row0, acc);
+        finish(s, p, panel + i, rows.first::<S>(), acc);
     }
 }
 

@@ -12,6 +12,8 @@ use integer::integer_panels;
 use rustml_io::DType;
 use rustml_simd::{Core, Isa, Simd};
 use std::ops::Range;
+#[cfg(target_arch = "x86_64")]
+use tiles::{Amx, Plain};
 
 /// One matrix product `out[row][..] = weights * acts[row] (+ bias) (+ out)`.
 #[derive(Clone, Copy)]
@@ -110,13 +112,7 @@ pub(crate) fn set_panel_fn(dtype: DType, isa: Isa) -> PanelFn {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2Vnni => of::<rustml_simd::Avx2Vnni>(dtype),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => of::<rustml_simd::Avx512>(dtype),
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => with_format!(
-            dtype,
-            F => amx::amx_panels::<F>,
-            float => of::<rustml_simd::Avx512>(dtype)
-        ),
+        Isa::Avx512 | Isa::Amx => of::<rustml_simd::Avx512>(dtype),
         #[cfg(target_arch = "aarch64")]
         Isa::Neon => of::<rustml_simd::Neon>(dtype),
         #[cfg(target_arch = "aarch64")]
@@ -132,14 +128,33 @@ pub(crate) fn tile_fn(dtype: DType, isa: Isa) -> Option<PanelFn> {
     match isa {
         Isa::Amx => with_format!(
             dtype,
-            F => Some(amx_bf16::tile_panels::<F>),
-            float => (dtype == DType::BF16).then_some(amx_bf16::tile_panels::<amx_bf16::Bf16>)
+            F => Some(tiles::tile_panels::<F, Amx>),
+            float => (dtype == DType::BF16).then_some(tiles::tile_panels::<tiles::Bf16, Amx>)
+        ),
+        _ => None,
+    }
+}
+
+/// The same loop with the tiles' plain twin, for any CPU with AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn plain_tile_fn(dtype: DType, isa: Isa) -> Option<PanelFn> {
+    match isa {
+        Isa::Avx512 | Isa::Amx => with_format!(
+            dtype,
+            F => Some(tiles::tile_panels::<F, Plain>),
+            float => (dtype == DType::BF16).then_some(tiles::tile_panels::<tiles::Bf16, Plain>)
         ),
         _ => None,
     }
 }
 
 /// Other architectures have no such loops.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn plain_tile_fn(_: DType, _: Isa) -> Option<PanelFn> {
+    None
+}
+
+/// Nor these.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn tile_fn(_: DType, _: Isa) -> Option<PanelFn> {
     None
@@ -171,6 +186,45 @@ struct Fetch {
     every: usize,
     /// The first of them.
     first: usize,
+}
+
+/// Rows of activations that are computed together: those of a tile, or, where a set's
+/// vectors gain nothing by several ([`Simd::PLAIN`]), one of them.
+#[derive(Clone, Copy)]
+struct Rows {
+    /// The first row of the tile.
+    tile: usize,
+    /// Rows of the tile.
+    of: usize,
+    /// The first of these within it.
+    lane: usize,
+}
+
+impl Rows {
+    /// How many rows of the tile lie together, where `N` are computed: a constant but for
+    /// plain sets.
+    #[inline(always)]
+    fn of<S: Simd, const N: usize>(&self) -> usize {
+        match S::PLAIN {
+            true => self.of,
+            false => N,
+        }
+    }
+
+    /// The first row.
+    #[inline(always)]
+    fn first<S: Simd>(&self) -> usize {
+        self.tile + self.lane::<S>()
+    }
+
+    /// The first row within the tile.
+    #[inline(always)]
+    fn lane<S: Simd>(&self) -> usize {
+        match S::PLAIN {
+            true => self.lane,
+            false => 0,
+        }
+    }
 }
 
 /// What a tile works on.
@@ -240,63 +294,87 @@ impl<'a> Work<'a> {
 /// at a time as `$at_once` says for the tile's rows; `$kind` is what it is generic over.
 macro_rules! tiles {
     ($kind:ident, $tile:ident, $at_once:ident) => {
-        /// Panels taken through one tile of `N` rows: a function of its own, so that it is
-        /// compiled once, wherever it is called.
+        /// Panels taken through `N` rows: a function of its own, so that it is compiled
+        /// once, wherever it is called.
         struct Through<'a, T, const N: usize, const FEW: bool> {
             work: &'a $crate::gemm::Work<'a>,
             panels: std::ops::Range<usize>,
-            row0: usize,
+            rows: $crate::gemm::Rows,
             fetch: $crate::gemm::Fetch,
             kind: std::marker::PhantomData<T>,
-        }
-
-        impl<'a, T: $kind, const N: usize, const FEW: bool> Through<'a, T, N, FEW> {
-            #[inline(always)]
-            fn run_on<S: Simd>(
-                s: S,
-                work: &'a $crate::gemm::Work<'a>,
-                panels: std::ops::Range<usize>,
-                row0: usize,
-                fetch: $crate::gemm::Fetch,
-            ) {
-                s.vectorize(Through::<T, N, FEW> {
-                    work,
-                    panels,
-                    row0,
-                    fetch,
-                    kind: std::marker::PhantomData,
-                });
-            }
         }
 
         impl<T: $kind, const N: usize, const FEW: bool> Kernel for Through<'_, T, N, FEW> {
             type Out = ();
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
-                let (work, row0, fetch) = (self.work, self.row0, self.fetch);
+                let (work, rows, fetch) = (self.work, self.rows, self.fetch);
                 let mut panel = self.panels.start;
                 // SAFETY: by the contract of `Product::run`.
                 unsafe {
                     match const { $at_once::<S, T>(N) } {
                         4 => {
                             while panel + 4 <= self.panels.end {
-                                $tile::<S, T, N, 4, FEW>(s, work, panel, row0, fetch);
+                                $tile::<S, T, N, 4, FEW>(s, work, panel, rows, fetch);
                                 panel += 4;
                             }
                         }
                         2 => {
                             while panel + 2 <= self.panels.end {
-                                $tile::<S, T, N, 2, FEW>(s, work, panel, row0, fetch);
+                                $tile::<S, T, N, 2, FEW>(s, work, panel, rows, fetch);
                                 panel += 2;
                             }
                         }
                         _ => {}
                     }
                     while panel < self.panels.end {
-                        $tile::<S, T, N, 1, FEW>(s, work, panel, row0, fetch);
+                        $tile::<S, T, N, 1, FEW>(s, work, panel, rows, fetch);
                         panel += 1;
                     }
                 }
+            }
+        }
+
+        /// `N` rows through some panels.
+        #[inline(always)]
+        fn through<S: Simd, T: $kind, const N: usize, const FEW: bool>(
+            s: S,
+            work: &$crate::gemm::Work,
+            panels: &std::ops::Range<usize>,
+            rows: $crate::gemm::Rows,
+            fetch: $crate::gemm::Fetch,
+        ) {
+            s.vectorize(Through::<T, N, FEW> {
+                work,
+                panels: panels.clone(),
+                rows,
+                fetch,
+                kind: std::marker::PhantomData,
+            });
+        }
+
+        /// A tile of few rows, or of the last ones of many, through some panels.
+        #[inline(always)]
+        fn few_rows_tile<S: Simd, T: $kind>(
+            s: S,
+            work: &$crate::gemm::Work,
+            panels: &std::ops::Range<usize>,
+            (tile, of): (usize, usize),
+            fetch: $crate::gemm::Fetch,
+        ) {
+            let rows = $crate::gemm::Rows { tile, of, lane: 0 };
+            if S::PLAIN {
+                for lane in 0..of {
+                    let rows = $crate::gemm::Rows { lane, ..rows };
+                    through::<S, T, 1, true>(s, work, panels, rows, fetch);
+                }
+                return;
+            }
+            match of {
+                8 => through::<S, T, 8, true>(s, work, panels, rows, fetch),
+                4 => through::<S, T, 4, true>(s, work, panels, rows, fetch),
+                2 => through::<S, T, 2, true>(s, work, panels, rows, fetch),
+                _ => through::<S, T, 1, true>(s, work, panels, rows, fetch),
             }
         }
 
@@ -318,34 +396,29 @@ macro_rules! tiles {
             };
             for from in panels.clone().step_by(step) {
                 let some = from..(from + step).min(panels.end);
-                for (first, (row0, n)) in $crate::acts::tiles(rows).enumerate() {
+                for (first, tile) in $crate::acts::tiles(rows).enumerate() {
                     let fetch = $crate::gemm::Fetch { every, first };
-                    match n {
-                        8 => Through::<T, 8, true>::run_on(s, work, some.clone(), row0, fetch),
-                        4 => Through::<T, 4, true>::run_on(s, work, some.clone(), row0, fetch),
-                        2 => Through::<T, 2, true>::run_on(s, work, some.clone(), row0, fetch),
-                        _ => Through::<T, 1, true>::run_on(s, work, some.clone(), row0, fetch),
-                    }
+                    few_rows_tile::<S, T>(s, work, &some, tile, fetch);
                 }
             }
         }
 
-        /// Each tile through all panels.
+        /// Each tile through all panels. The last rows, too few for a whole tile, read the
+        /// weights as few rows do, `few`: one way for both is compiled once.
         #[inline(always)]
-        fn many_rows<S: Simd, T: $kind>(
+        fn many_rows<S: Simd, T: $kind, Few: $kind>(
             s: S,
             work: &$crate::gemm::Work,
+            few: &$crate::gemm::Work,
             panels: std::ops::Range<usize>,
         ) {
             let fetch = $crate::gemm::Fetch { every: 1, first: 0 };
-            for (row0, n) in $crate::acts::tiles(work.acts.rows()) {
-                let panels = panels.clone();
-                match n {
-                    6 => Through::<T, 6, false>::run_on(s, work, panels, row0, fetch),
-                    // The last rows of many cost nothing either way.
-                    4 => Through::<T, 4, true>::run_on(s, work, panels, row0, fetch),
-                    2 => Through::<T, 2, true>::run_on(s, work, panels, row0, fetch),
-                    _ => Through::<T, 1, true>::run_on(s, work, panels, row0, fetch),
+            for (tile, of) in $crate::acts::tiles(work.acts.rows()) {
+                if const { !S::PLAIN } && of == 6 {
+                    let rows = $crate::gemm::Rows { tile, of, lane: 0 };
+                    through::<S, T, 6, false>(s, work, &panels, rows, fetch);
+                } else {
+                    few_rows_tile::<S, Few>(s, few, &panels, (tile, of), fetch);
                 }
             }
         }
@@ -353,9 +426,7 @@ macro_rules! tiles {
 }
 
 #[cfg(target_arch = "x86_64")]
-mod amx;
-#[cfg(target_arch = "x86_64")]
-mod amx_bf16;
+mod tiles;
 // After the macro, which they use.
 mod float;
 mod integer;

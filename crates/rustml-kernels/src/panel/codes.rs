@@ -9,7 +9,7 @@
 //! blocks become words (`words.rs`), and here, how vectors of words
 //! become vectors of groups.
 
-use crate::formats::{BlockFormat, IQ4_NL};
+use crate::formats::{BlockFormat, IQ4_NL, MXFP4};
 use rustml_simd::Simd;
 
 /// Inputs of a code block.
@@ -66,6 +66,9 @@ pub struct Bits2;
 pub struct Bits3;
 /// Four-bit indices into the table of IQ4_NL's signed codes.
 pub struct Table4;
+/// Four-bit indices into the table of MXFP4's codes, which are few: made unsigned, since
+/// several products of these are summed at once where there is no dot instruction.
+pub struct Floats4;
 
 const NIBBLES: u32 = 0x0f0f_0f0f;
 const PAIRS: u32 = 0x0303_0303;
@@ -182,6 +185,21 @@ impl Codes for Table4 {
         let mut table = [0; 16];
         for (q, t) in table.iter_mut().enumerate() {
             *t = (IQ4_NL::code(q as u8) as u8).wrapping_add(S::I8_BIAS as u8);
+        }
+        let (lo, hi) = Bits4::pair::<S, J>(s, p);
+        (s.lookup(&table, lo), s.lookup(&table, hi))
+    }
+}
+
+impl Codes for Floats4 {
+    const ROW_BYTES: usize = 16;
+    const MAX: usize = 2 * MXFP4::ZERO as usize;
+
+    #[inline(always)]
+    unsafe fn pair<S: Simd, const J: usize>(s: S, p: *const u8) -> (S::I, S::I) {
+        let mut table = [0; 16];
+        for (q, t) in table.iter_mut().enumerate() {
+            *t = (MXFP4::code(q as u8) as u8).wrapping_add(MXFP4::ZERO);
         }
         let (lo, hi) = Bits4::pair::<S, J>(s, p);
         (s.lookup(&table, lo), s.lookup(&table, hi))

@@ -20,16 +20,16 @@ mod words;
 use crate::acts::{Correction, Forms, FEW_ROWS};
 use crate::buffer::AlignedBytes;
 use crate::formats::{self, with_format, BlockFormat};
-use crate::gemm::{panel_fn, set_panel_fn, tile_fn, PanelFn};
-use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Table4, BLOCK};
+use crate::gemm::{panel_fn, plain_tile_fn, set_panel_fn, tile_fn, PanelFn};
+use codes::{Bits2, Bits3, Bits4, Bits5, Bits6, Bits8, Codes, Floats4, Table4, BLOCK};
 use rustml_io::DType;
 use rustml_simd::Isa;
-use scales::{PackScales, Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
+use scales::{Exponents, PackScales, Plain, Scales, Super, SuperNibbles, SuperOffset, WithOffset};
 use words::Words;
 
 /// How a format's blocks become panels: a packing of its codes and one of its
 /// scales. `weight = scale * (code - ZERO) + offset`, where a table takes the
-/// place of `code - ZERO` in [`Table4`].
+/// place of `code - ZERO` in [`Table4`], and of `code` in [`Floats4`].
 pub trait Format: Words {
     /// Packing of the codes.
     type Codes: Codes;
@@ -68,6 +68,7 @@ packed! {
     Q6_K: Bits6, Super<16>;
     IQ4_NL: Table4, Plain;
     IQ4_XS: Table4, Super<32>;
+    MXFP4: Floats4, Exponents;
 }
 
 /// A packed weight matrix, `[rows, cols]`: `y[row] = sum over cols`.
@@ -130,14 +131,10 @@ fn stride(dtype: DType, cols: usize, lanes: usize) -> Option<usize> {
 
 /// Which forms of activations products with `dtype` read on `isa`.
 pub fn forms(dtype: DType, isa: Isa) -> Forms {
-    let tiles = match isa {
-        Isa::Amx => Forms::SIXTEENS,
-        _ => Forms::default(),
-    };
-    with_format!(dtype, F => tiles.union(match correction::<F>(isa.i8_bias()) {
+    with_format!(dtype, F => match correction::<F>(isa.i8_bias()) {
         None => Forms::CODES,
         Some(c) => Forms::corrected(c),
-    }), float => match dtype {
+    }, float => match dtype {
         DType::BF16 => Forms::PAIRS,
         _ => Forms::FLOATS,
     })
@@ -210,6 +207,14 @@ impl Matrix {
         self
     }
 
+    /// The same with the plain definition of tile products in the place of tile registers,
+    /// so that what is around them can be tested on any CPU with AVX-512. `None` on others.
+    #[doc(hidden)]
+    pub fn with_plain_tiles(mut self) -> Option<Matrix> {
+        self.tile_fn = Some(plain_tile_fn(self.dtype, self.isa)?);
+        self.cols.is_multiple_of(BLOCK).then_some(self)
+    }
+
     /// A handle through which different panels can be filled at once.
     pub fn packer(&mut self) -> Packer<'_> {
         let data = self.data.as_mut_slice().as_mut_ptr();
@@ -268,10 +273,10 @@ impl Matrix {
     pub fn forms(&self) -> Forms {
         forms(self.dtype, self.isa)
     }
-    /// The forms a product of a prompt's rows reads; see [`Team::prompts_apart`].
+    /// The forms a product of prefill rows reads; see [`Team::prefill_products_bf16`].
     ///
-    /// [`Team::prompts_apart`]: crate::par::Team::prompts_apart
-    pub fn prompt_forms(&self) -> Forms {
+    /// [`Team::prefill_products_bf16`]: crate::par::Team::prefill_products_bf16
+    pub fn prefill_forms(&self) -> Forms {
         match self.tile_fn {
             Some(_) => Forms::TILES,
             None => self.forms(),

@@ -83,6 +83,34 @@ impl PackScales for Plain {
     }
 }
 
+/// The exponent of a scale for 32 inputs, 128 added: what a byte of MXFP4 says of twice its
+/// numbers. The largest byte is infinite.
+pub struct Exponents;
+
+impl Scales for Exponents {
+    const BLOCK: usize = 32;
+    const SUB: usize = 32;
+    const OFFSET: bool = false;
+    const ROW_BYTES: usize = 1;
+    // The scales of four blocks are whole vectors.
+    const SEGMENT: usize = 4;
+
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(s: S, p: *const u8, _sub: usize) -> S::F {
+        // As the exponent of a float they are one too large. Of 0 it has a fraction.
+        let bits = s.shl::<23>(s.load_u8(p));
+        let bits = s.max_i32(bits, s.splat_i32(1 << 22));
+        s.mul(s.bits_to_f32(bits), s.splat(0.5))
+    }
+}
+
+impl PackScales for Exponents {
+    #[inline(always)]
+    fn put(block: &mut [u8], _lanes: usize, row: usize, f: &Factors) {
+        block[row] = (f.exponent + 128).clamp(0, 255) as u8;
+    }
+}
+
 /// A half-precision scale and offset for 32 inputs.
 ///
 /// Of a block's factors it keeps `d` and `dmin`: `sc` and `m` are 1.

@@ -3,8 +3,7 @@
 //! A prompt's product reads each panel again for every tile of rows. Where the
 //! scales are themselves packed, in super-blocks, some panels at a time are unpacked
 //! once, codes to bytes and scales to single precision, into memory that stays in
-//! the core's own cache, and all tiles read that. Tile registers need all formats so,
-//! their codes as signed bytes.
+//! the core's own cache, and all tiles read that.
 
 use super::codes::{Bits8, Codes, BLOCK};
 use super::scales::Scales;
@@ -87,51 +86,22 @@ impl<'a> Unpacked<'a> {
     /// This was made for `S` and `F`.
     #[inline(always)]
     pub unsafe fn fill<S: Simd, F: Format>(&mut self, s: S, panels: Range<usize>) -> *const u8 {
-        self.fill_less::<S, F>(s, panels, 0)
-    }
-
-    /// The same with signed codes, which are zero where the weight is, but for an offset.
-    ///
-    /// # Safety
-    /// As for [`Unpacked::fill`].
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    pub unsafe fn fill_signed<S: Simd, F: Format>(
-        &mut self,
-        s: S,
-        panels: Range<usize>,
-    ) -> *const u8 {
-        let zero = match F::Codes::SIGNED {
-            true => S::I8_BIAS as u8,
-            false => F::ZERO,
-        };
-        self.fill_less::<S, F>(s, panels, zero)
-    }
-
-    /// The same with `zero` taken from every code.
-    #[inline(always)]
-    unsafe fn fill_less<S: Simd, F: Format>(
-        &mut self,
-        s: S,
-        panels: Range<usize>,
-        zero: u8,
-    ) -> *const u8 {
         assert!(panels.len() <= self.room);
         let first = self.lines.start();
         for (i, panel) in panels.clone().enumerate() {
-            unpack::<S, F>(s, self.from, panel, first.add(i * self.stride), zero);
+            unpack::<S, F>(s, self.from, panel, first.add(i * self.stride));
         }
         first.wrapping_sub(panels.start * self.stride)
     }
 }
 
-/// Unpacks one panel, and takes `zero` from every code.
+/// Unpacks one panel.
 ///
 /// # Safety
 /// `m` holds weights of the format `F`, packed for `S`, and an unpacked panel can be
 /// written at `to`.
 #[inline(always)]
-unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8, zero: u8) {
+unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8) {
     let from = m.data().as_ptr().add(panel * m.panel_bytes());
     let subs = const { BLOCK / F::Scales::SUB };
     let blocks = m.cols() / BLOCK;
@@ -151,12 +121,6 @@ unsafe fn unpack<S: Simd, F: Format>(s: S, m: &Matrix, panel: usize, to: *mut u8
         let groups = F::Codes::unpack(s, from.add(from_codes));
         for (g, group) in groups.into_iter().enumerate() {
             s.store_i(to.add(codes + g * 4 * S::LANES), group);
-        }
-        let codes = std::slice::from_raw_parts_mut(to.add(codes), const { BLOCK * S::LANES });
-        if zero != 0 {
-            for code in codes {
-                *code = code.wrapping_sub(zero);
-            }
         }
     }
 }

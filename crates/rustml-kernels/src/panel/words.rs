@@ -9,7 +9,7 @@ use super::codes::{Codes, BLOCK, GROUPS};
 use super::scales::{PackScales, Scales};
 use super::{places, Format};
 use crate::formats::{
-    BlockFormat, IQ4_NL, IQ4_XS, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
+    BlockFormat, IQ4_NL, IQ4_XS, MXFP4, Q2_K, Q3_K, Q4_0, Q4_1, Q4_K, Q5_0, Q5_1, Q5_K, Q6_K, Q8_0,
 };
 use zerocopy::IntoBytes;
 
@@ -93,7 +93,7 @@ macro_rules! nibbles {
         }
     )*};
 }
-nibbles!(Q4_0, Q4_1, IQ4_NL, IQ4_XS);
+nibbles!(Q4_0, Q4_1, IQ4_NL, IQ4_XS, MXFP4);
 
 /// The same with a fifth bit elsewhere.
 macro_rules! nibbles_and_a_bit {

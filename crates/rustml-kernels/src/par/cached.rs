@@ -1,6 +1,6 @@
 //! Operations that write and read the cache of keys and values.
 
-use super::{for_rows, Norm, Shared, Team, Timing};
+use super::{for_rows, Norm, Phase, Shared, Team, Timing};
 use crate::attention::{AttentionShape, Job, KvLayer, KvShape, Phases, Queries};
 use crate::attention::{KV_BLOCK, MAX_HEAD_DIM, STRETCH};
 use crate::ops;
@@ -22,9 +22,8 @@ pub struct SpanView<'a> {
     pub first: usize,
     /// Cache blocks of positions 0.. in order.
     pub blocks: &'a [u32],
-    /// Whether attention computes them as rows of a prompt, where that is [another
-    /// way](Team::prompts_apart).
-    pub prompt: bool,
+    /// Whose arithmetic attention takes; see [`Team::prefill_attention_bf16`].
+    pub phase: Phase,
 }
 
 /// A layer's cache, borrowed for one operation.
@@ -95,18 +94,73 @@ impl<'a> Cache<'a> {
 /// Asserts that no two rows are stored in one place.
 fn check_stores(spans: &[SpanView]) {
     let mut blocks: Vec<u32> = Vec::new();
+    let mut before: Option<&SpanView> = None;
     for s in spans.iter().filter(|s| s.rows > 0) {
-        blocks.extend(&s.blocks[s.first / KV_BLOCK..=(s.first + s.rows - 1) / KV_BLOCK]);
+        let mut first = s.first / KV_BLOCK;
+        // Rows of one sequence may be in two spans; the second goes on in the
+        // block in which the first ends.
+        let goes_on =
+            |b: &SpanView| std::ptr::eq(b.blocks, s.blocks) && b.first + b.rows == s.first;
+        if before.is_some_and(goes_on) && !s.first.is_multiple_of(KV_BLOCK) {
+            first += 1;
+        }
+        blocks.extend(&s.blocks[first..(s.first + s.rows).div_ceil(KV_BLOCK)]);
+        before = Some(s);
     }
     blocks.sort_unstable();
     let twice = blocks.windows(2).any(|pair| pair[0] == pair[1]);
     assert!(!twice, "spans own the blocks they store to");
 }
 
+/// Norms of queries and keys.
+#[derive(Clone, Copy)]
+pub struct QkNorm<'a> {
+    /// That of queries. Its weights are as many as values are normalised together, or
+    /// as a row has; then each group has its own.
+    pub query: Norm<'a>,
+    /// That of keys, likewise.
+    pub key: Norm<'a>,
+    /// Whether a row is normalised as a whole, not head by head.
+    pub whole: bool,
+    /// Whether the rotation comes first.
+    pub after_rope: bool,
+}
+
+impl QkNorm<'_> {
+    /// Normalises a row of queries, or keys, whose heads have `head_dim` values.
+    fn apply(&self, isa: Isa, norm: &Norm, x: &mut [f32], head_dim: usize) {
+        let width = if self.whole { x.len() } else { head_dim };
+        let mut near = [0f32; MAX_HEAD_DIM];
+        let mut far = Vec::new();
+        let out = match width > MAX_HEAD_DIM {
+            true => {
+                far.resize(width, 0.0);
+                &mut far[..]
+            }
+            false => &mut near[..width],
+        };
+        let part = |all: &'_ [f32], at: usize| -> std::ops::Range<usize> {
+            match all.len() > width {
+                true => at..at + width,
+                false => 0..all.len(),
+            }
+        };
+        for (i, x) in x.chunks_exact_mut(width).enumerate() {
+            let norm = Norm {
+                weight: &norm.weight[part(norm.weight, i * width)],
+                bias: &norm.bias[part(norm.bias, i * width)],
+                ..*norm
+            };
+            norm.apply(isa, x, out);
+            x.copy_from_slice(out);
+        }
+    }
+}
+
 /// What happens to queries and keys between projection and attention.
 pub struct Positioning<'a> {
-    /// Norms of every query and key head.
-    pub qk_norm: Option<(Norm<'a>, Norm<'a>)>,
+    /// Norms of queries and keys.
+    pub qk_norm: Option<QkNorm<'a>>,
     /// Cosines and sines, `[rows, pairs]` each; see [`ops::rope`].
     pub rope: Option<(&'a [f32], &'a [f32])>,
 }
@@ -138,6 +192,16 @@ pub fn position_rows(
     assert!(q.len() == rows * q_cols && k.len() == rows * kv_cols && v.len() == k.len());
     cache.check(spans, rows);
     check_stores(spans);
+    if let Some(n) = &pos.qk_norm {
+        for (norm, cols) in [(&n.query, q_cols), (&n.key, kv_cols)] {
+            let len = norm.weight.len();
+            assert!(
+                len == cols || (len == hd && !n.whole),
+                "weights of a norm of heads"
+            );
+            assert!(norm.bias.is_empty() || norm.bias.len() == len);
+        }
+    }
     let pairs = pos.rope.map_or(0, |(cos, sin)| {
         assert!(cos.len() == sin.len() && cos.len().is_multiple_of(rows.max(1)));
         cos.len() / rows.max(1)
@@ -154,20 +218,23 @@ pub fn position_rows(
         };
         let v = &v[row * kv_cols..][..kv_cols];
         let start = timing.map(|_| ticks());
-        if let Some((q_norm, k_norm)) = pos.qk_norm {
-            let mut head = [0f32; MAX_HEAD_DIM];
-            for (norm, x) in [(q_norm, &mut *q), (k_norm, &mut *k)] {
-                for x in x.chunks_exact_mut(hd) {
-                    norm.apply(team.isa, x, &mut head[..hd]);
-                    x.copy_from_slice(&head[..hd]);
-                }
-            }
+        let (before, after) = match pos.qk_norm {
+            Some(n) if n.after_rope => (None, Some(n)),
+            n => (n, None),
+        };
+        if let Some(n) = before {
+            n.apply(team.isa, &n.query, q, hd);
+            n.apply(team.isa, &n.key, k, hd);
         }
         let normed = start.map(|_| ticks());
         if let Some((cos, sin)) = pos.rope {
             let (cos, sin) = (&cos[row * pairs..][..pairs], &sin[row * pairs..][..pairs]);
             ops::rope(team.isa, q, hd, cos, sin);
             ops::rope(team.isa, k, hd, cos, sin);
+        }
+        if let Some(n) = after {
+            n.apply(team.isa, &n.query, q, hd);
+            n.apply(team.isa, &n.key, k, hd);
         }
         let rotated = start.map(|_| ticks());
         let span = spans.iter().rfind(|s| s.row <= row).expect("checked");
@@ -210,7 +277,7 @@ pub fn attend_rows(
     let out = out.as_mut_ptr();
     let (mut prompts, mut others) = (Vec::new(), Vec::new());
     for s in spans {
-        let all = match s.prompt && team.prompts_apart() {
+        let all = match s.phase == Phase::Prefill && team.prefill_attention_bf16() {
             true => &mut prompts,
             false => &mut others,
         };
@@ -266,7 +333,7 @@ struct Piece<'a> {
 impl<'a> Piece<'a> {
     /// All rows of all heads, `step` rows at a time, each to be computed as a whole.
     fn all(
-        shape: &'a AttentionShape,
+        shape: &'a AttentionShape<'a>,
         cache: &'a KvLayer,
         queries: &'a [Queries<'a>],
         prompt: bool,
@@ -326,7 +393,7 @@ fn in_parts(blocks: Range<usize>, size: usize) -> impl Iterator<Item = Range<usi
 impl<'a> Pieces<'a> {
     /// Of prompts, and of other rows.
     fn new(
-        shape: &'a AttentionShape,
+        shape: &'a AttentionShape<'a>,
         cache: &'a KvLayer,
         (prompts, others): (&'a [Queries<'a>], &'a [Queries<'a>]),
         threads: usize,

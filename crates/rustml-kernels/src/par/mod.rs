@@ -16,10 +16,26 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 mod cached;
+mod experts;
 mod inner;
 
-pub use cached::{attend_rows, position_rows, Cache, Positioning, SpanView};
+pub use cached::{attend_rows, position_rows, Cache, Positioning, QkNorm, SpanView};
+pub use experts::{
+    expert_rows, pack_expert, route_rows, ExpertBuffers, ExpertMatrix, ExpertRows, ExpertSizes,
+    Experts, ReadExpertRow, Touched, EXPERT_PARTS,
+};
 pub use inner::{inner_rows, Inner, Linear};
+
+/// What rows are computed for, which decides their arithmetic where the CPU has a
+/// faster one for many rows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Rows of a prompt.
+    Prefill,
+    /// Rows of what is generated.
+    #[default]
+    Decode,
+}
 
 /// Threads, and the instruction set they use.
 pub struct Team {
@@ -30,16 +46,15 @@ pub struct Team {
 }
 
 impl Team {
-    /// Whether rows of prompts are computed in another arithmetic than others: their
-    /// attention in bfloat16, where that is one instruction, not in single precision. Then
-    /// their results are those of the other rows but for rounding.
-    pub fn prompts_apart(&self) -> bool {
+    /// Whether attention of prefill rows is computed in bfloat16, where that is one
+    /// instruction, not in single precision as for decode rows.
+    pub fn prefill_attention_bf16(&self) -> bool {
         self.isa.dots_bf16()
     }
 
-    /// Whether their products are in bfloat16, too, for tile registers, not in 8-bit integers,
-    /// so that the two cannot share a step.
-    pub fn passes_apart(&self) -> bool {
+    /// Whether products of prefill rows are in bfloat16, too, for tile registers, not in
+    /// 8-bit integers as for decode rows. Then the two cannot share a pass.
+    pub fn prefill_products_bf16(&self) -> bool {
         self.isa == Isa::Amx
     }
 }
@@ -56,13 +71,13 @@ unsafe impl<T> Sync for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Send for Shared<T> {}
 
-impl Shared<f32> {
+impl<T> Shared<T> {
     /// The `len` values at `at`.
     ///
     /// # Safety
     /// They are in bounds, and no other chunk uses them.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn slice<'a>(&self, at: usize, len: usize) -> &'a mut [f32] {
+    unsafe fn slice<'a>(&self, at: usize, len: usize) -> &'a mut [T] {
         std::slice::from_raw_parts_mut(self.0.add(at), len)
     }
 }
@@ -329,21 +344,54 @@ pub fn norm_rows(
     });
 }
 
-/// `x += norm(y)` for every row.
+/// `x = (x +) factor * norm(y)` for every row of `cols` values; without a norm, `y`
+/// itself. `accumulate` says whether to add.
 ///
 /// # Panics
 /// If the lengths do not fit, or there is less scratch memory than [`scratch_len`].
-pub fn norm_add_rows(team: &Team, norm: Norm, y: &[f32], scratch: &mut [f32], x: &mut [f32]) {
-    let cols = norm.weight.len();
+#[allow(clippy::too_many_arguments)]
+pub fn add_rows(
+    team: &Team,
+    norm: Option<Norm>,
+    factor: f32,
+    y: &[f32],
+    cols: usize,
+    scratch: &mut [f32],
+    x: &mut [f32],
+    accumulate: bool,
+) {
     let rows = x.len() / cols;
     assert!(x.len() == rows * cols && y.len() == x.len());
+    assert!(norm.is_none_or(|n| n.weight.len() == cols));
     assert!(scratch.len() >= scratch_len(team, rows, cols, 0));
     let (x, t) = (Shared(x.as_mut_ptr()), Shared(scratch.as_mut_ptr()));
     for_rows(team, rows, cols, &|row, thread| {
         // SAFETY: row by row, and each thread's own, within the lengths checked above.
         let (x, t) = unsafe { (x.slice(row * cols, cols), t.slice(thread * cols, cols)) };
-        norm.apply(team.isa, &y[row * cols..][..cols], t);
-        ops::add(team.isa, x, t);
+        let y = &y[row * cols..][..cols];
+        match norm {
+            Some(norm) => norm.apply(team.isa, y, t),
+            None => t.copy_from_slice(y),
+        }
+        if factor != 1.0 {
+            ops::scale(team.isa, t, factor);
+        }
+        match accumulate {
+            true => ops::add(team.isa, x, t),
+            false => x.copy_from_slice(t),
+        }
+    });
+}
+
+/// `out = norm(x)` for every row.
+///
+/// # Panics
+/// If the lengths do not fit.
+pub fn norm_to_rows(team: &Team, norm: Norm, x: &[f32], out: &mut [f32]) {
+    assert_eq!(x.len(), out.len());
+    let cols = norm.weight.len();
+    map_rows(team, out, cols, &|row, out| {
+        norm.apply(team.isa, &x[row * cols..][..cols], out);
     });
 }
 

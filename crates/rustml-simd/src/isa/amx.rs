@@ -1,28 +1,29 @@
-//! AMX: products of tiles of bytes or bfloat16, beside the vectors of AVX-512.
+//! AMX: products of tiles of bfloat16, beside the vectors of AVX-512.
 //!
 //! A tile register holds up to 16 rows of 64 bytes. One instruction multiplies up to
-//! 16 rows of activations with the 16 outputs of a panel, whose groups of four bytes, or
-//! pairs of bfloat16, lie as the vectors' dot products want them, too (Intel, "Architecture
-//! Instruction Set Extensions Programming Reference", chapter 3). Registers are not
-//! renamed: a sum that is stored some products after it was made holds up nothing.
+//! 16 rows of activations with the 16 outputs of a panel, whose pairs of bfloat16 lie as the
+//! vectors' dot products want them, too (Intel, "Architecture Instruction Set Extensions
+//! Programming Reference", chapter 3).
 //!
 //! The instructions are written out, as the compiler's functions for them are not
-//! stable; it never uses the registers itself.
+//! stable. What the registers hold never outlives a block of instructions. Their shapes do:
+//! those are a setting of the thread, as how floats are rounded is, which the compiler
+//! neither reads nor changes.
 
 use super::tiles::TileProducts;
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid_count, __m512, _mm512_set1_ps, _xgetbv};
+use std::arch::x86_64::{__cpuid_count, _xgetbv};
 use std::marker::PhantomData;
 
 /// Tile registers 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
-const SUMS: std::ops::Range<usize> = 0..Tiles::SUMS;
+const SUMS: std::ops::Range<usize> = 0..4;
 const ACTIVATIONS: std::ops::Range<usize> = 4..6;
 const WEIGHTS: std::ops::Range<usize> = 6..8;
 
-/// Whether the CPU has tiles of bytes and of bfloat16, and the system keeps them for this
+/// Whether the CPU has tiles of bfloat16, and the system keeps them for this
 /// process: it is asked to.
 pub(crate) fn is_allowed() -> bool {
-    const ALL: u32 = 1 << 24 | 1 << 25 | 1 << 22; // tiles; of bytes; of bfloat16
+    const ALL: u32 = 1 << 24 | 1 << 22; // tiles; of bfloat16
     const STATE: u64 = 0b11 << 17;
     if !std::is_x86_feature_detected!("avx512f") || !std::is_x86_feature_detected!("xsave") {
         return false;
@@ -66,125 +67,54 @@ struct Shapes {
     rows: [u8; 16],
 }
 
-/// 1.5 times 2^23: what is added to its bits, within some 2^22, is added to its value.
-/// So sums begin there and become floats by a subtraction, for which the processor has a
-/// unit to spare beside tiles, as it has none for conversions.
-const START: f32 = 12_582_912.0;
-
-/// The same for each output.
-static STARTS: Line = Line([START; 16]);
-
-/// A cache line.
-#[repr(C, align(64))]
-struct Line([f32; 16]);
-
-/// Loads the operands.
-macro_rules! load {
-    () => {
-        "tileloadd tmm{a}, [{activations} + {stride}]
-         tileloadd tmm{w}, [{weights} + {line}]"
-    };
-}
-
-/// Multiplies them: all rows of sums begin as the same.
-macro_rules! multiply {
-    () => {
-        "tileloadd tmm{sums}, [{starts} + {same}]
-         tdpbssd tmm{sums}, tmm{a}, tmm{w}"
-    };
-}
-
-/// Calls a macro with what `load` and `multiply` need for sums `C` among its arguments.
-macro_rules! with_operands {
-    ($sums:expr, $operands:expr, $then:ident { $($before:tt)* } { $($after:tt)* }) => {{
-        let (activations, stride, weights): (*const u8, usize, *const u8) = $operands;
-        $then!(
-            $($before)*
-            sums = const SUMS.start + $sums,
-            a = const ACTIVATIONS.start + $sums % 2,
-            w = const WEIGHTS.start + $sums % 2,
-            activations = in(reg) activations,
-            stride = in(reg) stride,
-            weights = in(reg) weights,
-            starts = in(reg) &STARTS,
-            same = in(reg) 0usize,
-            $($after)*
-        )
-    }};
-}
-
-/// Adds a row of the sums in memory, by way of vector registers `t` and `u`.
-macro_rules! add_row {
-    ($n:literal, $t:literal, $u:literal) => {
-        concat!(
-            "vmovups ",
-            $t,
-            ", [{memory} + 64 * ",
-            $n,
-            "]
-             vmulps ",
-            $u,
-            ", {scale}, dword ptr [{scales} + 4 * ",
-            $n,
-            "]{{1to16}}
-             vsubps ",
-            $t,
-            ", ",
-            $t,
-            ", {start}
-             vfmadd231ps {acc",
-            $n,
-            "}, ",
-            $t,
-            ", ",
-            $u
-        )
-    };
-}
-
-/// Four of them.
-macro_rules! add_rows {
-    ($a:literal, $b:literal, $c:literal, $d:literal) => {
-        concat!(
-            add_row!($a, "zmm24", "zmm28"),
-            "\n",
-            add_row!($b, "zmm25", "zmm29"),
-            "\n",
-            add_row!($c, "zmm26", "zmm30"),
-            "\n",
-            add_row!($d, "zmm27", "zmm31"),
-        )
-    };
-}
-
-/// What stores sums in memory, and then their addition to `acc`. Written out, so that
-/// the compiler does not begin with all of it at once, for which registers are lacking.
-macro_rules! add {
+/// Products over some steps, from their first sums to their last ones: the registers of tiles
+/// hold nothing that outlives this, as the compiler may expect of every block of
+/// instructions.
+macro_rules! products {
     (
-        $acc:ident, $scale:ident, $scales:ident, $memory:ident;
-        $($code:expr),*; $($operand:tt)*
+        ($($load:literal)*) ($($step:literal)*) ($($store:literal)*);
+        $anew:expr, $steps:expr, $x:expr, $w:expr, $sums:expr
     ) => {
         asm!(
-            $($code,)*
-            add_rows!("0", "1", "2", "3"), add_rows!("4", "5", "6", "7"),
-            add_rows!("8", "9", "10", "11"), add_rows!("12", "13", "14", "15"),
-            $($operand)*
-            memory = in(reg) $memory,
+            "test {anew:e}, {anew:e}",
+            "jnz 2f",
+            $($load,)*
+            "jmp 3f",
+            "2:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "3:",
+            "test {steps}, {steps}",
+            "jz 5f",
+            "4:",
+            $($step,)*
+            "add {x}, {tile}",
+            "add {x1}, {tile}",
+            "add {w}, {tile}",
+            "add {w1}, {tile}",
+            "dec {steps}",
+            "jnz 4b",
+            "5:",
+            $($store,)*
+            // Those that one kind does not use are used here.
+            "# {s00} {s01} {s10} {s11}",
+            anew = in(reg) u32::from($anew),
+            steps = inout(reg) $steps => _,
+            x = inout(reg) $x[0] => _,
+            x1 = inout(reg) $x[1] => _,
+            w = inout(reg) $w[0] => _,
+            w1 = inout(reg) $w[1] => _,
+            s00 = in(reg) $sums[0][0],
+            s01 = in(reg) $sums[0][1],
+            s10 = in(reg) $sums[1][0],
+            s11 = in(reg) $sums[1][1],
             line = in(reg) Tiles::LINE,
-            scale = in(zmm_reg) $scale,
-            scales = in(reg) $scales,
-            start = in(zmm_reg) _mm512_set1_ps(START),
-            acc0 = inout(zmm_reg) $acc[0], acc1 = inout(zmm_reg) $acc[1],
-            acc2 = inout(zmm_reg) $acc[2], acc3 = inout(zmm_reg) $acc[3],
-            acc4 = inout(zmm_reg) $acc[4], acc5 = inout(zmm_reg) $acc[5],
-            acc6 = inout(zmm_reg) $acc[6], acc7 = inout(zmm_reg) $acc[7],
-            acc8 = inout(zmm_reg) $acc[8], acc9 = inout(zmm_reg) $acc[9],
-            acc10 = inout(zmm_reg) $acc[10], acc11 = inout(zmm_reg) $acc[11],
-            acc12 = inout(zmm_reg) $acc[12], acc13 = inout(zmm_reg) $acc[13],
-            acc14 = inout(zmm_reg) $acc[14], acc15 = inout(zmm_reg) $acc[15],
-            out("zmm24") _, out("zmm25") _, out("zmm26") _, out("zmm27") _,
-            out("zmm28") _, out("zmm29") _, out("zmm30") _, out("zmm31") _,
-            options(nostack, preserves_flags)
+            tile = const Tiles::BYTES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack)
         )
     };
 }
@@ -196,13 +126,10 @@ macro_rules! add {
 pub struct Tiles(PhantomData<*const ()>);
 
 impl Tiles {
-    /// Registers for sums.
-    pub const SUMS: usize = 4;
-
     /// Rows of activations in a tile.
     pub const ROWS: usize = 16;
 
-    /// Bytes of a row of sums, and of four inputs of all outputs.
+    /// Bytes of a row of sums, and of two inputs of all outputs.
     const LINE: usize = 64;
 
     /// Bytes of a whole tile.
@@ -235,83 +162,31 @@ impl Tiles {
         Tiles(PhantomData)
     }
 
-    /// Makes sums `C` (0 to 3) those of the products of 16 rows of signed bytes, `stride`
-    /// apart, with the groups of four signed bytes at `weights`.
-    ///
-    /// # Safety
-    /// So many rows and groups are readable.
-    #[inline(always)]
-    pub unsafe fn multiply<const C: usize>(&self, operands: (*const u8, usize, *const u8)) {
-        with_operands!(C, operands, asm {
-            load!(),
-            multiply!(),
-        } {
-            line = in(reg) Tiles::LINE,
-            options(nostack, readonly, preserves_flags)
-        });
-    }
-
-    /// Adds sums `C` to `acc`, each times `scale` of its output and that of its row at
-    /// `scales`, and makes them those of [`Tiles::multiply`]. They pass through
-    /// `memory`.
-    ///
-    /// # Safety
-    /// As for `multiply`; 256 numbers are writable at `memory`, and 16 readable at `scales`.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    pub unsafe fn add_and_multiply<const C: usize>(
-        &self,
-        acc: &mut [__m512; 16],
-        (scale, scales, memory): (__m512, *const f32, *mut f32),
-        operands: (*const u8, usize, *const u8),
-    ) {
-        with_operands!(C, operands, add {
-            acc, scale, scales, memory;
-            load!(), "tilestored [{memory} + {line}], tmm{sums}", multiply!();
-        } {});
-    }
-
-    /// Products of whatever the registers hold, `4 * times` of them, of bytes or, if `pairs`,
-    /// of bfloat16: what the processor can do at most.
-    pub fn only_multiply(&self, times: usize, pairs: bool) {
-        macro_rules! four {
-            ($instruction:literal) => {
-                // SAFETY: no memory is used.
-                unsafe {
-                    asm!(
-                        concat!($instruction, " tmm0, tmm4, tmm6"),
-                        concat!($instruction, " tmm1, tmm5, tmm7"),
-                        concat!($instruction, " tmm2, tmm4, tmm7"),
-                        concat!($instruction, " tmm3, tmm5, tmm6"),
-                        options(nostack, nomem, preserves_flags)
-                    )
-                }
-            };
+    /// Products of zeros, `4 * times` of them, of bfloat16: what the processor can do at most.
+    pub fn only_multiply(&self, times: usize) {
+        // SAFETY: no memory is used, and the registers have a shape.
+        unsafe {
+            asm!(
+                "tilezero tmm4",
+                "tilezero tmm5",
+                "tilezero tmm6",
+                "tilezero tmm7",
+                "test {times}, {times}",
+                "jz 3f",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm5, tmm7",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tdpbf16ps tmm3, tmm5, tmm6",
+                "dec {times}",
+                "jnz 2b",
+                "3:",
+                times = inout(reg) times => _,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, nomem)
+            )
         }
-        for _ in 0..times {
-            match pairs {
-                true => four!("tdpbf16ps"),
-                false => four!("tdpbssd"),
-            }
-        }
-    }
-
-    /// Only adds, where no more products follow.
-    ///
-    /// # Safety
-    /// As for `add_and_multiply`.
-    #[target_feature(enable = "avx512f")]
-    #[inline]
-    pub unsafe fn add<const C: usize>(
-        &self,
-        acc: &mut [__m512; 16],
-        (scale, scales, memory): (__m512, *const f32, *mut f32),
-    ) {
-        add!(
-            acc, scale, scales, memory;
-            "tilestored [{memory} + {line}], tmm{sums}";
-            sums = const SUMS.start + C,
-        );
     }
 }
 
@@ -327,71 +202,58 @@ impl TileProducts for Tiles {
         sums: (*mut u8, usize, usize),
         anew: bool,
     ) {
-        let sums = |r: usize, p: usize| sums.0.wrapping_add(r * sums.1 + p * sums.2);
-        macro_rules! tile {
-            ($instruction:literal, $at:expr) => {
-                asm!(
-                    $instruction, at = in(reg) $at, line = in(reg) Tiles::LINE,
-                    options(nostack, preserves_flags)
-                )
-            };
-        }
-        macro_rules! each {
-            ($a:literal $b:literal $c:literal $d:literal) => {{
-                tile!($a, sums(0, 0));
-                if P > 1 {
-                    tile!($b, sums(0, 1));
-                }
-                if R > 1 {
-                    tile!($c, sums(1, 0));
-                }
-                if R > 1 && P > 1 {
-                    tile!($d, sums(1, 1));
-                }
-            }};
-        }
-        match anew {
-            true => asm!(
-                "tilezero tmm0
-                 tilezero tmm1
-                 tilezero tmm2
-                 tilezero tmm3",
-                options(nostack, nomem, preserves_flags)
+        let at = |r: usize, p: usize| sums.0.wrapping_add(r * sums.1 + p * sums.2);
+        // Of one tile of rows, or one panel, the second is not read.
+        let sums = [[at(0, 0), at(0, 1)], [at(1, 0), at(1, 1)]];
+        let x = [rows.0, rows.0.wrapping_add(rows.1)];
+        let w = [panels.0, panels.0.wrapping_add(panels.1)];
+        // Rows pass by in a stream: no need to keep them in the first cache.
+        match const { (R, P) } {
+            (1, 1) => products!(
+                ("tileloadd tmm0, [{s00} + {line}]")
+                ("tileloadd tmm6, [{w} + {line}]"
+                 "tileloaddt1 tmm4, [{x} + {line}]"
+                 "tdpbf16ps tmm0, tmm4, tmm6")
+                ("tilestored [{s00} + {line}], tmm0");
+                anew, steps, x, w, sums
             ),
-            false => each!(
-                "tileloadd tmm0, [{at} + {line}]" "tileloadd tmm1, [{at} + {line}]"
-                "tileloadd tmm2, [{at} + {line}]" "tileloadd tmm3, [{at} + {line}]"
+            (1, 2) => products!(
+                ("tileloadd tmm0, [{s00} + {line}]" "tileloadd tmm1, [{s01} + {line}]")
+                ("tileloadd tmm6, [{w} + {line}]"
+                 "tileloaddt1 tmm4, [{x} + {line}]"
+                 "tdpbf16ps tmm0, tmm4, tmm6"
+                 "tileloadd tmm7, [{w1} + {line}]"
+                 "tdpbf16ps tmm1, tmm4, tmm7")
+                ("tilestored [{s00} + {line}], tmm0" "tilestored [{s01} + {line}], tmm1");
+                anew, steps, x, w, sums
             ),
+            (2, 1) => products!(
+                ("tileloadd tmm0, [{s00} + {line}]" "tileloadd tmm2, [{s10} + {line}]")
+                ("tileloadd tmm6, [{w} + {line}]"
+                 "tileloaddt1 tmm4, [{x} + {line}]"
+                 "tdpbf16ps tmm0, tmm4, tmm6"
+                 "tileloaddt1 tmm5, [{x1} + {line}]"
+                 "tdpbf16ps tmm2, tmm5, tmm6")
+                ("tilestored [{s00} + {line}], tmm0" "tilestored [{s10} + {line}], tmm2");
+                anew, steps, x, w, sums
+            ),
+            (2, 2) => products!(
+                ("tileloadd tmm0, [{s00} + {line}]" "tileloadd tmm1, [{s01} + {line}]"
+                 "tileloadd tmm2, [{s10} + {line}]" "tileloadd tmm3, [{s11} + {line}]")
+                ("tileloadd tmm6, [{w} + {line}]"
+                 "tileloaddt1 tmm4, [{x} + {line}]"
+                 "tdpbf16ps tmm0, tmm4, tmm6"
+                 "tileloadd tmm7, [{w1} + {line}]"
+                 "tdpbf16ps tmm1, tmm4, tmm7"
+                 "tileloaddt1 tmm5, [{x1} + {line}]"
+                 "tdpbf16ps tmm2, tmm5, tmm6"
+                 "tdpbf16ps tmm3, tmm5, tmm7")
+                ("tilestored [{s00} + {line}], tmm0" "tilestored [{s01} + {line}], tmm1"
+                 "tilestored [{s10} + {line}], tmm2" "tilestored [{s11} + {line}], tmm3");
+                anew, steps, x, w, sums
+            ),
+            _ => unreachable!("one or two of each"),
         }
-        macro_rules! multiply {
-            ($instruction:literal) => {
-                asm!($instruction, options(nostack, nomem, preserves_flags))
-            };
-        }
-        let (mut x, mut w) = (rows.0, panels.0);
-        for _ in 0..steps {
-            tile!("tileloadd tmm6, [{at} + {line}]", w);
-            // Rows pass by in a stream: no need to keep them in the first cache.
-            tile!("tileloaddt1 tmm4, [{at} + {line}]", x);
-            multiply!("tdpbf16ps tmm0, tmm4, tmm6");
-            if P > 1 {
-                tile!("tileloadd tmm7, [{at} + {line}]", w.wrapping_add(panels.1));
-                multiply!("tdpbf16ps tmm1, tmm4, tmm7");
-            }
-            if R > 1 {
-                tile!("tileloaddt1 tmm5, [{at} + {line}]", x.wrapping_add(rows.1));
-                multiply!("tdpbf16ps tmm2, tmm5, tmm6");
-            }
-            if R > 1 && P > 1 {
-                multiply!("tdpbf16ps tmm3, tmm5, tmm7");
-            }
-            x = x.wrapping_add(Tiles::BYTES);
-            w = w.wrapping_add(Tiles::BYTES);
-        }
-        each!(
-            "tilestored [{at} + {line}], tmm0" "tilestored [{at} + {line}], tmm1"
-            "tilestored [{at} + {line}], tmm2" "tilestored [{at} + {line}], tmm3"
-        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C: eight lanes; and the same with AVX-VNNI.
+//! AVX2 with FMA and F16C: eight lanes.
 
 use crate::{Kernel, Simd};
 use std::arch::x86_64::*;
@@ -6,10 +6,6 @@ use std::arch::x86_64::*;
 /// Token of AVX2, FMA and F16C.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
-
-/// Token of AVX2, FMA, F16C and AVX-VNNI.
-#[derive(Clone, Copy, Debug)]
-pub struct Avx2Vnni(());
 
 /// Products of unsigned codes and signed bytes, summed in fours. Pairs are
 /// summed in saturating 16 bits: exact while `codes <= 128`, since
@@ -288,11 +284,5 @@ avx2_token!(
     signed_dot,
     sums_of_pairs
 );
-avx2_token!(
-    Avx2Vnni,
-    "avx2,fma,f16c,avxvnni",
-    128,
-    _mm256_dpbusd_avx_epi32,
-    _mm256_dpbusd_avx_epi32,
-    pairs_are_dots
-);
+mod vnni; // after the macros, which it uses
+pub use vnni::Avx2Vnni;

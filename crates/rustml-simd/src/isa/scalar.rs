@@ -31,11 +31,13 @@ unsafe impl Simd for Scalar {
     pairs_are_dots!();
     const LANES: usize = N;
     const I8_BIAS: i32 = 0;
+    // Elsewhere it is the only set there is.
+    const PLAIN: bool = cfg!(any(target_arch = "x86_64", target_arch = "aarch64"));
 
     unsafe fn assume() -> Self {
         Scalar(())
     }
-    #[inline]
+    #[inline(never)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
         kernel.run(self)
     }

@@ -29,6 +29,38 @@ pub trait TileProducts {
     );
 }
 
+/// The definition of tile products, number by number: a twin of tile registers for tests.
+/// Subnormal numbers stay what they are.
+pub struct PlainTiles;
+
+impl TileProducts for PlainTiles {
+    unsafe fn add_products<const R: usize, const P: usize>(
+        &self,
+        rows: (*const u8, usize),
+        panels: (*const u8, usize),
+        steps: usize,
+        sums: (*mut u8, usize, usize),
+        anew: bool,
+    ) {
+        let number = |p: *const u8| f32::from_bits(u32::from(*p.cast::<u16>()) << 16);
+        for (r, p) in (0..R).flat_map(|r| (0..P).map(move |p| (r, p))) {
+            let (x, w) = (rows.0.add(r * rows.1), panels.0.add(p * panels.1));
+            let sums = sums.0.add(r * sums.1 + p * sums.2).cast::<f32>();
+            for (row, output) in (0..16).flat_map(|row| (0..16).map(move |o| (row, o))) {
+                let sum = &mut *sums.add(row * 16 + output);
+                let mut acc = if anew { 0.0 } else { *sum };
+                for i in 0..32 * steps {
+                    let (tile, i) = (i / 32 * Tiles::BYTES, i % 32);
+                    let x = number(x.add(tile + row * LINE + 2 * i));
+                    let w = number(w.add(tile + i / 2 * LINE + 4 * output + 2 * (i % 2)));
+                    acc += x * w;
+                }
+                *sum = acc;
+            }
+        }
+    }
+}
+
 /// Rows of a tile at a time: with two panels, enough sums to hide the latency of the dot
 /// product.
 const ROWS: usize = 8;

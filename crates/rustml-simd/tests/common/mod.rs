@@ -29,6 +29,18 @@ macro_rules! kernel {
 }
 pub(crate) use kernel;
 
+/// Says, past the harness that keeps what tests print, that one is not run for what this CPU
+/// lacks. `.ci/run` counts these lines.
+#[allow(clippy::explicit_write)] // `eprintln!` is kept by the harness
+pub fn skipped(lacks: &str) {
+    use std::io::Write;
+    writeln!(
+        std::io::stderr(),
+        "\n*** SKIPPED, this CPU lacks {lacks} ***\n"
+    )
+    .unwrap();
+}
+
 /// Lanes of the widest vector.
 pub const WIDEST: usize = 16;
 

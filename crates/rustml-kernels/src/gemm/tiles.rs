@@ -1,4 +1,4 @@
-//! Products of the rows of prompts in bfloat16, with AMX.
+//! Products of the rows of prompts in bfloat16, by tiles.
 //!
 //! Weights become bfloat16 with their scales, so that whole sums can be made in tile
 //! registers: integer codes, whose blocks have scales of their own, must leave them block
@@ -11,7 +11,7 @@ use crate::buffer::Lines;
 use crate::panel::codes::{Codes, BLOCK};
 use crate::panel::scales::Scales;
 use crate::panel::{places, Format, Matrix, LINE};
-use rustml_simd::{Avx512, Simd, TileProducts, Tiles};
+use rustml_simd::{Avx512, PlainTiles, Simd, TileProducts, Tiles};
 use std::ops::Range;
 
 /// Rows of a panel.
@@ -20,6 +20,34 @@ const LANES: usize = Avx512::LANES;
 /// Panels that meet the same rows before others do: so that these come but once from
 /// where all of them lie, and then from the second cache.
 const TOGETHER: usize = 12;
+
+/// What multiplies tiles.
+pub(super) trait Multiplier {
+    type Products: TileProducts;
+    /// # Safety
+    /// The CPU has it, and this thread has no other at the same time.
+    unsafe fn take() -> Self::Products;
+}
+
+/// Tile registers.
+pub(super) struct Amx;
+
+impl Multiplier for Amx {
+    type Products = Tiles;
+    unsafe fn take() -> Tiles {
+        Tiles::new(2 * BLOCK)
+    }
+}
+
+/// Their definition.
+pub(super) struct Plain;
+
+impl Multiplier for Plain {
+    type Products = PlainTiles;
+    unsafe fn take() -> PlainTiles {
+        PlainTiles
+    }
+}
 
 /// Weights as tiles of bfloat16: 16 pairs of inputs by the outputs of a panel.
 pub(super) trait Tiled {
@@ -108,10 +136,10 @@ unsafe fn unpack<F: Format>(s: Avx512, from: *const u8, b: usize, to: *mut u8) {
 /// See [`super::PanelFn`].
 ///
 /// # Safety
-/// As for [`Product::run`]; [`rustml_simd::Isa::Amx`] is available, and the activations
-/// are in tiles of bfloat16.
+/// As for [`Product::run`]; the CPU has the multiplier and AVX-512, and the activations are
+/// in tiles of bfloat16.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
-pub(super) unsafe fn tile_panels<W: Tiled>(
+pub(super) unsafe fn tile_panels<W: Tiled, M: Multiplier>(
     p: &Product,
     acts: &Acts,
     panels: Range<usize>,
@@ -127,7 +155,7 @@ pub(super) unsafe fn tile_panels<W: Tiled>(
     let sums = unpacked.add(2 * together * TILE_BYTES);
     let work = Work {
         s: Avx512::assume(),
-        tiles: Tiles::new(2 * BLOCK),
+        tiles: M::take(),
         p,
         acts,
         sums,
@@ -153,9 +181,9 @@ pub(super) unsafe fn tile_panels<W: Tiled>(
 }
 
 /// What all rows meet.
-struct Work<'a> {
+struct Work<'a, T> {
     s: Avx512,
-    tiles: Tiles,
+    tiles: T,
     p: &'a Product<'a>,
     acts: &'a Acts,
     /// `[panel][group of 16 rows, as many as are kept]`
@@ -163,7 +191,7 @@ struct Work<'a> {
     kept: usize,
 }
 
-impl Work<'_> {
+impl<T: TileProducts> Work<'_, T> {
     /// All rows times some steps of `P` panels, from `panel` on, whose tiles are given, and
     /// whose sums begin at number `sums`. After the last steps they are finished.
     ///
