@@ -2,7 +2,7 @@
 
 use hashbrown::HashMap;
 
-use crate::error::{bad_vocabulary, Error, Result};
+use crate::error::{bad_vocabulary, Result};
 use crate::merge::{Merger, NONE};
 use crate::pretokenize::PreTokenizer;
 use crate::vocab::{byte_char, Vocab};
@@ -16,9 +16,14 @@ pub(crate) enum Units {
         pre: PreTokenizer,
         ignore_merges: bool,
     },
-    /// Characters of text whose spaces are "▁"; those without a token become
-    /// the tokens of their bytes.
-    Characters(Glue),
+    /// The characters of words; those without a token become the tokens of
+    /// their bytes. Words are cut where spaces are "▁".
+    Characters {
+        pre: PreTokenizer,
+        glue: Glue,
+        /// Words of white space go away.
+        drops_white: bool,
+    },
 }
 
 /// Units and merges.
@@ -67,7 +72,7 @@ impl Bpe {
         }
         let bytes = match units {
             Units::Bytes { .. } => vocab.byte_pieces(),
-            Units::Characters(_) => vocab.byte_tokens(),
+            Units::Characters { .. } => vocab.byte_tokens(),
         };
         Ok(Bpe {
             units,
@@ -87,7 +92,7 @@ impl Bpe {
         match &self.units {
             Units::Bytes { pre, ignore_merges } => {
                 let mut mapped = String::new();
-                for word in pre.words(text) {
+                for word in pre.words(text)? {
                     let word = &text[word];
                     if *ignore_merges {
                         mapped.clear();
@@ -100,25 +105,32 @@ impl Bpe {
                     merger.clear();
                     word.bytes()
                         .for_each(|b| merger.push(1, self.bytes[usize::from(b)]));
-                    self.merge(&mut merger, word, ids)?;
+                    self.merge(&mut merger, word, ids);
                 }
             }
-            Units::Characters(glue) => {
+            Units::Characters {
+                pre,
+                glue,
+                drops_white,
+            } => {
                 let mut buffer = [0; 4];
-                for word in glue.words(text) {
+                let words = pre.words(text)?;
+                let words = words.into_iter().map(|word| &text[word]);
+                let keep = |word: &&str| !(*drops_white && word.starts_with(char::is_whitespace));
+                for word in words.filter(keep).flat_map(|word| glue.words(word)) {
                     merger.clear();
                     for c in word.chars() {
                         let id = vocab.piece(c.encode_utf8(&mut buffer)).unwrap_or(NONE);
                         merger.push(c.len_utf8() as u32, id);
                     }
-                    self.merge(&mut merger, word, ids)?;
+                    self.merge(&mut merger, word, ids);
                 }
             }
         }
         Ok(())
     }
 
-    fn merge(&self, merger: &mut Merger, word: &str, ids: &mut Vec<u32>) -> Result<()> {
+    fn merge(&self, merger: &mut Merger, word: &str, ids: &mut Vec<u32>) {
         // A unit without a token is in no merge and stays what it is.
         merger.run(|left, right| self.merges.get(&(left.id, right.id)).copied());
         for symbol in merger.symbols() {
@@ -126,17 +138,11 @@ impl Bpe {
                 ids.push(symbol.id);
                 continue;
             }
-            for &byte in &word.as_bytes()[symbol.start as usize..symbol.end as usize] {
-                let id = self.bytes[usize::from(byte)];
-                if id == NONE {
-                    let shown: String = word.chars().take(40).collect();
-                    return Err(Error::Encode(format!(
-                        "the vocabulary has no token for the byte 0x{byte:02X} of {shown:?}"
-                    )));
-                }
-                ids.push(id);
-            }
+            // A byte without a token is left out, as llama.cpp does it, and
+            // `tokenizers` where there is no unknown token.
+            let bytes = &word.as_bytes()[symbol.start as usize..symbol.end as usize];
+            let bytes = bytes.iter().map(|&byte| self.bytes[usize::from(byte)]);
+            ids.extend(bytes.filter(|&id| id != NONE));
         }
-        Ok(())
     }
 }

@@ -13,13 +13,15 @@ use std::fmt;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use tokenizers::{NormalizerWrapper, PostProcessorWrapper};
 
+use crate::added::{complete, AddedToken};
 use crate::bpe::{halves, Bpe, Units};
 use crate::encoder::{Encoder, Model, Own, Prepare};
-use crate::hf::{decoder, guard, surroundings, Loaded};
+use crate::hf::{decoder, guard, surroundings, Extra, Loaded};
+use crate::limits::Small;
 use crate::partition::{Order, Partition};
 use crate::pretokenize::PreTokenizer;
+use crate::steps::{Normalizers, MAX_STEPS};
 use crate::vocab::{parse_byte, Alphabet, Vocab};
 use crate::words::Glue;
 
@@ -27,24 +29,12 @@ use crate::words::Glue;
 struct File<'a> {
     version: String,
     added_tokens: Vec<AddedToken>,
-    normalizer: Value,
-    pre_tokenizer: Value,
-    post_processor: Value,
-    decoder: Value,
+    normalizer: Small,
+    pre_tokenizer: Small,
+    post_processor: Small,
+    decoder: Small,
     #[serde(borrow)]
     model: BpeModel<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AddedToken {
-    id: u32,
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    normalized: bool,
-    special: bool,
 }
 
 /// A model of another type has other fields, and so is no `BpeModel`.
@@ -72,16 +62,20 @@ struct BpeModel<'a> {
     merges: Vec<Merge<'a>>,
 }
 
-/// Reads a tokenizer.json, if it is of the kind described above.
-pub(crate) fn load(json: &[u8]) -> Option<Loaded> {
-    let file: File = serde_json::from_slice(json).ok()?;
+/// Reads a tokenizer.json, which lacks the `extra` tokens, if it is of the kind
+/// described above.
+pub(crate) fn load(json: &[u8], extra: &[Extra]) -> Option<Loaded> {
+    let mut file: File = serde_json::from_slice(json).ok()?;
+    let vocab = file.model.vocab.0.iter();
+    let vocab = vocab.map(|(text, id)| (&**text, *id));
+    complete(&mut file.added_tokens, extra, vocab.len(), vocab)?;
     let model = file.model;
     let plain = model.continuing_subword_prefix.is_none() && model.end_of_word_suffix.is_none();
     if file.version != "1.0" || model.r#type != "BPE" || !plain {
         return None;
     }
-    let (alphabet, drops_space) = decoder(&file.decoder).ok()?;
-    let prepare = prepare(file.normalizer)?;
+    let (alphabet, drops_space) = decoder(&file.decoder.0).ok()?;
+    let prepare = prepare(&file.normalizer.0)?;
     let vocab = Vocab::arrange(
         alphabet,
         model.vocab.0.into_iter(),
@@ -109,7 +103,7 @@ pub(crate) fn load(json: &[u8]) -> Option<Loaded> {
 
     let bytes = matches!(prepare, Prepare::Nothing | Prepare::Normalize(_));
     let units = if bytes && alphabet == Alphabet::ByteLevel && !model.byte_fallback {
-        let patterns = byte_level_patterns(&file.pre_tokenizer)?;
+        let patterns = byte_level_patterns(&file.pre_tokenizer.0)?;
         let pre = PreTokenizer::from_patterns(patterns.iter().map(|p| &**p))?;
         Units::Bytes {
             pre,
@@ -117,13 +111,17 @@ pub(crate) fn load(json: &[u8]) -> Option<Loaded> {
         }
     } else if !bytes && alphabet == Alphabet::Spaced && model.byte_fallback {
         let of_bytes = |m: &Merge| parse_byte(&m.0).is_some() || parse_byte(&m.1).is_some();
-        if !no_pre_tokenizer(&file.pre_tokenizer)
+        if !no_pre_tokenizer(&file.pre_tokenizer.0)
             || model.ignore_merges
             || model.merges.iter().any(of_bytes)
         {
             return None;
         }
-        Units::Characters(Glue::new(&vocab))
+        Units::Characters {
+            pre: PreTokenizer::from_patterns(std::iter::empty())?,
+            glue: Glue::new(&vocab),
+            drops_white: false,
+        }
     } else {
         return None;
     };
@@ -135,13 +133,7 @@ pub(crate) fn load(json: &[u8]) -> Option<Loaded> {
     if !bpe.knows_all_bytes() {
         return None;
     }
-    let (prefix, suffix) = match file.post_processor {
-        Value::Null => (Vec::new(), Vec::new()),
-        value => {
-            let processor: PostProcessorWrapper = serde_json::from_value(value).ok()?;
-            guard(|| surroundings(&processor)).ok()?
-        }
-    };
+    let around = guard(|| surroundings(&file.post_processor.0)).ok()?;
     let encoder = Encoder::Own(Box::new(Own {
         first,
         prepare,
@@ -151,12 +143,12 @@ pub(crate) fn load(json: &[u8]) -> Option<Loaded> {
         encoder,
         vocab,
         drops_space,
-        prefix,
-        suffix,
+        around,
+        warnings: Vec::new(),
     })
 }
 
-fn prepare(normalizer: Value) -> Option<Prepare> {
+fn prepare(normalizer: &Value) -> Option<Prepare> {
     let spaces = |v: &Value| {
         v["type"] == "Replace" && v["pattern"]["String"] == " " && v["content"] == "\u{2581}"
     };
@@ -167,14 +159,13 @@ fn prepare(normalizer: Value) -> Option<Prepare> {
     ) {
         (None, _) => normalizer.is_null().then_some(Prepare::Nothing),
         (Some("NFC" | "NFD" | "NFKC" | "NFKD"), _) => {
-            let normalizer: NormalizerWrapper = serde_json::from_value(normalizer).ok()?;
-            Some(Prepare::Normalize(normalizer))
+            Some(Prepare::Normalize(Normalizers::new(normalizer).ok()?))
         }
         (Some("Sequence"), Some([first, second])) if prepend(first) && spaces(second) => {
             Some(Prepare::Spaces { prefix: true })
         }
         (Some("Sequence"), Some([only])) if spaces(only) => Some(Prepare::Spaces { prefix: false }),
-        _ => spaces(&normalizer).then_some(Prepare::Spaces { prefix: false }),
+        _ => spaces(normalizer).then_some(Prepare::Spaces { prefix: false }),
     }
 }
 
@@ -192,6 +183,9 @@ fn byte_level_patterns(value: &Value) -> Option<Vec<Cow<'_, str>>> {
         _ => std::slice::from_ref(value),
     };
     let (last, steps) = steps.split_last()?;
+    if steps.len() > MAX_STEPS {
+        return None;
+    }
     let mut patterns = Vec::new();
     for step in steps {
         patterns.push(match step["type"].as_str()? {
@@ -216,7 +210,7 @@ fn byte_level_patterns(value: &Value) -> Option<Vec<Cow<'_, str>>> {
 
 /// Text, borrowed from the file where it has no escapes.
 #[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(crate) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
 /// A map from tokens to ids, as a list.
 struct Ids<'a>(Vec<(Cow<'a, str>, u32)>);
@@ -301,24 +295,27 @@ mod tests {
 
     fn ids(loaded: &Loaded, text: &str, parse_special: bool) -> Vec<u32> {
         let mut ids = Vec::new();
+        let special = match parse_special {
+            true => crate::encoder::Special::Parsed,
+            false => crate::encoder::Special::Text,
+        };
         loaded
             .encoder
-            .encode(&loaded.vocab, text, parse_special, &mut ids)
+            .encode(&loaded.vocab, text, &special, &mut ids)
             .unwrap();
         ids
     }
 
     /// Both ways, which must be one.
     fn both(json: &[u8]) -> (Loaded, Loaded) {
-        let direct = load(json).expect("a file for the direct way");
-        let tokenizers = hf::load(json).unwrap();
+        let direct = load(json, &[]).expect("a file for the direct way");
+        let tokenizers = hf::load(json, &[]).unwrap();
         assert_eq!(direct.vocab.len(), tokenizers.vocab.len());
         for id in 0..direct.vocab.len() as u32 {
             assert_eq!(direct.vocab.text(id), tokenizers.vocab.text(id));
             assert_eq!(direct.vocab.kind(id), tokenizers.vocab.kind(id));
         }
-        assert_eq!(direct.prefix, tokenizers.prefix);
-        assert_eq!(direct.suffix, tokenizers.suffix);
+        assert_eq!(direct.around, tokenizers.around);
         assert_eq!(direct.drops_space, tokenizers.drops_space);
         (direct, tokenizers)
     }
@@ -383,7 +380,7 @@ mod tests {
     fn what_is_not_known_to_be_harmless_is_left_alone() {
         let no = |name: &str, pointer: &str, value: Value| {
             assert!(
-                load(&changed(name, &[(pointer, value)])).is_none(),
+                load(&changed(name, &[(pointer, value)]), &[]).is_none(),
                 "{pointer}"
             );
         };
@@ -451,7 +448,7 @@ mod tests {
                 *value = (!value.as_bool().unwrap()).into();
             }
             let json = serde_json::to_vec(&json).unwrap();
-            if load(&json).is_some() {
+            if load(&json, &[]).is_some() {
                 let (direct, tokenizers) = both(&json);
                 assert_same(&direct, &tokenizers, &text);
             }

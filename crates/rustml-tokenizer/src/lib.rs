@@ -6,22 +6,24 @@
 //! Hugging Face's `tokenizers`, on texts chosen to be hard, for the real
 //! vocabularies of SmolLM2, Gemma 3 and GPT-2.
 //!
-//! The `tokenizers` crate runs what only it knows (WordPiece, Unigram, unusual
-//! pipelines). Plain BPE, which nearly all language models use, is this crate's
-//! own: building it for Gemma 3's 262 144 tokens takes 30 ms from GGUF and a
-//! seventh of the library's time from tokenizer.json, and nothing in it
-//! backtracks, so that no text takes more than n log n.
+//! The `tokenizers` crate runs what only it knows (WordPiece of a tokenizer.json,
+//! unusual pipelines). Plain BPE, which nearly all language models use, and
+//! Unigram are this crate's own. Building BPE for Gemma 3's 262 144 tokens takes
+//! 30 ms from GGUF and a seventh of the library's time from tokenizer.json; nothing
+//! in it backtracks, so that no text takes more than n log n.
 //!
 //! What holds throughout:
 //!
 //! - Text never becomes control tokens unless [`Encode::parse_special`] asks for
-//!   it: what a user types cannot end the system prompt.
-//! - Nothing is dropped: a text that the vocabulary cannot express is an error.
-//!   (`tokenizers`, where it runs, promises neither this nor the former.)
+//!   it. In a conversation only the template's own words do: what a user types,
+//!   or a tool answers, cannot end the system prompt.
+//! - A byte that the vocabulary has no token for is left out, as llama.cpp and
+//!   Hugging Face do.
 //! - [`Detokenizer`] in pieces is [`Tokenizer::decode_with`] at once, and no
 //!   piece ends within a character.
-//! - Vocabularies and templates are untrusted: contradictions are errors, and a
-//!   template has a budget of work and memory.
+//! - Vocabularies and templates are untrusted: contradictions are errors, what a
+//!   vocabulary may cost has limits, and a template has a budget of work, memory
+//!   and time.
 //!
 //! ```
 //! use rustml_io::Metadata;
@@ -50,8 +52,9 @@
 //! # Ok::<(), rustml_tokenizer::Error>(())
 //! ```
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
+mod added;
 mod bpe;
 mod chat;
 mod direct;
@@ -60,17 +63,27 @@ mod encoder;
 mod error;
 mod gguf;
 mod hf;
+mod input;
+mod limits;
 mod merge;
 mod partition;
+mod pieces;
 mod pretokenize;
+mod quiet;
+mod rules;
 mod special;
 mod spm;
+mod steps;
 mod stream;
 mod tokenizer;
+mod unigram;
 mod vocab;
+mod wordpiece;
 mod words;
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{ChatTemplate, Content, Message};
 pub use error::{Error, Result};
+pub use input::{Input, Side, Truncate};
+pub use rustml_jinja::Rendered;
 pub use stream::{Decode, Detokenizer};
 pub use tokenizer::{Encode, Tokenizer};

@@ -1,173 +1,54 @@
 //! Cutting text into words, which byte-level BPE never joins across.
 //!
-//! A GGUF file names the rule (`tokenizer.ggml.pre`) and does not carry it.
-//! The rules here are those of the models' own tokenizer.json files, under the
-//! names that llama.cpp gives them. Where llama.cpp had to approximate one,
-//! because `std::regex` cannot tell upper from lower case beyond ASCII (gpt-4o,
-//! tekken), this is the original: the models were trained with it.
-//!
-//! Almost all of them end in `\s+(?!\S)|\s+`: white space, but not the last
+//! Almost all rules end in `\s+(?!\S)|\s+`: white space, but not the last
 //! character of it if a word follows. That is the only look-ahead there is, and
-//! doing it by hand ([`Step::spaces`]) leaves regular expressions in the strict
+//! doing it by hand ([`Spaces`]) leaves regular expressions in the strict
 //! sense: time linear in the text, no backtracking and no limit to run into.
 
 use std::ops::Range;
 
-use regex_automata::meta::Regex;
+use regex_automata::meta::{Config, Regex};
 use regex_automata::{Anchored, Input};
 
 use crate::error::{Error, Result};
+use crate::limits::Deadline;
+use crate::rules::{Rule, Spaces, Step};
+use crate::steps::MAX_COMPILED;
 
-/// One regular expression. Its matches are words, and so is what lies between
-/// two of them; the next step cuts these further.
-#[derive(Clone, Copy)]
-struct Step {
-    pattern: &'static str,
-    /// Whether `|\s+(?!\S)|\s+` follows.
-    spaces: bool,
-}
-
-const fn exact(pattern: &'static str) -> Step {
-    Step {
-        pattern,
-        spaces: false,
-    }
-}
-
-const fn then_spaces(pattern: &'static str) -> Step {
-    Step {
-        pattern,
-        spaces: true,
-    }
-}
-
-const GPT2: Step = then_spaces(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+");
-const DIGIT: Step = exact(r"\p{N}");
-const DIGITS: Step = exact(r"\p{N}+");
-const UP_TO_THREE_DIGITS: Step = exact(r"\p{N}{1,3}");
-const LLAMA3: Step = then_spaces(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-);
-const QWEN2: Step = then_spaces(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-);
-const QWEN35: Step = then_spaces(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+",
-);
-const MINICPM5: Step = then_spaces(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+",
-);
-const SEED: Step = then_spaces(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+",
-);
-const BAILING: Step = then_spaces(
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]",
-);
-const TEKKEN: Step = then_spaces(concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+",
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*",
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+",
-));
-const GPT4O: Step = then_spaces(concat!(
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+",
-));
-const DEEPSEEK3: Step = then_spaces(concat!(
-    r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+"##,
-    r"|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+",
-));
-/// Han, Hiragana, Katakana.
-const DEEPSEEK3_CJK: Step = exact(r"[\x{4e00}-\x{9fa5}\x{3040}-\x{309f}\x{30a0}-\x{30ff}]+");
-const DEEPSEEK_CODER_CJK: Step = exact(r"[\x{4e00}-\x{9fa5}\x{800}-\x{4e00}\x{ac00}-\x{d7ff}]+");
-const THREE_DIGITS: Step = exact("[0-9][0-9][0-9]");
-const DEFAULT_PUNCTUATION: Step = exact(r"[\p{P}$+<=>^~|]+");
-const FALCON_PUNCTUATION: Step = exact(r"[\p{P}$+<=>^~|`]+");
-const LINE_END: Step = exact(r"[\r\n]");
-const LETTERS: Step = exact(r"\s?\p{L}+");
-const PUNCTUATION: Step = exact(r"\s?\p{P}+");
-const BLOOM: Step = exact(" ?[^(\\s|.,!?…。，、।۔،)]+");
-
-/// A named rule and what models that name it also expect.
-#[derive(Clone, Copy)]
-pub(crate) struct Rule {
-    steps: &'static [Step],
-    /// A word that is a token stays one, whatever the merges say.
-    pub ignore_merges: bool,
-    /// Texts begin with the BOS token unless the file says otherwise.
-    pub add_bos: bool,
-}
-
-/// The rule that `tokenizer.ggml.pre` names; a file without a name means
-/// "default".
-pub(crate) fn rule(name: &str) -> Result<Rule> {
-    let steps: &'static [Step] = match name {
-        "gpt-2" | "phi-2" | "mpt" | "olmo" | "jais" | "trillion" | "granite-docling"
-        | "exaone4" | "gigachat" | "a.x-4.0" | "mellum" | "modern-bert" | "jina-es" | "jina-de"
-        | "jina-v2-es" | "jina-v2-de" | "jina-v1-en" | "jina-v2-code" | "roberta-bpe" => &[GPT2],
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" | "minerva-7b"
-        | "mellum2" => &[DIGIT, GPT2],
-        "default" => &[DEFAULT_PUNCTUATION, GPT2, DIGITS, THREE_DIGITS],
-        "falcon" => &[FALCON_PUNCTUATION, GPT2, THREE_DIGITS],
-        "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0"
-        | "lfm2" | "jina-v5-nano" | "dbrx" | "smaug-bpe" | "glm4" | "chatglm-bpe" => &[LLAMA3],
-        "qwen2" | "stablelm2" | "deepseek-r1-qwen" | "megrez" | "hunyuan" | "solar-open"
-        | "grok-2" | "kormo" | "f2llmv2" => &[QWEN2],
-        "qwen35" => &[QWEN35],
-        "minicpm5" => &[UP_TO_THREE_DIGITS, MINICPM5],
-        "tekken" => &[TEKKEN],
-        "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => &[GPT4O],
-        "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => {
-            &[UP_TO_THREE_DIGITS, DEEPSEEK3_CJK, DEEPSEEK3]
-        }
-        "deepseek-coder" => &[LINE_END, LETTERS, PUNCTUATION, DEEPSEEK_CODER_CJK, DIGIT],
-        "bloom" | "poro-chat" | "gpt3-finnish" => &[BLOOM],
-        "viking" => &[BLOOM, DIGIT],
-        "seed-coder" => &[SEED],
-        "bailingmoe" | "bailingmoe2" | "llada-moe" => &[BAILING],
-        _ => {
-            return Err(Error::Unsupported(format!(
-                "the pre-tokenizer `{name}` (tokenizer.ggml.pre) is not supported; \
-                 load the model from a directory with its tokenizer.json instead"
-            )))
-        }
-    };
-    let like_llama3 = matches!(
-        name,
-        "llama3"
-            | "llama-v3"
-            | "llama-bpe"
-            | "falcon3"
-            | "falcon-h1"
-            | "pixtral"
-            | "midm-2.0"
-            | "lfm2"
-            | "jina-v5-nano"
-            | "tekken"
-    );
-    Ok(Rule {
-        steps,
-        ignore_merges: like_llama3 || name == "minicpm5",
-        add_bos: like_llama3,
-    })
-}
-
-/// Expressions, ready to use.
+/// Steps, ready to use.
 pub(crate) struct PreTokenizer {
-    steps: Vec<Regex>,
+    steps: Vec<Ready>,
+}
+
+enum Ready {
+    Matches(Regex, Spaces),
+    Thousands(Regex),
+    ThousandsAlone(Regex),
+    ThousandsBefore(Regex),
 }
 
 /// The pattern of a step's `\s+`, in the order they are tried.
 const SPACES: usize = 1;
+/// The pattern of digits and a letter.
+const FOLLOWED: usize = 0;
 
 impl PreTokenizer {
     /// Compiles the rule's expressions.
     pub fn new(rule: &Rule) -> PreTokenizer {
-        let compile = |step: &Step| {
-            compile(step.pattern, step.spaces).expect("a constant of this file, compiled in a test")
+        let constant = "a constant of this crate, compiled in a test";
+        let ready = |step: &Step| match *step {
+            Step::Matches(pattern, spaces) => {
+                Ready::Matches(compile(pattern, spaces).expect(constant), spaces)
+            }
+            Step::Thousands => Ready::Thousands(build(&[r"\p{N}+"]).expect(constant)),
+            Step::ThousandsAlone => {
+                let followed = r"\p{Nd}+[[\w\p{N}]--\p{Nd}]";
+                Ready::ThousandsAlone(build(&[followed, r"\p{Nd}+"]).expect(constant))
+            }
+            Step::ThousandsBefore => Ready::ThousandsBefore(build(&[r"\p{Nd}+"]).expect(constant)),
         };
         PreTokenizer {
-            steps: rule.steps.iter().map(compile).collect(),
+            steps: rule.steps.iter().map(ready).collect(),
         }
     }
 
@@ -178,10 +59,11 @@ impl PreTokenizer {
             if possessive(pattern) {
                 return None;
             }
-            match pattern.strip_suffix(r"|\s+(?!\S)|\s+") {
-                Some(rest) => compile(rest, true),
-                None => compile(pattern, false),
-            }
+            let (pattern, spaces) = match pattern.strip_suffix(r"|\s+(?!\S)|\s+") {
+                Some(rest) => (rest, Spaces::Last),
+                None => (pattern, Spaces::Nothing),
+            };
+            Some(Ready::Matches(compile(pattern, spaces)?, spaces))
         });
         Some(PreTokenizer {
             steps: steps.collect::<Option<_>>()?,
@@ -189,23 +71,23 @@ impl PreTokenizer {
     }
 
     /// The words of a text; together they are the text.
-    pub fn words(&self, text: &str) -> Vec<Range<usize>> {
+    pub fn words(&self, text: &str) -> Result<Vec<Range<usize>>> {
+        let until = Deadline::new(text.len());
         let mut words = Vec::new();
         if !text.is_empty() {
             words.push(0..text.len());
         }
-        for regex in &self.steps {
+        for step in &self.steps {
             let mut finer = Vec::with_capacity(words.len());
             for word in words {
                 // Cut out, not searched within: what surrounds a word is
                 // none of the next step's business.
-                split(regex, &text[word.clone()], |r| {
-                    finer.push(word.start + r.start..word.start + r.end)
-                });
+                let add = |r: Range<usize>| finer.push(word.start + r.start..word.start + r.end);
+                step.split(&text[word.clone()], until, add)?;
             }
             words = finer;
         }
-        words
+        Ok(words)
     }
 }
 
@@ -222,67 +104,155 @@ fn possessive(pattern: &str) -> bool {
         || pattern.match_indices("}+").any(counted)
 }
 
-fn compile(pattern: &str, spaces: bool) -> Option<Regex> {
+fn compile(pattern: &str, spaces: Spaces) -> Option<Regex> {
     let patterns = [pattern, r"\s+"];
-    Regex::new_many(&patterns[..1 + usize::from(spaces)]).ok()
+    build(&patterns[..1 + usize::from(spaces != Spaces::Nothing)])
 }
 
-fn split(regex: &Regex, text: &str, mut word: impl FnMut(Range<usize>)) {
-    let mut done = 0;
-    while done < text.len() {
-        let input = Input::new(text).range(done..).anchored(Anchored::No);
-        let Some(found) = regex.find(input) else {
-            break;
-        };
-        let (start, mut end) = (found.start(), found.end());
-        if found.pattern().as_usize() == SPACES && end < text.len() {
-            // `\s+(?!\S)`: leave the last one to the word that follows, unless
-            // it is the only one.
-            let last = text[start..end]
-                .chars()
-                .next_back()
-                .map_or(0, char::len_utf8);
-            if end - last > start {
-                end -= last;
+/// Several expressions at once. Of two that match at one place, the first counts.
+fn build(patterns: &[&str]) -> Option<Regex> {
+    let config = Config::new().nfa_size_limit(Some(MAX_COMPILED));
+    Regex::builder().configure(config).build_many(patterns).ok()
+}
+
+impl Ready {
+    /// Cuts a text into words.
+    fn split(&self, text: &str, until: Deadline, mut word: impl FnMut(Range<usize>)) -> Result<()> {
+        let (Ready::Matches(regex, _)
+        | Ready::Thousands(regex)
+        | Ready::ThousandsAlone(regex)
+        | Ready::ThousandsBefore(regex)) = self;
+        // Everything before `done` has been given to `word`.
+        let (mut done, mut from) = (0, 0);
+        for round in 1.. {
+            let input = Input::new(text).range(from..).anchored(Anchored::No);
+            let Some(found) = regex.find(input) else {
+                break;
+            };
+            if round % 64 == 0 && until.is_over() {
+                return Err(Error::Encode(
+                    "a pattern of the pre-tokenizer takes too long for it".into(),
+                ));
             }
+            let (start, mut end) = (found.start(), found.end());
+            if matches!(self, Ready::ThousandsAlone(_)) && found.pattern().as_usize() == FOLLOWED {
+                from = end;
+                continue;
+            }
+            if let Ready::ThousandsBefore(_) = self {
+                groups(&text[start..end], |group| {
+                    let before = start + group.start;
+                    let digits = text[before..start + group.end].chars().count();
+                    if digits == 3 && done < before {
+                        word(done..before);
+                        done = before;
+                    }
+                });
+                from = end;
+                continue;
+            }
+            if done < start {
+                word(done..start);
+                done = start;
+            }
+            match self {
+                _ if start == end => {
+                    // An empty match only cuts; the next one is looked for
+                    // after the next character.
+                    match text[end..].chars().next() {
+                        Some(c) => from = end + c.len_utf8(),
+                        None => break,
+                    }
+                    continue;
+                }
+                Ready::Matches(_, spaces) if found.pattern().as_usize() == SPACES => {
+                    end = start + spaces.first(&text[start..end], end == text.len());
+                    word(start..end);
+                }
+                Ready::Matches(..) => word(start..end),
+                _ => groups(&text[start..end], |r| {
+                    word(start + r.start..start + r.end);
+                }),
+            }
+            (done, from) = (end, end);
         }
-        if done < start {
-            word(done..start);
+        if done < text.len() {
+            word(done..text.len());
         }
-        word(start..end);
-        done = end;
+        Ok(())
     }
-    if done < text.len() {
-        word(done..text.len());
+}
+
+impl Spaces {
+    /// How many bytes of a run of white space are the next word, if a word
+    /// follows, or if the text ends there.
+    fn first(self, run: &str, ends: bool) -> usize {
+        let count = run.chars().count();
+        // `(?!\S)`: what may be taken before a word.
+        let usable = if ends { count } else { count - 1 };
+        let taken = match self {
+            Spaces::Halves => {
+                let sizes = [512, 256, 128, 64, 32, 16, 8, 4, 2];
+                sizes.into_iter().find(|&size| size <= usable)
+            }
+            _ => (usable > 0).then_some(usable),
+        };
+        run.chars()
+            .take(taken.unwrap_or(1))
+            .map(char::len_utf8)
+            .sum()
     }
+}
+
+/// Groups of three digits from the right.
+fn groups(digits: &str, mut word: impl FnMut(Range<usize>)) {
+    let starts: Vec<usize> = digits.char_indices().map(|(at, _)| at).collect();
+    let mut start = 0;
+    for (i, &at) in starts.iter().enumerate().skip(1) {
+        if (starts.len() - i).is_multiple_of(3) {
+            word(start..at);
+            start = at;
+        }
+    }
+    word(start..digits.len());
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::rule;
+    use std::collections::BTreeMap;
 
-    const NAMES: &[&str] = &[
-        "gpt-2",
-        "smollm",
-        "default",
-        "falcon",
-        "llama-bpe",
-        "qwen2",
-        "qwen35",
-        "minicpm5",
-        "tekken",
-        "gpt-4o",
-        "deepseek-v3",
-        "deepseek-coder",
-        "bloom",
-        "viking",
-        "seed-coder",
-        "bailingmoe",
-    ];
+    /// What `tokenizers` makes of hard texts with the expressions of each rule.
+    #[derive(serde::Deserialize)]
+    struct Reference {
+        texts: Vec<String>,
+        /// Of each rule and text, the characters of each word.
+        words: BTreeMap<String, Vec<Vec<usize>>>,
+    }
+
+    fn reference() -> Reference {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let bytes = std::fs::read(root.join("testdata/tokenizers/words.json")).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn named_rules_cut_as_tokenizers_does() {
+        let Reference { texts, words: all } = reference();
+        assert!(all.len() > 25 && texts.len() > 15);
+        for (name, expected) in &all {
+            for (text, expected) in texts.iter().zip(expected) {
+                let found = words(name, text);
+                let lens: Vec<usize> = found.iter().map(|w| w.chars().count()).collect();
+                assert_eq!(&lens, expected, "{name}: {found:?}");
+            }
+        }
+    }
 
     fn words<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
         let rule = rule(name).unwrap();
-        let words = PreTokenizer::new(&rule).words(text);
+        let words = PreTokenizer::new(&rule).words(text).unwrap();
         words.into_iter().map(|range| &text[range]).collect()
     }
 
@@ -352,9 +322,32 @@ mod tests {
     }
 
     #[test]
+    fn bert_cuts_at_the_marks_that_tokenizers_knows() {
+        use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+        use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _};
+
+        let ours = PreTokenizer::new(&crate::rules::BERT);
+        let all: Vec<char> = ('\0'..=char::MAX).collect();
+        for some in all.chunks(500) {
+            let text: String = some.iter().flat_map(|&c| [c, 'a']).collect();
+            let words = ours
+                .words(&text)
+                .unwrap()
+                .into_iter()
+                .map(|word| &text[word]);
+            let words: Vec<&str> = words.filter(|w| !w.trim().is_empty()).collect();
+            let mut theirs = PreTokenizedString::from(&*text);
+            BertPreTokenizer.pre_tokenize(&mut theirs).unwrap();
+            let splits = theirs.get_splits(OffsetReferential::Original, OffsetType::Byte);
+            let expected: Vec<&str> = splits.into_iter().map(|(word, ..)| word).collect();
+            assert_eq!(words, expected);
+        }
+    }
+
+    #[test]
     fn words_are_the_text() {
         let text = "It's 3½ %\r\n\r\n\t  naïve ÀÉ日本語۱۲۳ — <|x|> \u{85}\u{0}\u{1F468}\u{200d}\u{1F469}   \u{a0} ";
-        for name in NAMES {
+        for name in reference().words.keys() {
             assert_eq!(words(name, text).concat(), text, "{name}");
         }
     }
@@ -365,6 +358,7 @@ mod tests {
             let pre = PreTokenizer::from_patterns([pattern].into_iter())?;
             Some(
                 pre.words(text)
+                    .unwrap()
                     .into_iter()
                     .map(|range| &text[range])
                     .collect::<Vec<_>>(),
@@ -394,7 +388,7 @@ mod tests {
 
     #[test]
     fn long_runs_take_linear_time() {
-        for name in NAMES {
+        for name in reference().words.keys() {
             for unit in ["a", " ", "\n", "1", "!", "é", "A", " a"] {
                 let text = unit.repeat(200_000);
                 let cut = words(name, &text);

@@ -2,7 +2,7 @@
 //! that spell a token may be joined, the token with the best score first.
 //! Characters without a token become bytes.
 
-use crate::error::{bad_vocabulary, Error, Result};
+use crate::error::{bad_vocabulary, Result};
 use crate::merge::{Merger, NONE};
 use crate::vocab::Vocab;
 use crate::words::Glue;
@@ -39,21 +39,14 @@ impl Spm {
     }
 
     /// Appends the ids of `text`, in which every space is written "▁" already.
-    pub fn encode(&self, vocab: &Vocab, text: &str, ids: &mut Vec<u32>) -> Result<()> {
+    pub fn encode(&self, vocab: &Vocab, text: &str, ids: &mut Vec<u32>) {
         let mut merger = Merger::default();
         for word in self.glue.words(text) {
-            self.word(vocab, word, &mut merger, ids)?;
+            self.word(vocab, word, &mut merger, ids);
         }
-        Ok(())
     }
 
-    fn word(
-        &self,
-        vocab: &Vocab,
-        text: &str,
-        merger: &mut Merger,
-        ids: &mut Vec<u32>,
-    ) -> Result<()> {
+    fn word(&self, vocab: &Vocab, text: &str, merger: &mut Merger, ids: &mut Vec<u32>) {
         merger.clear();
         let mut buffer = [0; 4];
         for c in text.chars() {
@@ -74,15 +67,11 @@ impl Spm {
             let bytes = character.bytes().map(|b| self.bytes[usize::from(b)]);
             if bytes.clone().all(|id| id != NONE) {
                 ids.extend(bytes);
-            } else if let Some(unknown) = self.unknown {
-                ids.push(unknown);
             } else {
-                return Err(Error::Encode(format!(
-                    "the vocabulary has no token for {character:?}"
-                )));
+                // Without an unknown token it is left out.
+                ids.extend(self.unknown);
             }
         }
-        Ok(())
     }
 }
 

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 use std::path::Path;
 
+use rustml_jinja::Rendered;
+
 use crate::chat::ChatTemplate;
-use crate::encoder::Encoder;
+use crate::encoder::{Encoder, Special};
 use crate::error::{Error, Result};
+use crate::input::Place;
 use crate::stream::{Decode, Detokenizer};
 use crate::vocab::{Kind, Vocab};
 
@@ -30,31 +33,48 @@ pub struct Tokenizer {
     /// What texts begin and end with.
     pub(crate) prefix: Vec<u32>,
     pub(crate) suffix: Vec<u32>,
+    /// What a pair of texts looks like.
+    pub(crate) pair: Vec<Place>,
     pub(crate) bos: Option<u32>,
     pub(crate) eos: Option<u32>,
     pub(crate) end: Vec<u32>,
     /// Encoding puts a space before the text, so decoding drops one.
     pub(crate) drops_space: bool,
     pub(crate) template: Option<ChatTemplate>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Tokenizer {
     /// From a directory with a `tokenizer.json`.
     ///
-    /// Special tokens and the chat template come from `tokenizer_config.json`,
+    /// Further tokens, special tokens and the chat template come from `tokenizer_config.json`,
     /// `special_tokens_map.json`, `generation_config.json`, `config.json` and
     /// `chat_template.jinja`, as far as they exist.
     pub fn from_dir(dir: &Path) -> Result<Tokenizer> {
-        crate::directory::load(dir)
+        crate::directory::load(dir).map(Self::warned)
     }
 
     /// From the metadata of a GGUF file, which carries everything.
     ///
     /// Supported are the tokenizer models `gpt2` (byte-level BPE, with the
-    /// pre-tokenizer that `tokenizer.ggml.pre` names) and `llama`
-    /// (SentencePiece's BPE).
+    /// pre-tokenizer that `tokenizer.ggml.pre` names), `gemma4` (BPE of
+    /// characters), `llama` (SentencePiece's BPE), `bert` (WordPiece) and `t5`
+    /// (Unigram).
     pub fn from_gguf(metadata: &rustml_io::Metadata) -> Result<Tokenizer> {
-        crate::gguf::load(metadata)
+        crate::gguf::load(metadata).map(Self::warned)
+    }
+
+    fn warned(self) -> Tokenizer {
+        for warning in &self.warnings {
+            tracing::warn!(target: "rustml::load", "the vocabulary: {warning}");
+        }
+        self
+    }
+
+    /// What is odd about the files but does not keep them from being used. It
+    /// has been logged.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The ids of a text.
@@ -63,27 +83,33 @@ impl Tokenizer {
         if options.add_special {
             ids.extend_from_slice(&self.prefix);
         }
-        self.append(text, options.parse_special, &mut ids)?;
+        let special = match options.parse_special {
+            true => Special::Parsed,
+            false => Special::Text,
+        };
+        self.append(text, &special, &mut ids)?;
         if options.add_special {
             ids.extend_from_slice(&self.suffix);
         }
         Ok(ids)
     }
 
-    /// The ids of a prompt that a chat template has rendered: control tokens
-    /// count as such, and what texts begin with is added unless the template
-    /// has written it already. Nothing is added at the end, which is where the
-    /// model goes on.
-    pub fn encode_chat(&self, rendered: &str) -> Result<Vec<u32>> {
-        let mut ids = Vec::with_capacity(rendered.len() / 4 + 2);
-        self.append(rendered, true, &mut ids)?;
+    /// The ids of a prompt that a chat template has rendered. Control tokens
+    /// count as such where the template wrote them; in what the conversation
+    /// brought in they are text. What texts begin with is added unless the
+    /// template has written it already. Nothing is added at the end, which is
+    /// where the model goes on.
+    pub fn encode_chat(&self, rendered: &Rendered) -> Result<Vec<u32>> {
+        let text = rendered.as_str();
+        let mut ids = Vec::with_capacity(text.len() / 4 + 2);
+        self.append(text, &Special::Outside(rendered.input()), &mut ids)?;
         if !ids.starts_with(&self.prefix) {
             ids.splice(0..0, self.prefix.iter().copied());
         }
         Ok(ids)
     }
 
-    fn append(&self, text: &str, parse_special: bool, ids: &mut Vec<u32>) -> Result<()> {
+    fn append(&self, text: &str, special: &Special, ids: &mut Vec<u32>) -> Result<()> {
         // Positions in a text are u32, and a space can become three bytes.
         if text.len() > u32::MAX as usize / 4 {
             return Err(Error::Encode(format!(
@@ -91,7 +117,7 @@ impl Tokenizer {
                 text.len()
             )));
         }
-        self.encoder.encode(&self.vocab, text, parse_special, ids)
+        self.encoder.encode(&self.vocab, text, special, ids)
     }
 
     /// The text of some ids: control tokens and ids that are no token yield

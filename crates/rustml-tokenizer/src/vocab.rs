@@ -6,6 +6,7 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use crate::error::{bad_vocabulary, Result};
+use crate::limits::{beginning, MAX_TOKEN};
 use crate::merge::NONE;
 
 /// More than ten times the largest vocabulary known; a bound for what a file
@@ -58,6 +59,8 @@ pub(crate) struct Vocab {
     alphabet: Alphabet,
     /// Longest text of a token, in bytes.
     longest: usize,
+    /// The first two tokens that have one text, and how many more there are.
+    repeated: Option<(u32, u32, usize)>,
 }
 
 impl Vocab {
@@ -81,6 +84,7 @@ impl Vocab {
             hasher: DefaultHashBuilder::default(),
             alphabet,
             longest: 0,
+            repeated: None,
         };
         for (token, kind) in tokens {
             vocab.push(&token, kind)?;
@@ -118,19 +122,46 @@ impl Vocab {
             put(id, text, if byte { Kind::Byte } else { Kind::Normal })?;
         }
         for (text, id, control) in added {
-            put(
-                id,
-                Cow::Owned(text),
-                if control { Kind::Control } else { Kind::Added },
-            )?;
+            // One character steers nothing, but many texts have it: some files
+            // have "!" to fill up with.
+            let control = control && text.chars().nth(1).is_some();
+            let kind = if control { Kind::Control } else { Kind::Added };
+            put(id, Cow::Owned(text), kind)?;
         }
-        Vocab::new(alphabet, tokens.into_iter())
+        let vocab = Vocab::new(alphabet, tokens.into_iter())?;
+        match vocab.repeated {
+            Some((one, other, _)) => bad_vocabulary(format!(
+                "tokens {one} and {other} are both {:?}",
+                vocab.text(one).unwrap_or_default()
+            )),
+            None => Ok(vocab),
+        }
+    }
+
+    /// A warning if tokens have the same text: of these the last is found.
+    pub fn repeats(&self) -> Option<String> {
+        let (one, other, more) = self.repeated?;
+        let text = self.text(one).unwrap_or_default();
+        let more = match more {
+            0 => String::new(),
+            more => format!(", and {more} more are repeated"),
+        };
+        Some(format!(
+            "tokens {one} and {other} are both {text:?}{more}; text becomes the last of equal tokens"
+        ))
     }
 
     fn push(&mut self, token: &str, kind: Kind) -> Result<()> {
         let id = self.ends.len() as u32;
         if self.text.len() + token.len() > u32::MAX as usize {
             return bad_vocabulary("its tokens are longer than 4 GiB together");
+        }
+        if token.len() > MAX_TOKEN {
+            return bad_vocabulary(format!(
+                "token {id} has {} bytes, more than {MAX_TOKEN}; it begins {:?}",
+                token.len(),
+                beginning(token)
+            ));
         }
         if kind == Kind::Byte && parse_byte(token).is_none() {
             return bad_vocabulary(format!(
@@ -157,15 +188,21 @@ impl Vocab {
             |&i| slice(text, ends, i) == token,
             hash,
         ) {
-            hashbrown::hash_table::Entry::Occupied(other) => bad_vocabulary(format!(
-                "tokens {} and {id} are both {token:?}",
-                other.get()
-            )),
-            hashbrown::hash_table::Entry::Vacant(slot) => {
-                slot.insert(id);
-                Ok(())
+            hashbrown::hash_table::Entry::Occupied(mut other) => {
+                let old = std::mem::replace(other.get_mut(), id);
+                match &mut self.repeated {
+                    Some((.., more)) => *more += 1,
+                    none => *none = Some((old, id, 0)),
+                }
             }
+            hashbrown::hash_table::Entry::Vacant(slot) => drop(slot.insert(id)),
         }
+        Ok(())
+    }
+
+    /// Bytes of the longest token.
+    pub fn longest(&self) -> usize {
+        self.longest
     }
 
     /// Number of ids, absent ones included.
@@ -374,13 +411,26 @@ mod tests {
     }
 
     #[test]
+    fn of_equal_tokens_the_last_is_found() {
+        let tokens = [("a", Kind::Normal), ("b", Kind::Normal), ("a", Kind::Added)];
+        let v = vocab(Alphabet::Plain, &tokens).unwrap();
+        assert_eq!((v.id("a"), v.text(0)), (Some(2), Some("a")));
+        assert!(v
+            .repeats()
+            .unwrap()
+            .starts_with("tokens 0 and 2 are both \"a\";"));
+        let ids = [("a", 0), ("b", 1), ("a", 2)].map(|(t, id)| (t.into(), id));
+        let e = Vocab::arrange(Alphabet::Plain, ids.into_iter(), std::iter::empty());
+        let e = e.err().unwrap().to_string();
+        assert!(e.contains("tokens 0 and 2 are both \"a\""), "{e}");
+    }
+
+    #[test]
     fn broken_vocabularies_are_refused() {
         let error = |tokens: &[_]| vocab(Alphabet::Spaced, tokens).err().unwrap().to_string();
         assert_eq!(error(&[]), "the vocabulary is unusable: it has no tokens");
-        assert_eq!(
-            error(&[("a", Kind::Normal), ("b", Kind::Normal), ("a", Kind::Added)]),
-            "the vocabulary is unusable: tokens 0 and 2 are both \"a\""
-        );
+        let long = "x".repeat(MAX_TOKEN + 1).leak();
+        assert!(error(&[(long, Kind::Normal)]).contains("token 0 has 2049 bytes, more than 2048"));
         for text in ["", "<0x>", "<0xG0>", "<0x0>", "<0x+1>", "<0x001>", "0A"] {
             assert!(error(&[(text, Kind::Byte)]).contains("token 0 is marked as a byte"));
         }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{read, root, BARE, EVERYTHING, PARSED};
 use proptest::prelude::*;
-use rustml_tokenizer::{Encode, Error, Message, Tokenizer};
+use rustml_tokenizer::{Encode, Error, Message, Rendered, Tokenizer};
 use serde_json::{json, Value};
 
 const SPECIAL: Encode = Encode {
@@ -72,8 +72,8 @@ fn configuration_files_have_their_say() {
     ])
     .unwrap();
     assert_eq!(t.encode("a", SPECIAL).unwrap(), [0, 3, 1]);
-    assert_eq!(t.encode_chat("a").unwrap(), [0, 3]);
-    assert_eq!(t.encode_chat("<s>a").unwrap(), [0, 3]);
+    assert_eq!(t.encode_chat(&Rendered::template("a")).unwrap(), [0, 3]);
+    assert_eq!(t.encode_chat(&Rendered::template("<s>a")).unwrap(), [0, 3]);
     assert_eq!(t.encode("<s>", PARSED).unwrap(), [0]);
     assert_ne!(t.encode("<s>", BARE).unwrap(), [0]);
 
@@ -140,6 +140,8 @@ fn templates_come_from_three_places() {
         t.chat_template().map(|t| {
             t.render(&[Message::new("user", "x")], true, Value::Null)
                 .unwrap()
+                .as_str()
+                .to_owned()
         })
     };
     assert_eq!(template(json!({}), None), None);

@@ -1,88 +1,35 @@
 //! Chat templates: how a model wants a conversation to be written.
 //!
 //! A template is a Jinja program that comes with the model, which makes it
-//! untrusted: it runs with a budget of work and memory, and can reach nothing
-//! but its arguments.
+//! untrusted: it runs with a budget of work, memory and time, and can reach
+//! nothing but its arguments. What a conversation says is untrusted as well, so
+//! the result tells its words from those of the template.
 
-mod json;
-mod methods;
+mod abilities;
+mod fit;
+mod message;
 
-use std::io;
-use std::sync::LazyLock;
+use std::sync::OnceLock;
+use std::time::Duration;
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Serde, Value};
-use minijinja::{AutoEscape, Environment, ErrorKind};
-use regex_automata::meta::Regex;
-use serde::de::Error as _;
-use serde::{Deserialize, Deserializer, Serialize};
+use rustml_jinja::{Fault, Limits, Origin, Rendered, Template, Variable};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use abilities::Abilities;
+pub use message::{Content, Message};
 
-/// One message of a conversation.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Message {
-    /// Who speaks: `system`, `user`, `assistant`, `tool`...
-    pub role: String,
-    /// What is said. In JSON it may also be `null`, which reads as empty, or a
-    /// list of text parts (`{"type": "text", "text": ...}`), which are joined.
-    #[serde(default, deserialize_with = "content")]
-    pub content: String,
-    /// Everything else a template may look at: `tool_calls`, `name`...
-    #[serde(flatten)]
-    pub extra: serde_json::Map<String, serde_json::Value>,
-}
-
-impl Message {
-    /// A message without anything extra.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Message {
-        Message {
-            role: role.into(),
-            content: content.into(),
-            extra: Default::default(),
-        }
-    }
-}
-
-fn content<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Content {
-        Text(String),
-        Parts(Vec<Part>),
-        Other(serde::de::IgnoredAny),
-    }
-    #[derive(Deserialize)]
-    struct Part {
-        #[serde(rename = "type")]
-        kind: String,
-        #[serde(default)]
-        text: String,
-    }
-    let parts = match Option::deserialize(deserializer)? {
-        None => return Ok(String::new()),
-        Some(Content::Text(text)) => return Ok(text),
-        Some(Content::Parts(parts)) => parts,
-        Some(Content::Other(_)) => {
-            return Err(D::Error::custom("the content of a message has to be text"))
-        }
-    };
-    match parts.iter().find(|part| part.kind != "text") {
-        None => Ok(parts.into_iter().map(|part| part.text).collect()),
-        Some(part) => Err(D::Error::custom(format!(
-            "messages can only hold text, not {:?}",
-            part.kind
-        ))),
-    }
-}
-
-/// A template longer than this is not one.
-const MAX_SOURCE: usize = 1 << 20;
-/// Work for a conversation of no length: instructions, or 64 bytes each.
-const BASE_FUEL: u64 = 4_000_000;
-/// Text that a template may add to a conversation of no length.
-const BASE_OUTPUT: usize = 1 << 20;
+/// The roles that templates write into control tokens, as in `<|user|>`.
+const ROLES: &[&str] = &[
+    "system",
+    "developer",
+    "user",
+    "assistant",
+    "tool",
+    "function",
+    "model",
+    "ipython",
+];
 
 /// A model's chat template.
 ///
@@ -96,7 +43,7 @@ const BASE_OUTPUT: usize = 1 << 20;
 /// let source = "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}\n{% endfor %}";
 /// let template = ChatTemplate::new(source, None, None)?;
 /// let prompt = template.render(&[Message::new("user", " Hello! ")], true, Default::default())?;
-/// assert_eq!(prompt, "<|user|>Hello!\n");
+/// assert_eq!(prompt.as_str(), "<|user|>Hello!\n");
 /// # Ok::<(), rustml_tokenizer::Error>(())
 /// ```
 pub struct ChatTemplate {
@@ -104,16 +51,17 @@ pub struct ChatTemplate {
     bos: Option<String>,
     eos: Option<String>,
     /// Why it does not compile, if it does not.
-    environment: Result<Environment<'static>, String>,
+    template: Result<Template, Fault>,
+    abilities: OnceLock<Abilities>,
 }
 
 impl ChatTemplate {
     /// Compiles a template. `bos` and `eos` are the texts of those tokens.
     pub fn new(source: &str, bos: Option<&str>, eos: Option<&str>) -> Result<ChatTemplate> {
         let template = Self::deferred(source, bos, eos);
-        match &template.environment {
+        match &template.template {
             Ok(_) => Ok(template),
-            Err(message) => Err(Error::Template(message.clone())),
+            Err(fault) => Err(explain(fault)),
         }
     }
 
@@ -124,7 +72,8 @@ impl ChatTemplate {
             source: source.into(),
             bos: bos.map(Into::into),
             eos: eos.map(Into::into),
-            environment: environment(source),
+            template: Template::new(source),
+            abilities: OnceLock::new(),
         }
     }
 
@@ -133,64 +82,122 @@ impl ChatTemplate {
         &self.source
     }
 
-    /// Writes a conversation the way the model was trained on.
+    /// Writes a conversation the way the model was trained on. The result knows
+    /// which of its bytes the conversation brought in.
+    ///
+    /// Messages are put as this template takes them. What it cannot write by
+    /// itself is not lost: a system message becomes the beginning of the user's,
+    /// where there is none; messages of one role are joined, where turns are
+    /// demanded; parts become lines, and arguments text or an object.
     ///
     /// `add_generation_prompt` also writes the beginning of the model's answer.
     /// `extra` is an object whose entries the template sees as variables:
     /// `tools`, `documents`, `enable_thinking`, `date_string`...
+    ///
+    /// # Errors
+    /// If the template is broken, refuses the conversation, or asks for more
+    /// work, memory or time than a conversation of this length is worth.
     pub fn render(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
-        extra: serde_json::Value,
-    ) -> Result<String> {
-        let environment = self
-            .environment
-            .as_ref()
-            .map_err(|e| Error::Template(e.clone()))?;
+        extra: Value,
+    ) -> Result<Rendered> {
+        let template = self.template.as_ref().map_err(explain)?;
         let extra = match extra {
-            serde_json::Value::Null => Default::default(),
-            serde_json::Value::Object(map) => map,
+            Value::Null => Default::default(),
+            Value::Object(map) => map,
             _ => {
                 return Err(Error::Template(
                     "was given extra variables that are no object".into(),
                 ))
             }
         };
-        // The budget grows with the conversation.
-        let size = |value: &serde_json::Value| value.to_string().len();
-        let size = messages
-            .iter()
-            .map(|m| m.role.len() + m.content.len() + m.extra.values().map(size).sum::<usize>())
-            .chain(extra.values().map(size))
-            .sum::<usize>();
-        let mut environment = environment.clone();
-        environment.set_fuel(Some(BASE_FUEL + size as u64));
-
-        let mut variables: Vec<(String, Value)> = vec![
-            ("messages".into(), Value::from(Serde(messages))),
-            ("add_generation_prompt".into(), add_generation_prompt.into()),
-            ("tools".into(), Value::from(())),
-            ("documents".into(), Value::from(())),
-        ];
-        let tokens = [("bos_token", &self.bos), ("eos_token", &self.eos)];
-        for (name, token) in tokens {
-            variables.extend(token.as_ref().map(|token| (name.into(), token.into())));
-        }
-        variables.extend(extra.into_iter().map(|(k, v)| (k, Value::from(Serde(v)))));
-        let variables = Value::from_pairs(variables);
-
-        let mut output = Capped {
-            text: Vec::new(),
-            left: BASE_OUTPUT.saturating_add(size.saturating_mul(8)),
-        };
-        let template = environment
-            .get_template(NAME)
-            .map_err(|e| Error::Template(explain(&e)))?;
-        let rendered = template.render_captured_to(variables, &mut output);
-        rendered.map_err(|e| Error::Template(explain(&e)))?;
-        String::from_utf8(output.text).map_err(|_| Error::Template("wrote invalid UTF-8".into()))
+        let messages = self.abilities(template).fit(messages);
+        let limits = limits(extra.values().map(size).sum::<usize>() + size(&messages));
+        let rendered = self.run(template, &messages, add_generation_prompt, &extra, limits);
+        rendered.map_err(|fault| explain(&fault))
     }
+
+    /// What the template takes, which is asked once.
+    fn abilities(&self, template: &Template) -> &Abilities {
+        self.abilities.get_or_init(|| {
+            let ask = |messages: Value, tools: Value| {
+                let extra = [("tools".to_owned(), tools)].into_iter().collect();
+                match self.run(template, &messages, true, &extra, ASKING) {
+                    Ok(rendered) => Ok(Some(rendered.as_str().to_owned())),
+                    Err(Fault::Limit(_)) => Err(()),
+                    Err(_) => Ok(None),
+                }
+            };
+            Abilities::of(&self.source, &ask)
+        })
+    }
+
+    fn run(
+        &self,
+        template: &Template,
+        messages: &Value,
+        answer: bool,
+        extra: &Map<String, Value>,
+        limits: Limits,
+    ) -> Result<Rendered, Fault> {
+        let (answer, none) = (Value::Bool(answer), Value::Null);
+        let variable = |name, value, origin| Variable {
+            name,
+            value,
+            origin,
+        };
+        let trusted: fn(&str) -> bool = |role| ROLES.contains(&role);
+        let mut variables = vec![
+            variable("messages", messages, Origin::Messages(trusted)),
+            variable("add_generation_prompt", &answer, Origin::Template),
+            variable("tools", &none, Origin::Template),
+            variable("documents", &none, Origin::Template),
+        ];
+        let text = |token: &Option<String>| token.clone().map(Value::from);
+        let (bos, eos) = (text(&self.bos), text(&self.eos));
+        for (name, token) in [("bos_token", &bos), ("eos_token", &eos)] {
+            let token = token.as_ref();
+            variables.extend(token.map(|token| variable(name, token, Origin::Template)));
+        }
+        let extra = extra.iter();
+        variables.extend(extra.map(|(name, value)| variable(name, value, Origin::Input)));
+        template.render(&variables, limits)
+    }
+}
+
+/// What a question of what a template takes is worth. The first that takes more
+/// is the last.
+const ASKING: Limits = Limits {
+    work: 1_000_000,
+    memory: 16 << 20,
+    // The work bounds it, and gives the same answer on a busy machine.
+    time: Duration::MAX,
+};
+
+/// What a conversation of so many bytes is worth.
+fn limits(size: usize) -> Limits {
+    let base = Limits::default();
+    Limits {
+        work: base.work.saturating_add(size as u64),
+        memory: base.memory.saturating_add(size.saturating_mul(16)),
+        time: base.time + Duration::from_nanos(size as u64 * 250),
+    }
+}
+
+/// About as many bytes as a value has in JSON.
+fn size(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len() + 2,
+        Value::Array(items) => items.iter().map(size).sum::<usize>() + 2,
+        Value::Object(entries) => entries.iter().map(|(k, v)| k.len() + size(v) + 4).sum(),
+        _ => 4,
+    }
+}
+
+fn explain(fault: &Fault) -> Error {
+    Error::Template(fault.to_string())
 }
 
 impl std::fmt::Debug for ChatTemplate {
@@ -199,130 +206,4 @@ impl std::fmt::Debug for ChatTemplate {
             .field("source", &self.source)
             .finish_non_exhaustive()
     }
-}
-
-const NAME: &str = "chat";
-
-/// The environment with the compiled template, or what is wrong with it.
-fn environment(source: &str) -> Result<Environment<'static>, String> {
-    if source.len() > MAX_SOURCE {
-        return Err(format!(
-            "is {} bytes long, more than {MAX_SOURCE}",
-            source.len()
-        ));
-    }
-    let mut environment = Environment::new();
-    environment.set_auto_escape_callback(|_| AutoEscape::None);
-    environment.set_unknown_method_callback(methods::unknown_method);
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
-    environment.set_syntax(syntax.map_err(|e| explain(&e))?);
-    environment.add_filter("tojson", json::tojson);
-    environment.add_test("iterable", is_iterable);
-    environment.add_test("sequence", is_sequence);
-    environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", strftime_now);
-    let template = environment.add_template_owned(NAME, without_generation(source));
-    template.map_err(|e| explain(&e))?;
-    Ok(environment)
-}
-
-/// `{% generation %}` marks what a model is trained to answer. For rendering it
-/// is a block without effect, and so is `{% if true %}`, down to the white
-/// space around it.
-fn without_generation(source: &str) -> String {
-    static TAG: LazyLock<Regex> = LazyLock::new(|| {
-        Regex::new(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}").expect("a constant")
-    });
-    let mut result = String::with_capacity(source.len());
-    let mut done = 0;
-    for found in TAG.find_iter(source) {
-        let tag = &source[found.range()];
-        result.push_str(&source[done..found.start()]);
-        result.push_str(
-            &tag.replace("endgeneration", "endif")
-                .replace("generation", "if true"),
-        );
-        done = found.end();
-    }
-    result.push_str(&source[done..]);
-    result
-}
-
-/// A template's own words about a conversation it does not accept.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Raised(String);
-
-fn raise_exception(message: String) -> Result<Value, minijinja::Error> {
-    let error = minijinja::Error::new(ErrorKind::InvalidOperation, "raised");
-    Err(error.with_source(Raised(message)))
-}
-
-/// Jinja's test: anything that a loop can go over, thus strings but not `none`.
-fn is_iterable(value: &Value) -> bool {
-    !value.is_none() && value.try_iter().is_ok()
-}
-
-/// Jinja's test: anything that has a length and items, thus also strings,
-/// dictionaries and the undefined.
-fn is_sequence(value: &Value) -> bool {
-    value.is_undefined() || value.len().is_some()
-}
-
-/// The local time in the notation of C and Python.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    jiff::fmt::strtime::format(format, &jiff::Zoned::now())
-        .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
-}
-
-/// Collects output up to a limit.
-struct Capped {
-    text: Vec<u8>,
-    left: usize,
-}
-
-impl io::Write for Capped {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Some(left) = self.left.checked_sub(bytes.len()) else {
-            return Err(io::Error::other("too long"));
-        };
-        self.left = left;
-        self.text.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The rest of a sentence that begins with "the chat template".
-fn explain(error: &minijinja::Error) -> String {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(e) = cause {
-        if let Some(Raised(message)) = e.downcast_ref() {
-            return format!("does not accept this conversation: {}", one_line(message));
-        }
-        cause = e.source();
-    }
-    match error.kind() {
-        ErrorKind::OutOfFuel => "takes too much work or memory for this conversation".into(),
-        ErrorKind::WriteFailure => "writes far more text than the conversation has".into(),
-        kind => {
-            let line = error
-                .line()
-                .map_or(String::new(), |line| format!(" in line {line}"));
-            let detail = error
-                .detail()
-                .map_or(String::new(), |detail| format!(" ({detail})"));
-            one_line(&format!("failed{line}: {kind}{detail}"))
-        }
-    }
-}
-
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }

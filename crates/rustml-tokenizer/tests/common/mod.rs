@@ -157,8 +157,9 @@ pub fn check_chats(tokenizer: &Tokenizer, chats: &[Chat]) {
             chat.add_generation_prompt,
             Default::default(),
         );
-        assert_eq!(text.unwrap(), chat.text);
-        let ids = tokenizer.encode_chat(&chat.text).unwrap();
+        let text = text.unwrap();
+        assert_eq!(text.as_str(), chat.text);
+        let ids = tokenizer.encode_chat(&text).unwrap();
         if let Some(expected) = &chat.ids {
             assert_eq!(&ids, expected);
         }
