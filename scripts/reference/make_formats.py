@@ -34,6 +34,9 @@ HALVES = {
     "Q4_0": [0], "Q4_1": [0, 2], "Q5_0": [0], "Q5_1": [0, 2], "Q8_0": [0], "Q2_K": [80, 82], "Q3_K": [108],
     "Q4_K": [0, 2], "Q5_K": [0, 2], "Q6_K": [208], "IQ4_NL": [0], "IQ4_XS": [0],
 }
+# What came later has random numbers of its own, so that the files before it stay as they are. Where the
+# exponents lie that are scales.
+EXPONENTS = {"MXFP4": [0]}
 QUANTIZED = ["F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"]
 
 
@@ -47,6 +50,10 @@ def blocks(name, rng):
         scale[2] = 0
         scale[3] = np.float16(6e-8)
         data[:, position : position + 2] = scale.view(np.uint8).reshape(count, 2)
+    for position in EXPONENTS.get(name, []):
+        exponent = rng.integers(100, 130, count, dtype=np.uint8)
+        exponent[1:6] = [0, 1, 2, 253, 254]
+        data[:, position] = exponent
     return data
 
 
@@ -65,7 +72,7 @@ def ggml_errors(library, data):
     ggml.ggml_quantize_chunk.restype = ctypes.c_size_t
     ggml.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     x = np.ascontiguousarray(data.astype(np.float32))
-    for name in HALVES:
+    for name in [*HALVES, *EXPONENTS]:
         kind = GGMLQuantizationType[name]
         length, size = GGML_QUANT_SIZES[kind]
         out = np.zeros((x.shape[0], x.shape[1] // length * size), dtype=np.uint8)
@@ -75,15 +82,23 @@ def ggml_errors(library, data):
         yield f"{name} {error:.6f}\n"
 
 
+def write_blocks(name, rng):
+    data = blocks(name, rng)
+    kind = GGMLQuantizationType[name]
+    (OUT / f"{name.lower()}.blocks").write_bytes(data.tobytes())
+    with np.errstate(over="ignore"):
+        values = dequantize(data.reshape(1, -1), kind)
+    (OUT / f"{name.lower()}.values").write_bytes(values.astype("<f4").tobytes())
+
+
 def main():
     rng = np.random.default_rng(20251122)
     OUT.mkdir(parents=True, exist_ok=True)
     for name in ["F16", "BF16", *HALVES]:
-        data = blocks(name, rng)
-        kind = GGMLQuantizationType[name]
-        (OUT / f"{name.lower()}.blocks").write_bytes(data.tobytes())
-        (OUT / f"{name.lower()}.values").write_bytes(dequantize(data.reshape(1, -1), kind).astype("<f4").tobytes())
+        write_blocks(name, rng)
     data = weights(rng)
+    for name in EXPONENTS:
+        write_blocks(name, np.random.default_rng(20261201))
     (OUT / "weights.f16").write_bytes(data.tobytes())
     for name in QUANTIZED:
         encoded = quantize(data.astype(np.float32), GGMLQuantizationType[name])

@@ -189,6 +189,18 @@ def smol():
     )
 
 
+def smallest():
+    """The bytes, a few merges and control tokens: for checkpoints that are about their layers."""
+    first = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tokenizer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True), 5, first=first)
+    return finish(
+        tokenizer, "<|im_start|>", "<|im_end|>", "gpt2", "gpt-2", False, ["<|im_end|>", "<|endoftext|>"],
+        {"add_prefix_space": False, "chat_template": CHATML, "clean_up_tokenization_spaces": False, "model_max_length": 256,
+         "pad_token": "<|endoftext|>", "tokenizer_class": "GPT2Tokenizer", "unk_token": "<|endoftext|>"},
+        pad=0, unknown=0,
+    )
+
+
 def gemma():
     control = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>"]
     user_defined = ["\n", "\n\n", "\n\n\n", "▁▁", "▁▁▁", "▁▁▁▁", "<h1>", "</h1>"]

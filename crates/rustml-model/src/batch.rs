@@ -1,8 +1,8 @@
-//! What one step computes.
+//! What one step computes, and what it gives.
 
 use crate::kv::KvSequence;
 
-/// Rows of many sequences together: chunks of prompts and single tokens.
+/// Rows of many sequences together: prefill rows and decode rows.
 ///
 /// The batch is *ragged*: matrix products see all rows alike, only attention
 /// looks at the spans. A row's position is that of its sequence's cache.
@@ -12,8 +12,6 @@ pub struct Batch<'a> {
     pub ids: Vec<u32>,
     /// Which rows belong to which sequence, in order, without gaps.
     pub spans: Vec<Span<'a>>,
-    /// The rows whose logits are wanted, ascending.
-    pub logit_rows: Vec<usize>,
 }
 
 /// The rows of one sequence.
@@ -24,27 +22,81 @@ pub struct Span<'a> {
     pub cache: &'a KvSequence,
     /// How many rows.
     pub rows: usize,
-    /// Whether they are of a prompt, and may be computed as such; see
-    /// [`Model::prompts_apart`](crate::Model::prompts_apart).
-    pub prompt: bool,
+    /// Tokens of the sequence's prompt. Rows at positions below it are prefill
+    /// rows, however the prompt is cut into steps; all others are decode rows.
+    pub prompt_len: usize,
+    /// What the step gives for these rows.
+    pub output: Output,
+}
+
+/// What a step gives for the rows of a span.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Nothing but what the cache holds then.
+    #[default]
+    None,
+    /// The logits of the last so many rows.
+    Logits(usize),
+    /// The hidden states of the last so many rows, after the final norm.
+    Hidden(usize),
+}
+
+impl Output {
+    /// How many of `rows` rows are wanted.
+    pub(crate) fn wanted(self, rows: usize) -> usize {
+        match self {
+            Output::None => 0,
+            Output::Logits(n) | Output::Hidden(n) => n.min(rows),
+        }
+    }
 }
 
 impl<'a> Batch<'a> {
-    /// Adds the next tokens of a sequence, and asks for the logits of the
-    /// last `logits` of them.
-    pub fn push(&mut self, cache: &'a KvSequence, ids: &[u32], logits: usize) {
-        self.push_as(false, cache, ids, logits);
-    }
-
-    /// The same of tokens that are a prompt's, or not.
-    pub fn push_as(&mut self, prompt: bool, cache: &'a KvSequence, ids: &[u32], logits: usize) {
+    /// Adds the next tokens of a sequence with a prompt of `prompt_len` tokens.
+    pub fn push(&mut self, cache: &'a KvSequence, ids: &[u32], prompt_len: usize, output: Output) {
         self.spans.push(Span {
             cache,
             rows: ids.len(),
-            prompt,
+            prompt_len,
+            output,
         });
         self.ids.extend_from_slice(ids);
-        let end = self.ids.len();
-        self.logit_rows.extend(end - logits.min(ids.len())..end);
+    }
+
+    /// Rows for which something is given.
+    pub fn outputs(&self) -> usize {
+        self.spans.iter().map(|s| s.output.wanted(s.rows)).sum()
+    }
+}
+
+/// What a step gave, row by row in the order of the batch.
+#[derive(Clone, Debug)]
+pub struct Outputs<'e> {
+    /// `[rows, vocabulary]`, in the order in which they were computed.
+    pub(crate) logits: &'e [f32],
+    pub(crate) vocab: usize,
+    /// Which row of `logits` is the next one's.
+    pub(crate) logit_order: Vec<usize>,
+    /// `[rows, hidden]`, likewise.
+    pub(crate) hidden: &'e [f32],
+    pub(crate) width: usize,
+    pub(crate) hidden_order: Vec<usize>,
+}
+
+impl<'e> Outputs<'e> {
+    /// The logits of each row whose logits were wanted.
+    pub fn logits(&self) -> impl ExactSizeIterator<Item = &'e [f32]> + '_ {
+        let (all, width) = (self.logits, self.vocab);
+        self.logit_order
+            .iter()
+            .map(move |i| &all[i * width..][..width])
+    }
+
+    /// The hidden states of each row whose hidden states were wanted.
+    pub fn hidden(&self) -> impl ExactSizeIterator<Item = &'e [f32]> + '_ {
+        let (all, width) = (self.hidden, self.width);
+        self.hidden_order
+            .iter()
+            .map(move |i| &all[i * width..][..width])
     }
 }

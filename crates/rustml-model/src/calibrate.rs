@@ -17,7 +17,7 @@ use rustml_kernels::{roof, Acts, AlignedBytes, Matrix};
 use serde_json::{json, Value};
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -193,13 +193,7 @@ impl Calibration {
         std::fs::create_dir_all(folder)?;
         // Several may write at once: each a file of its own, and the last one
         // stays.
-        let part = folder.join(format!(".formats-{}.part", std::process::id()));
-        let write = || {
-            let mut file = std::fs::File::create(&part)?;
-            file.write_all(text.as_bytes())?;
-            std::fs::rename(&part, path)
-        };
-        write().inspect_err(|_| drop(std::fs::remove_file(&part)))
+        rustml_io::Output::put(path, &text).map_err(std::io::Error::other)
     }
 }
 

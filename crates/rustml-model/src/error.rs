@@ -16,14 +16,12 @@ pub enum Error {
     #[error("{}: there is no config.json beside the weights; it says which architecture they are of", .0.display())]
     NoConfig(PathBuf),
     /// An architecture nobody here knows.
-    #[error("{}: the architecture {name} is not supported; supported are {known}", path.display())]
+    #[error("{}: the architecture {name} is not supported; `rustml inspect --architectures` lists those that are", path.display())]
     UnknownArchitecture {
         /// The model.
         path: PathBuf,
         /// As the file names it, quoted.
         name: String,
-        /// What is supported.
-        known: String,
     },
     /// A setting is missing or makes no sense.
     #[error("{}: {what}", path.display())]
@@ -41,8 +39,16 @@ pub enum Error {
         /// A sentence that names the tensor.
         what: String,
     },
+    /// The model encodes texts, and has no head that makes tokens of vectors.
+    #[error("{}: this model encodes texts and cannot continue them: {arch} has no output layer", path.display())]
+    NoHead {
+        /// The model.
+        path: PathBuf,
+        /// Its architecture.
+        arch: &'static str,
+    },
     /// Memory for something could not be had.
-    #[error("not enough memory for {what} ({} MiB)", bytes >> 20)]
+    #[error("not enough memory for {what} ({} MiB)", bytes.div_ceil(1 << 20))]
     Memory {
         /// What it was for.
         what: String,

@@ -1,7 +1,7 @@
 //! The cache of keys and values: blocks that sequences own or share.
 
 use crate::error::{Error, Result};
-use crate::spec::{Layer, Spec};
+use crate::spec::{Attention, Layer, Spec};
 use rustml_kernels::attention::{KvShape, KvType, KV_BLOCK};
 use rustml_kernels::par::Cache;
 use rustml_kernels::AlignedBytes;
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// All layers of a block lie together, so the memory that is really used grows
 /// with the positions that are.
 pub struct KvPool {
-    /// Every layer's shape, and where it begins in a block.
+    /// The shape of each attention's part, and where it begins in a block.
     layers: Vec<(KvShape, usize)>,
     memory: AlignedBytes,
     /// Bytes of a block.
@@ -42,6 +42,8 @@ pub struct KvPool {
 pub struct KvSequence {
     blocks: Vec<u32>,
     len: usize,
+    /// Tokens of the text, as far as known.
+    text_len: usize,
     /// Of its pool; 0 before it has one.
     pool: u64,
 }
@@ -66,6 +68,16 @@ impl KvSequence {
     /// Positions cached.
     pub fn len(&self) -> usize {
         self.len
+    }
+    /// Tokens of the text that is being computed, as far as it was said.
+    pub fn text_len(&self) -> usize {
+        self.text_len
+    }
+    /// Says how long the text is of which positions are about to be computed.
+    /// Rotations that depend on it ([`crate::spec::rotated_since`]) then are the
+    /// same in all steps, however the text is cut into these.
+    pub fn set_text_len(&mut self, tokens: usize) {
+        self.text_len = tokens;
     }
     /// Whether nothing is cached.
     pub fn is_empty(&self) -> bool {
@@ -101,21 +113,20 @@ impl KvPool {
     pub fn new(spec: &Spec, positions: usize, kv_type: KvType) -> Result<KvPool> {
         let blocks = positions.div_ceil(KV_BLOCK);
         let mut stride = 0;
-        let layer = |l: &Layer| {
-            let shape = KvShape {
-                kv_heads: l.attention.kv_heads,
-                head_dim: l.attention.head_dim,
-                kv_type,
-            };
+        let layer = |a: &Attention| {
+            let shape = shape(a, kv_type);
             let at = stride;
             stride += 2 * shape.block_bytes();
             (shape, at)
         };
-        let layers = spec.layers.iter().map(layer).collect();
+        let attentions = spec.layers.iter().filter_map(Layer::attention);
+        let layers = attentions.map(layer).collect();
+        let smaller = match blocks {
+            0 | 1 => "",
+            _ => "; a smaller context needs less",
+        };
         let too_much = || Error::Memory {
-            what: format!(
-                "the keys and values of {positions} positions; a smaller context needs less"
-            ),
+            what: format!("the cache of {positions} tokens{smaller}"),
             bytes: blocks.saturating_mul(stride),
         };
         // Blocks are numbered in 32 bits; that many would take terabytes.
@@ -138,6 +149,13 @@ impl KvPool {
             references,
             id: new_id(),
         })
+    }
+
+    /// Bytes of a block of such a pool.
+    pub fn block_bytes(spec: &Spec, kv_type: KvType) -> usize {
+        let attentions = spec.layers.iter().filter_map(Layer::attention);
+        let bytes = attentions.map(|a| 2 * shape(a, kv_type).block_bytes());
+        bytes.sum()
     }
 
     /// Makes room in `sequence` for `rows` more positions; returns whether
@@ -337,9 +355,10 @@ impl KvPool {
     /// Bytes that a row reads which sees `positions`, where no window ends
     /// before.
     pub fn read_bytes(&self, spec: &Spec, positions: usize) -> usize {
-        let layers = self.layers.iter().zip(&spec.layers);
-        let bytes = layers.map(|((shape, _), l)| {
-            let seen = positions.min(l.attention.window.unwrap_or(usize::MAX));
+        let attentions = spec.layers.iter().filter_map(Layer::attention);
+        let layers = self.layers.iter().zip(attentions);
+        let bytes = layers.map(|((shape, _), a)| {
+            let seen = positions.min(a.window.unwrap_or(usize::MAX));
             seen * (2 * shape.block_bytes() / KV_BLOCK)
         });
         bytes.sum()
@@ -354,6 +373,14 @@ impl KvPool {
     pub(crate) fn layer(&mut self, i: usize) -> Cache<'_> {
         let (shape, at) = self.layers[i];
         Cache::new(shape, self.memory.as_mut_slice(), self.stride, at)
+    }
+}
+
+fn shape(a: &Attention, kv_type: KvType) -> KvShape {
+    KvShape {
+        kv_heads: a.kv_heads,
+        head_dim: a.head_dim,
+        kv_type,
     }
 }
 

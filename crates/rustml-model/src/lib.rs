@@ -8,7 +8,7 @@
 //!
 //! ```
 //! use rustml_io::Store;
-//! use rustml_model::{team, Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize};
+//! use rustml_model::{team, Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Output, Quantize};
 //! use rustml_trace::{Detail, Recorder};
 //! use std::path::Path;
 //!
@@ -28,8 +28,9 @@
 //! while text.len() < 5 {
 //!     assert!(kv.reserve(&mut sequence, next.len()), "the cache is full");
 //!     let mut batch = Batch::default();
-//!     batch.push(&sequence, &next, 1);
-//!     let logits = model.forward(&batch, &mut kv, &mut exec);
+//!     batch.push(&sequence, &next, 3, Output::Logits(1));
+//!     let outputs = model.forward(&batch, &mut kv, &mut exec);
+//!     let logits = outputs.logits().next().unwrap();
 //!     let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
 //!     sequence.advance(next.len());
 //!     next = vec![best.unwrap() as u32];
@@ -65,39 +66,47 @@
 //!   does not use is an error.
 //! - The logits of a row are the same to the bit however its text is cut into
 //!   steps, whatever other rows are in the step, and on any number of threads.
-//!   Instruction sets differ by the order of summation. Where prompts are
-//!   computed apart ([`Model::prompts_apart`]), rows computed as such differ
-//!   from others by rounding; which rows are is for the caller to say.
+//!   Instruction sets differ by the order of summation. On some of them prefill
+//!   rows differ from decode rows by rounding ([`Model::phases_differ`]); which
+//!   a row is follows from its position and [`Span::prompt_len`].
 //! - A batch that breaks the rules of [`Model::forward`] is a bug of the
 //!   caller and panics.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 pub mod arch;
 mod batch;
 mod calibrate;
+mod distance;
 mod error;
 mod exec;
+mod finite;
+mod forward;
 mod kv;
 mod load;
 mod model;
+mod passes;
 mod quantize;
+mod rope;
 mod source;
 pub mod spec;
 mod summary;
 pub mod synth;
 mod weights;
 
-pub use batch::{Batch, Span};
+pub use batch::{Batch, Output, Outputs, Span};
 pub use calibrate::{Calibration, Timings};
 pub use error::{Error, Result};
 pub use exec::{Capacity, Exec};
 pub use kv::{KvBlock, KvPool, KvSequence};
-pub use load::{Choice, LoadReport, LoadTimes, Progress};
+pub use load::{Choice, LoadReport, LoadTimes, Progress, Recoded};
 pub use model::{team, Model};
 pub use quantize::Quantize;
 pub use rustml_kernels::attention::{KvType, KV_BLOCK};
 pub use rustml_kernels::pages::gather as gather_pages;
 pub use rustml_kernels::par::Team;
 pub use source::{Config, Gguf};
-pub use weights::{LayerWeights, Linear, NormWeights, Weights};
+pub use weights::{
+    AttentionWeights, BlockWeights, ExpertsWeights, FeedForwardWeights, LayerWeights, Linear,
+    NormWeights, PartWeights, Weights,
+};

@@ -1,31 +1,31 @@
-//! A loaded model and its forward pass.
+//! A loaded model.
 
 use crate::arch::Arch;
-use crate::batch::Batch;
 use crate::calibrate::Calibration;
 use crate::error::{Error, Result};
-use crate::exec::Exec;
-use crate::kv::KvPool;
 use crate::load::{load, LoadReport, Progress};
+use crate::passes::PrefillNumerics;
 use crate::quantize::Quantize;
-use crate::spec::Spec;
+use crate::spec::{Part, Spec};
 use crate::weights::Weights;
 use rustml_io::Store;
-use rustml_kernels::par::{Cache, SpanView, Team};
-use rustml_kernels::{Matrix, Pool};
+use rustml_kernels::par::Team;
+use rustml_kernels::Pool;
 use rustml_simd::Isa;
-use rustml_trace::Op;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Weights in memory, ready to run.
 pub struct Model {
     arch: &'static Arch,
+    path: PathBuf,
     spec: Spec,
     weights: Weights,
     frequencies: Vec<Vec<f32>>,
     team: Arc<Team>,
-    /// Whether prompts are computed apart.
-    apart: bool,
+    numerics: PrefillNumerics,
+    /// Layer and block of the last part that reads earlier positions.
+    last_mixer: Option<(usize, usize)>,
     report: LoadReport,
 }
 
@@ -75,12 +75,15 @@ impl Model {
         progress: Progress,
     ) -> Result<Model> {
         let arch = Arch::of(store)?;
-        let spec = arch.spec(store)?;
-        let (weights, report) = load(store, arch, &spec, (quantize, calibration), &team, progress)?;
+        let mut spec = arch.spec(store)?;
+        let how = (quantize, calibration);
+        let (weights, report) = load(store, arch, &mut spec, how, &team, progress)?;
         let frequencies = spec.ropes.iter().map(|r| r.frequencies()).collect();
         Ok(Model {
-            apart: team.prompts_apart() && !weights.are_precise(),
+            numerics: PrefillNumerics::of(&team, weights.are_precise()),
+            last_mixer: last_mixer(&spec),
             arch,
+            path: store.path().to_owned(),
             spec,
             weights,
             frequencies,
@@ -89,6 +92,10 @@ impl Model {
         })
     }
 
+    /// The file or directory it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
     /// The architecture's name in GGUF.
     pub fn arch(&self) -> &'static str {
         self.arch.gguf
@@ -109,198 +116,36 @@ impl Model {
     pub fn team(&self) -> &Arc<Team> {
         &self.team
     }
-    /// Whether rows of prompts are computed in another arithmetic than others, if
-    /// [`crate::Span::prompt`] says that they are such; see [`Team::prompts_apart`]. Not if all
-    /// weights are in single or half precision. Whoever wants the same bits decides by a
-    /// row's position alone.
-    pub fn prompts_apart(&self) -> bool {
-        self.apart
+    /// How prefill rows are computed.
+    pub(crate) fn numerics(&self) -> PrefillNumerics {
+        self.numerics
     }
-    /// Whether they are, and cannot be in one step with others; see [`Team::passes_apart`].
-    pub fn passes_apart(&self) -> bool {
-        self.apart && self.team.passes_apart()
+    /// Whether prefill rows differ from decode rows by rounding. Then what is
+    /// cached of a position depends on which it was.
+    pub fn phases_differ(&self) -> bool {
+        self.numerics != PrefillNumerics::Same
+    }
+    /// Layer and block after whose reading of earlier positions a row is needed
+    /// only if something is given for it. None where all are needed to the end, since every
+    /// position sees all others.
+    pub(crate) fn last_mixer(&self) -> Option<(usize, usize)> {
+        self.last_mixer
     }
     /// Frequencies of each rope.
     pub(crate) fn frequencies(&self) -> &[Vec<f32>] {
         &self.frequencies
     }
-
-    /// Runs one step; returns the logits, `[batch.logit_rows, vocab]`.
-    ///
-    /// Keys and values of all rows are stored in the cache; the caller counts
-    /// them with [`crate::KvSequence::advance`]. What a row's logits are does
-    /// not depend, to the bit, on the other rows of the step, on how its text
-    /// was cut into steps, or on the number of threads. Where prompts are
-    /// computed apart ([`Model::prompts_apart`]), it depends on which rows of its
-    /// text were in spans with [`crate::Span::prompt`]. Even then, what follows the keys and
-    /// values of the last layer is computed as for any other row, so that the one row
-    /// of a prompt whose logits are wanted needs nothing made for many.
-    ///
-    /// # Panics
-    /// If the batch exceeds the capacity of `exec`, names a token outside the
-    /// vocabulary or a position that the model has no vector for, has no room
-    /// reserved in its caches, would store to a block that is shared, or names a
-    /// cache twice or one of another pool;
-    /// or if `kv` or `exec` was made for another model; if rows of prompts are beside
-    /// others where they [cannot be](Model::passes_apart).
-    pub fn forward<'e>(&self, batch: &Batch, kv: &mut KvPool, exec: &'e mut Exec) -> &'e [f32] {
-        let rows = batch.ids.len();
-        self.check(batch, kv, exec);
-        if rows == 0 {
-            return &[];
-        }
-        let mut row = 0;
-        let spans: Vec<SpanView> = batch
-            .spans
-            .iter()
-            .map(|s| {
-                row += s.rows;
-                SpanView {
-                    row: row - s.rows,
-                    rows: s.rows,
-                    first: s.cache.len(),
-                    blocks: s.cache.blocks(),
-                    prompt: s.prompt && self.apart,
-                }
-            })
-            .collect();
-        exec.prompt = self.passes_apart() && batch.spans.iter().any(|s| s.prompt);
-        exec.recorder.begin_step(self.spec.layers.len() * 18 + 4);
-        exec.embed(self, &batch.ids, &spans);
-        exec.rope_tables(self, &spans);
-        for i in 0..self.spec.layers.len() {
-            exec.recorder.set_layer(Some(i));
-            self.layer(i, &spans, &batch.logit_rows, kv, exec);
-        }
-        exec.recorder.set_layer(None);
-        if !batch.logit_rows.is_empty() {
-            exec.head(self, batch.logit_rows.len());
-        }
-        &exec.buffers.logits[..batch.logit_rows.len() * self.spec.vocab]
-    }
-
-    /// Asserts what [`Model::forward`] demands.
-    fn check(&self, batch: &Batch, kv: &KvPool, exec: &Exec) {
-        let (rows, capacity) = (batch.ids.len(), exec.capacity());
-        assert!(
-            rows <= capacity.rows && batch.logit_rows.len() <= capacity.logit_rows,
-            "a step of {rows} rows with {} logits is more than {capacity:?}",
-            batch.logit_rows.len()
-        );
-        let vocab = self.spec.vocab;
-        let unknown = batch.ids.iter().find(|&&id| id as usize >= vocab);
-        assert_eq!(unknown, None, "a token outside the vocabulary of {vocab}");
-        let ascend = batch.logit_rows.is_sorted_by(|a, b| a < b);
-        let last = batch.logit_rows.last();
-        assert!(
-            ascend && last.is_none_or(|&r| r < rows),
-            "rows whose logits are wanted must ascend, and be there"
-        );
-        let covered: usize = batch.spans.iter().map(|s| s.rows).sum();
-        assert_eq!(covered, rows, "the spans must cover the rows");
-        let kinds = batch.spans.iter().map(|s| s.prompt);
-        assert!(
-            !self.passes_apart() || kinds.clone().all(|k| k) || !kinds.into_iter().any(|k| k),
-            "rows of prompts beside others"
-        );
-        let positions = self.weights.positions.as_ref().map(Matrix::rows);
-        for (i, s) in batch.spans.iter().enumerate() {
-            kv.check_owner(s.cache);
-            let (first, room) = (s.cache.len(), s.cache.room());
-            assert!(
-                s.rows <= room,
-                "{} rows in a cache that has room for {room}",
-                s.rows
-            );
-            kv.check_writable(s.cache, s.rows);
-            assert!(
-                s.rows == 0 || positions.is_none_or(|n| first + s.rows <= n),
-                "a position beyond the {} that the model has vectors for",
-                self.spec.context
-            );
-            let mut others = batch.spans[..i].iter();
-            assert!(
-                !others.any(|o| std::ptr::eq(o.cache, s.cache)),
-                "a cache twice in one step"
-            );
-        }
-    }
-
-    /// One layer of all rows; of the last one, what comes after its keys and
-    /// values are stored, only for the rows whose logits are wanted, and not as
-    /// a prompt's. These then are the first of the stream.
-    fn layer(
-        &self,
-        i: usize,
-        spans: &[SpanView],
-        wanted: &[usize],
-        kv: &mut KvPool,
-        exec: &mut Exec,
-    ) {
-        let (l, w) = (&self.spec.layers[i], &self.weights.layers[i]);
-        let rows: usize = spans.iter().map(|s| s.rows).sum();
-        let inputs = [&w.query.weights, &w.key.weights, &w.value.weights];
-        exec.norm(Op::AttnNorm, &l.norm, &w.attn_norm, rows, &inputs);
-        exec.qkv(w, rows);
-        let cache = kv.layer(i);
-        exec.position(&l.attention, w, &cache, spans, rows);
-        let last = i + 1 == self.spec.layers.len();
-        if last {
-            exec.prompt = false;
-        }
-        if last && wanted.len() < rows {
-            if wanted.is_empty() {
-                return;
-            }
-            exec.select(&l.attention, self.spec.hidden, wanted);
-            self.attend(i, &alone(spans, wanted), &cache, exec);
-        } else if last {
-            let mut spans = spans.to_vec();
-            spans.iter_mut().for_each(|s| s.prompt = false);
-            self.attend(i, &spans, &cache, exec);
-        } else {
-            self.attend(i, spans, &cache, exec);
-        }
-    }
-
-    /// A layer from attention on.
-    fn attend(&self, i: usize, spans: &[SpanView], cache: &Cache, exec: &mut Exec) {
-        let (l, w) = (&self.spec.layers[i], &self.weights.layers[i]);
-        let rows = spans.iter().map(|s| s.rows).sum();
-        exec.attend(&l.attention, cache, spans, rows);
-        exec.attn_out(w, rows);
-        if let Some(post) = &w.attn_post_norm {
-            exec.post_norm(Op::AttnPostNorm, &l.norm, post, rows);
-        }
-        let gate = w.gate.as_ref().map_or(&w.up, |g| g);
-        let inputs: [&Matrix; 2] = [&gate.weights, &w.up.weights];
-        exec.norm(Op::FfnNorm, &l.norm, &w.ffn_norm, rows, &inputs);
-        let activation = l.feed_forward.activation;
-        match self.weights.layers.get(i + 1) {
-            Some(n) => {
-                let next = [&n.query.weights, &n.key.weights, &n.value.weights];
-                exec.feed_forward(activation, w, rows, &next)
-            }
-            None => exec.feed_forward(activation, w, rows, &[self.weights.head()]),
-        }
-        if let Some(post) = &w.ffn_post_norm {
-            exec.post_norm(Op::FfnPostNorm, &l.norm, post, rows);
-        }
-    }
 }
 
-/// The given rows of some spans, each a span of its own, one after the other.
-fn alone<'a>(spans: &[SpanView<'a>], rows: &[usize]) -> Vec<SpanView<'a>> {
-    let one = |(to, &row): (usize, &usize)| {
-        let span = spans.iter().rfind(|s| s.row <= row && s.rows > 0);
-        let span = span.expect("rows of the step are in a span");
-        SpanView {
-            row: to,
-            rows: 1,
-            first: span.first + row - span.row,
-            blocks: span.blocks,
-            prompt: false,
-        }
-    };
-    rows.iter().enumerate().map(one).collect()
+/// Layer and block of the last part that reads earlier positions; the first
+/// block if none does.
+fn last_mixer(spec: &Spec) -> Option<(usize, usize)> {
+    if spec.is_encoder() {
+        return None;
+    }
+    let layers = spec.layers.iter().enumerate();
+    let blocks =
+        layers.flat_map(|(i, l)| l.blocks.iter().enumerate().map(move |(j, b)| ((i, j), b)));
+    let mut mixes = blocks.filter(|(_, b)| b.parts().any(|p| matches!(p, Part::Attention(_))));
+    Some(mixes.next_back().map_or((0, 0), |(at, _)| at))
 }

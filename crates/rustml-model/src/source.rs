@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 pub struct Config<'a> {
     path: PathBuf,
     json: &'a Value,
+    /// The model, if it is open.
+    store: Option<&'a Store>,
 }
 
 impl<'a> Config<'a> {
@@ -23,12 +25,40 @@ impl<'a> Config<'a> {
         let json = store.config();
         let json = json.ok_or_else(|| Error::NoConfig(store.directory().to_owned()))?;
         let path = store.directory().join("config.json");
-        Ok(Config { path, json })
+        Ok(Config {
+            path,
+            json,
+            store: Some(store),
+        })
     }
 
     /// The settings of a config.json that was read from `path`.
     pub fn of(path: PathBuf, json: &'a Value) -> Self {
-        Config { path, json }
+        Config {
+            path,
+            json,
+            store: None,
+        }
+    }
+
+    /// The value of a tensor that holds one number, if there is one and the model is open.
+    ///
+    /// # Errors
+    /// If it holds more.
+    pub fn number(&self, name: &str) -> Result<Option<f32>> {
+        let Some(store) = self.store.filter(|s| s.find(name).is_some()) else {
+            return Ok(None);
+        };
+        let t = store.tensor(name)?;
+        if t.info.len() != 1 {
+            let len = t.info.len();
+            return Err(self.error(format!(
+                "the tensor {name} holds {len} values, but must hold one"
+            )));
+        }
+        let mut out = [0.0];
+        rustml_kernels::formats::decode_row(t.dtype, t.data, &mut out);
+        Ok(Some(out[0]))
     }
 
     /// The object at `key`, as settings, if set.
@@ -37,8 +67,41 @@ impl<'a> Config<'a> {
     /// If it is no object.
     pub fn object(&self, key: &str) -> Result<Option<Config<'a>>> {
         let json = self.get(key, "an object", |v| v.is_object().then_some(v))?;
-        let path = self.path.clone();
-        Ok(json.map(|json| Config { path, json }))
+        let of = |json| Config {
+            path: self.path.clone(),
+            json,
+            store: self.store,
+        };
+        Ok(json.map(of))
+    }
+
+    /// The objects within the one at `key`, with their names; none if it is not set.
+    ///
+    /// # Errors
+    /// If there is something else at `key`.
+    pub fn objects(&self, key: &str) -> Result<Vec<(&'a str, Config<'a>)>> {
+        let object = self.object(key)?;
+        Ok(object.map_or_else(Vec::new, |o| o.objects_if().collect()))
+    }
+
+    /// The objects among these settings, with their names.
+    pub fn objects_if(&self) -> impl Iterator<Item = (&'a str, Config<'a>)> + '_ {
+        let all = self.json.as_object().into_iter().flatten();
+        all.filter(|(_, json)| json.is_object()).map(|(key, json)| {
+            let path = self.path.clone();
+            let store = self.store;
+            (key.as_str(), Config { path, json, store })
+        })
+    }
+
+    /// Whether a key is set.
+    pub fn has(&self, key: &str) -> bool {
+        self.json.get(key).is_some_and(|v| !v.is_null())
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.json.as_object().is_none_or(|o| o.is_empty())
     }
 
     /// The file they are in.
@@ -82,6 +145,48 @@ impl<'a> Config<'a> {
     pub fn f32(&self, key: &str) -> Result<Option<f32>> {
         self.get(key, "a number", |v| v.as_f64().map(|v| v as f32))
     }
+    /// A number, or `default` if the key is missing; none if it is null.
+    pub fn f32_or(&self, key: &str, default: Option<f32>) -> Result<Option<f32>> {
+        match self.json.get(key) {
+            None => Ok(default),
+            Some(_) => self.f32(key),
+        }
+    }
+    /// An unsigned integer, or `default` if the key is missing; none if it is null.
+    pub fn usize_or(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        match self.json.get(key) {
+            None => Ok(default),
+            Some(_) => self.usize(key),
+        }
+    }
+    /// The first of some keys that is set, an unsigned integer.
+    pub fn usize_of(&self, keys: &[&str]) -> Result<Option<usize>> {
+        let mut all = keys.iter().map(|key| self.usize(key).transpose());
+        all.find_map(|v| v).transpose()
+    }
+    /// The first of some keys that is set, a number.
+    pub fn f32_of(&self, keys: &[&str]) -> Result<Option<f32>> {
+        let mut all = keys.iter().map(|key| self.f32(key).transpose());
+        all.find_map(|v| v).transpose()
+    }
+    /// A list of unsigned integers, if set.
+    pub fn usizes(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.get(key, "a list of whole numbers", |v| {
+            let one = |v: &Value| v.as_u64().and_then(|v| usize::try_from(v).ok());
+            v.as_array()?.iter().map(one).collect()
+        })
+    }
+    /// A list of whole numbers, if it is one; no error if it is something else.
+    pub fn usizes_if(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        match self.json.get(key) {
+            Some(Value::Array(_)) => self.usizes(key),
+            _ => Ok(None),
+        }
+    }
+    /// A text, if it is one; no error if it is something else.
+    pub fn str_if(&self, key: &str) -> Option<&'a str> {
+        self.json.get(key)?.as_str()
+    }
     /// A truth value, if set.
     pub fn bool(&self, key: &str) -> Result<Option<bool>> {
         self.get(key, "true or false", Value::as_bool)
@@ -95,6 +200,14 @@ impl<'a> Config<'a> {
         self.get(key, "a list of strings", |v| {
             v.as_array()?.iter().map(Value::as_str).collect()
         })
+    }
+    /// A list of numbers that must be set.
+    pub fn need_floats(&self, key: &str) -> Result<Vec<f32>> {
+        let list = self.get(key, "a list of numbers", |v| {
+            let number = |v: &Value| v.as_f64().map(|v| v as f32);
+            v.as_array()?.iter().map(number).collect()
+        })?;
+        self.need(key, list)
     }
     fn need<T>(&self, key: &str, value: Option<T>) -> Result<T> {
         value.ok_or_else(|| self.error(format!("{key} is missing")))
@@ -150,6 +263,44 @@ impl<'a> Gguf<'a> {
     /// A text, if set.
     pub fn str(&self, key: &str) -> Result<Option<&'a str>> {
         self.named(self.store.metadata().str(&self.key(key)))
+    }
+    /// A truth value, if set.
+    pub fn bool(&self, key: &str) -> Result<Option<bool>> {
+        self.named(self.store.metadata().bool(&self.key(key)))
+    }
+    /// An unsigned integer of each layer: a list, or one for all.
+    ///
+    /// # Errors
+    /// If it is missing, or the list has another length.
+    pub fn usize_of_layers(&self, key: &str, layers: usize) -> Result<Vec<usize>> {
+        let whole = self.key(key);
+        let list = match self.store.metadata().i32s(&whole) {
+            Ok(Some(list)) => list,
+            _ => return Ok(vec![self.need_usize(key)?; layers]),
+        };
+        if list.len() != layers {
+            return Err(self.wrong_length(&whole, list.len(), layers));
+        }
+        let number = |n: &i32| usize::try_from(*n).ok();
+        let numbers: Option<Vec<usize>> = list.iter().map(number).collect();
+        numbers
+            .ok_or_else(|| self.error(format!("the metadata key `{whole}` lists a number below 0")))
+    }
+    /// The numbers of all layers at a key without the architecture's name.
+    ///
+    /// # Errors
+    /// If there is no list of this length.
+    pub fn floats_of_layers(&self, key: &str, layers: usize) -> Result<Vec<f32>> {
+        match self.named(self.store.metadata().f32s(key))? {
+            Some(list) if list.len() == layers => Ok(list.to_vec()),
+            Some(list) => Err(self.wrong_length(key, list.len(), layers)),
+            None => Err(self.error(format!("the metadata key `{key}` is missing"))),
+        }
+    }
+    fn wrong_length(&self, key: &str, len: usize, layers: usize) -> Error {
+        self.error(format!(
+            "the metadata key `{key}` lists {len} layers of {layers}"
+        ))
     }
     /// A list of truth values, if set; no error if it is something else.
     pub fn bools(&self, key: &str) -> Option<&'a [bool]> {

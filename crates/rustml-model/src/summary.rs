@@ -1,6 +1,6 @@
 //! What a [`Spec`] amounts to, for reports: nothing here needs the weights.
 
-use crate::spec::{Norm, Spec, Wiring};
+use crate::spec::{Block, FeedForward, Layer, Norm, NormedOver, Part, QkNorm, Spec};
 use std::fmt;
 
 impl Spec {
@@ -14,49 +14,85 @@ impl Spec {
             outputs as u64 * (inputs as u64 + u64::from(bias))
         };
         let table = |rows: usize| linear(rows, self.hidden, false);
-        let layers = self.layers.iter().map(|l| {
-            let (a, f) = (&l.attention, &l.feed_forward);
-            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-            let norms = match l.wiring {
-                Wiring::Pre => 2,
-                Wiring::Sandwich => 4,
-            };
-            let norms = norms * norm(&l.norm, self.hidden)
-                + a.qk_norm.map_or(0, |n| 2 * norm(&n, a.head_dim));
-            let inner = 1 + u64::from(f.gated);
-            norms as u64
-                + linear(q + 2 * kv, self.hidden, a.qkv_bias)
-                + linear(self.hidden, q, a.out_bias)
-                + inner * linear(f.inner, self.hidden, f.bias)
-                + linear(self.hidden, f.inner, f.bias)
-        });
+        let part = |part: &Part| match part {
+            Part::Attention(a) => {
+                let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+                let qk_norm = |n: QkNorm| match n.over {
+                    NormedOver::Head => 2 * norm(&n.norm, a.head_dim),
+                    NormedOver::OwnHead | NormedOver::Row => norm(&n.norm, q + kv),
+                };
+                let sinks = if a.sinks { a.heads } else { 0 };
+                (a.qk_norm.map_or(0, qk_norm) + sinks) as u64
+                    + linear(q + 2 * kv, self.hidden, a.qkv_bias)
+                    + linear(self.hidden, q, a.out_bias)
+            }
+            Part::FeedForward(f) => {
+                let inner = 1 + u64::from(f.gated);
+                inner * linear(f.inner, self.hidden, f.bias) + linear(self.hidden, f.inner, f.bias)
+            }
+            Part::Experts(e) => {
+                let of = |f: &FeedForward| {
+                    (1 + u64::from(f.gated)) * linear(f.inner, self.hidden, f.bias)
+                        + linear(self.hidden, f.inner, f.bias)
+                };
+                let (router, experts) = (&e.router, e.router.experts as u64);
+                let correction = if e.correction { experts } else { 0 };
+                let shared = e.shared.map_or(0, |s| {
+                    let gate = if s.gated { self.hidden as u64 } else { 0 };
+                    of(&s.expert) + gate
+                });
+                linear(router.experts, self.hidden, e.router_bias)
+                    + correction
+                    + experts * of(&e.expert)
+                    + shared
+            }
+            // Its blocks are counted for themselves.
+            Part::Parallel(_) => 0,
+        };
+        let norms = |b: &Block| {
+            let all = [b.norm.before(), b.norm.after()];
+            let all = all.iter().flatten().map(|n| norm(n, self.hidden) as u64);
+            all.sum::<u64>()
+        };
+        let within = |b: &Block| match &b.part {
+            Part::Parallel(blocks) => blocks.iter().map(norms).sum(),
+            _ => 0,
+        };
+        let block = |b: &Block| norms(b) + within(b) + b.parts().map(part).sum::<u64>();
+        let layers = self
+            .layers
+            .iter()
+            .map(|l| l.blocks.iter().map(block).sum::<u64>());
         let positions = match self.embedding.learned_positions {
             true => self.context,
             false => 0,
         };
-        let head = if self.head.tied { 0 } else { self.vocab };
-        layers.sum::<u64>()
-            + table(self.vocab)
-            + table(positions)
-            + table(head)
-            + norm(&self.final_norm, self.hidden) as u64
+        let head = match self.head.filter(|h| !h.tied) {
+            None => 0,
+            Some(head) => linear(self.vocab, self.hidden, head.bias),
+        };
+        let norms = [self.final_norm, self.embedding.norm];
+        let norms = norms.iter().flatten().map(|n| norm(n, self.hidden) as u64);
+        layers.sum::<u64>() + table(self.vocab) + table(positions) + head + norms.sum::<u64>()
     }
 }
 
 impl fmt::Display for Spec {
-    /// The sizes in one line; heads and widths are those of the first layer.
+    /// The sizes in one line; heads and widths are those of the first layer that has them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} layers, width {}", self.layers.len(), self.hidden)?;
-        if let Some(first) = self.layers.first() {
-            let a = &first.attention;
-            write!(f, ", feed-forward {}", first.feed_forward.inner)?;
+        if let Some(first) = self.layers.iter().find_map(Layer::feed_forward) {
+            write!(f, ", feed-forward {}", first.inner)?;
+        }
+        if let Some(a) = self.layers.iter().find_map(Layer::attention) {
             write!(f, ", {} heads of {}", a.heads, a.head_dim)?;
             if a.kv_heads != a.heads {
                 write!(f, " ({} for keys and values)", a.kv_heads)?;
             }
         }
         write!(f, ", vocabulary {}, context {}", self.vocab, self.context)?;
-        let windows = self.layers.iter().filter_map(|l| l.attention.window);
+        let attentions = self.layers.iter().filter_map(Layer::attention);
+        let windows = attentions.filter_map(|a| a.window);
         if let Some(window) = windows.clone().max() {
             write!(f, ", {} layers with a window of {window}", windows.count())?;
         }

@@ -1,6 +1,7 @@
 //! A model's weights, in the one convention that the forward pass knows.
 
 use rustml_io::DType;
+use rustml_kernels::par::ExpertMatrix;
 use rustml_kernels::{Forms, Matrix};
 
 /// A linear layer: `y = weights x (+ bias)`.
@@ -19,37 +20,95 @@ pub struct NormWeights {
     pub bias: Vec<f32>,
 }
 
-/// Weights of one layer. What its [`crate::spec::Layer`] does not have is `None`.
-///
-/// Shapes are `[outputs, inputs]`, with `q = heads * head_dim` and
-/// `kv = kv_heads * head_dim`.
+/// Weights of one layer, block by block as in its [`crate::spec::Layer`].
 pub struct LayerWeights {
-    /// Before attention, `hidden` wide.
-    pub attn_norm: NormWeights,
+    /// First to last.
+    pub blocks: Vec<BlockWeights>,
+}
+
+/// Weights of one block. What its [`crate::spec::Block`] does not have is `None`.
+pub struct BlockWeights {
+    /// Before the part, `hidden` wide.
+    pub before: Option<NormWeights>,
+    /// The part's.
+    pub part: PartWeights,
+    /// After the part, or of the sum, `hidden` wide.
+    pub after: Option<NormWeights>,
+}
+
+/// Weights of what a block computes; see [`crate::spec::Part`].
+pub enum PartWeights {
+    /// Attention.
+    Attention(Box<AttentionWeights>),
+    /// A feed-forward.
+    FeedForward(Box<FeedForwardWeights>),
+    /// A mixture of experts.
+    Experts(Box<ExpertsWeights>),
+    /// Several blocks of one input.
+    Parallel(Vec<BlockWeights>),
+}
+
+/// Weights of attention. Shapes are `[outputs, inputs]`, with `q = heads * head_dim`
+/// and `kv = kv_heads * head_dim`.
+pub struct AttentionWeights {
+    /// Which of the cache's layers it stores to.
+    pub cache: usize,
     /// `[q, hidden]`
     pub query: Linear,
     /// `[kv, hidden]`
     pub key: Linear,
     /// `[kv, hidden]`
     pub value: Linear,
-    /// Of every query head, `head_dim` wide.
+    /// `head_dim` wide, or as wide as the queries.
     pub query_norm: Option<NormWeights>,
-    /// Of every key head, `head_dim` wide.
+    /// `head_dim` wide, or as wide as the keys.
     pub key_norm: Option<NormWeights>,
     /// `[hidden, q]`
-    pub attn_out: Linear,
-    /// After attention, `hidden` wide.
-    pub attn_post_norm: Option<NormWeights>,
-    /// Before the feed-forward, `hidden` wide.
-    pub ffn_norm: NormWeights,
+    pub out: Linear,
+    /// How fast the scores of each head fall with the distance, or nothing.
+    pub slopes: Vec<f32>,
+    /// A summand of scores for each distance, `[heads, 2 reach + 1]`, or nothing.
+    pub relative: Vec<f32>,
+    /// Its product with the part's input multiplies what attention gives.
+    pub gate: Option<Linear>,
+    /// One more score for each query head, or nothing.
+    pub sinks: Vec<f32>,
+}
+
+/// Weights of a feed-forward.
+pub struct FeedForwardWeights {
     /// `[inner, hidden]`
     pub gate: Option<Linear>,
     /// `[inner, hidden]`
     pub up: Linear,
     /// `[hidden, inner]`
     pub down: Linear,
-    /// After the feed-forward, `hidden` wide.
-    pub ffn_post_norm: Option<NormWeights>,
+}
+
+impl FeedForwardWeights {
+    /// The linear layers that read its input, side by side.
+    pub fn inputs(&self) -> Vec<&Matrix> {
+        let gate = self.gate.iter().map(|g| &g.weights);
+        gate.chain([&self.up.weights]).collect()
+    }
+}
+
+/// Weights of a mixture of experts.
+pub struct ExpertsWeights {
+    /// `[experts, hidden]`, in single precision.
+    pub router: Linear,
+    /// One summand for each expert, or nothing.
+    pub correction: Vec<f32>,
+    /// `[experts, inner, hidden]`
+    pub gate: Option<ExpertMatrix>,
+    /// `[experts, inner, hidden]`
+    pub up: ExpertMatrix,
+    /// `[experts, hidden, inner]`
+    pub down: ExpertMatrix,
+    /// The shared expert.
+    pub shared: Option<FeedForwardWeights>,
+    /// What its result's factor is a product with, `hidden` wide, or nothing.
+    pub shared_gate: Vec<f32>,
 }
 
 /// All weights of a model.
@@ -58,42 +117,124 @@ pub struct Weights {
     pub embedding: Matrix,
     /// `[context, hidden]`, where positions are learned.
     pub positions: Option<Matrix>,
+    /// Added to every token's vector, `hidden` wide, or nothing.
+    pub types: Vec<f32>,
+    /// Of the sum of these.
+    pub embedding_norm: Option<NormWeights>,
     /// First to last.
     pub layers: Vec<LayerWeights>,
     /// After the last layer.
-    pub final_norm: NormWeights,
+    pub final_norm: Option<NormWeights>,
     /// `[vocab, hidden]`, where it is not tied.
     pub head: Option<Linear>,
+    /// Whether the embedding serves as the head.
+    pub(crate) tied: bool,
 }
 
 impl LayerWeights {
     /// The linear layers.
     pub fn linears(&self) -> impl Iterator<Item = &Linear> {
-        [&self.query, &self.key, &self.value, &self.attn_out]
-            .into_iter()
-            .chain(&self.gate)
-            .chain([&self.up, &self.down])
+        self.parts().flat_map(PartWeights::linears)
+    }
+
+    /// Its parts, those that are parallel each for itself.
+    pub fn parts(&self) -> impl Iterator<Item = &PartWeights> {
+        self.blocks.iter().flat_map(BlockWeights::parts)
+    }
+}
+
+impl BlockWeights {
+    /// The part, or those that are parallel.
+    pub fn parts(&self) -> impl Iterator<Item = &PartWeights> {
+        let (one, several) = match &self.part {
+            PartWeights::Parallel(blocks) => (None, &blocks[..]),
+            part => (Some(part), &[][..]),
+        };
+        one.into_iter().chain(several.iter().map(|b| &b.part))
+    }
+}
+
+impl PartWeights {
+    /// The linear layers; none of parallel blocks, which are parts of their own.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        fn of(f: &FeedForwardWeights) -> [Option<&Linear>; 5] {
+            [f.gate.as_ref(), Some(&f.up), Some(&f.down), None, None]
+        }
+        let all: [Option<&Linear>; 5] = match self {
+            PartWeights::Attention(a) => {
+                let [q, k, v, out] = [&a.query, &a.key, &a.value, &a.out].map(Some);
+                [q, k, v, a.gate.as_ref(), out]
+            }
+            PartWeights::FeedForward(f) => of(f),
+            PartWeights::Experts(e) => e.shared.as_ref().map_or([None; 5], of),
+            PartWeights::Parallel(_) => [None; 5],
+        };
+        all.into_iter().flatten()
+    }
+
+    /// Those that read the part's input, side by side.
+    pub fn inputs(&self) -> Vec<&Matrix> {
+        match self {
+            PartWeights::Attention(a) => {
+                let three = [&a.query, &a.key, &a.value];
+                let all = three.into_iter().chain(&a.gate);
+                all.map(|l| &l.weights).collect()
+            }
+            PartWeights::FeedForward(f) => f.inputs(),
+            PartWeights::Experts(e) => vec![&e.router.weights],
+            PartWeights::Parallel(blocks) => blocks[0].part.inputs(),
+        }
+    }
+
+    /// The last linear layer of a feed-forward, which reads what is inner.
+    fn down(&self) -> Option<&Linear> {
+        match self {
+            PartWeights::FeedForward(f) => Some(&f.down),
+            PartWeights::Experts(e) => e.shared.as_ref().map(|f| &f.down),
+            _ => None,
+        }
     }
 }
 
 impl Weights {
-    /// The head's weights.
-    pub fn head(&self) -> &Matrix {
-        self.head.as_ref().map_or(&self.embedding, |h| &h.weights)
+    /// The head's weights, if there is one.
+    pub fn head(&self) -> Option<&Matrix> {
+        let own = self.head.as_ref().map(|h| &h.weights);
+        own.or(self.tied.then_some(&self.embedding))
+    }
+
+    /// The experts of all layers.
+    pub fn experts(&self) -> impl Iterator<Item = &ExpertsWeights> {
+        let parts = self.layers.iter().flat_map(LayerWeights::parts);
+        parts.filter_map(|p| match p {
+            PartWeights::Experts(e) => Some(&**e),
+            _ => None,
+        })
     }
 
     /// Every packed matrix.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(LayerWeights::linears);
         let linears = layers.chain(&self.head).map(|l| &l.weights);
-        linears.chain([&self.embedding]).chain(&self.positions)
+        let experts = self.experts().flat_map(|e| {
+            let all = e.gate.iter().chain([&e.up, &e.down]);
+            all.map(ExpertMatrix::matrix).chain([&e.router.weights])
+        });
+        let tables = [&self.embedding].into_iter().chain(&self.positions);
+        linears.chain(experts).chain(tables)
     }
 
     /// Whether the weights of all layers are in single or half precision: then nothing should
     /// be rounded more than these say.
     pub fn are_precise(&self) -> bool {
-        let mut linears = self.layers.iter().flat_map(LayerWeights::linears);
-        linears.all(|l| matches!(l.weights.dtype(), DType::F32 | DType::F16))
+        let linears = self.layers.iter().flat_map(LayerWeights::linears);
+        let experts = self
+            .experts()
+            .flat_map(|e| e.gate.iter().chain([&e.up, &e.down]));
+        let mut types = linears
+            .map(|l| l.weights.dtype())
+            .chain(experts.map(ExpertMatrix::dtype));
+        types.all(|t| matches!(t, DType::F32 | DType::F16))
     }
 
     /// Bytes of all matrices.
@@ -101,22 +242,35 @@ impl Weights {
         self.matrices().map(Matrix::bytes).sum()
     }
 
+    /// The linear layers that read the products of a step's first part: those of
+    /// `layer`, or the head's after the last one.
+    pub fn inputs_of(&self, layer: usize, block: usize) -> Vec<&Matrix> {
+        let here = self.layers.get(layer).and_then(|l| l.blocks.get(block));
+        let next = self.layers.get(layer + 1).and_then(|l| l.blocks.first());
+        match here.or(next) {
+            Some(block) => block.part.inputs(),
+            None => self.head().into_iter().collect(),
+        }
+    }
+
     /// The forms of activations that any product reads, of prompts or not, but those of the
     /// inner part of a feed-forward, and the widest input of these.
     pub fn activations(&self) -> (Forms, usize) {
-        let of = |l| LayerWeights::linears(l).filter(|linear| !std::ptr::eq(*linear, &l.down));
-        read_by(
-            self.layers
-                .iter()
-                .flat_map(of)
-                .map(|l| &l.weights)
-                .chain([self.head()]),
-        )
+        let of = |p| {
+            let down = PartWeights::down(p);
+            let is_down = move |l: &&Linear| down.is_some_and(|d| std::ptr::eq(*l, d));
+            PartWeights::linears(p).filter(move |l| !is_down(l))
+        };
+        let parts = self.layers.iter().flat_map(LayerWeights::parts);
+        let routers = self.experts().map(|e| &e.router.weights);
+        let linears = parts.flat_map(of).map(|l| &l.weights);
+        read_by(linears.chain(routers).chain(self.head()))
     }
 
     /// The same of the inner part of a feed-forward.
     pub fn inner_activations(&self) -> (Forms, usize) {
-        read_by(self.layers.iter().map(|l| &l.down.weights))
+        let parts = self.layers.iter().flat_map(LayerWeights::parts);
+        read_by(parts.filter_map(PartWeights::down).map(|l| &l.weights))
     }
 }
 
@@ -124,7 +278,7 @@ impl Weights {
 /// input.
 fn read_by<'a>(linears: impl Iterator<Item = &'a Matrix>) -> (Forms, usize) {
     linears.fold((Forms::default(), 0), |(forms, cols), m| {
-        let forms = forms.union(m.forms()).union(m.prompt_forms());
+        let forms = forms.union(m.forms()).union(m.prefill_forms());
         (forms, cols.max(m.cols()))
     })
 }

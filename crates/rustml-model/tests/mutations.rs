@@ -9,7 +9,7 @@ use proptest::sample::{select, Index};
 use proptest::test_runner::{Config as Runs, TestCaseError, TestRunner};
 use rustml_io::{DType, Metadata, Store, Value as Meta};
 use rustml_kernels::par::Team;
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize};
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Output, Quantize};
 use rustml_simd::Isa;
 use rustml_trace::{Detail, Recorder};
 use serde_json::{json, Value};
@@ -92,8 +92,9 @@ fn run(model: &Model) -> Vec<f32> {
     for ids in [&[0, last, last / 2][..], &[last / 3]] {
         assert!(kv.reserve(&mut sequence, ids.len()));
         let mut batch = Batch::default();
-        batch.push(&sequence, ids, 1);
-        out.extend_from_slice(model.forward(&batch, &mut kv, &mut exec));
+        batch.push(&sequence, ids, 0, Output::Logits(1));
+        let outputs = model.forward(&batch, &mut kv, &mut exec);
+        out.extend(outputs.logits().flatten());
         sequence.advance(ids.len());
     }
     out

@@ -37,7 +37,7 @@ fn gemma_3_4b_leaves_out_most() {
         (spec.vocab, spec.hidden, spec.context),
         (262_208, 2560, 131_072)
     );
-    assert!(spec.head.tied && spec.head.soft_cap.is_none());
+    assert!(spec.head.unwrap().tied && spec.head.unwrap().soft_cap.is_none());
     let rope = |base, scaling| Rope {
         dims: 256,
         base,
@@ -48,7 +48,7 @@ fn gemma_3_4b_leaves_out_most() {
     assert_eq!(spec.ropes, [global, local]);
     assert_eq!(spec.layers.len(), 34);
     for (i, layer) in spec.layers.iter().enumerate() {
-        let a = &layer.attention;
+        let a = layer.attention().unwrap();
         assert_eq!(
             (a.heads, a.kv_heads, a.head_dim, a.scale),
             (8, 4, 256, 1.0 / 16.0)
@@ -56,9 +56,11 @@ fn gemma_3_4b_leaves_out_most() {
         let global = i % 6 == 5;
         assert_eq!(a.window, (!global).then_some(1024));
         assert_eq!(a.rope, Some(if global { 0 } else { 1 }));
-        assert_eq!(layer.norm.eps, 1e-6);
-        assert_eq!(layer.feed_forward.activation, Activation::GeluTanh);
-        assert!(layer.feed_forward.gated && layer.wiring == Wiring::Sandwich);
+        assert_eq!(layer.blocks[0].norm.norm().unwrap().eps, 1e-6);
+        let f = layer.feed_forward().unwrap();
+        assert!(f.activation == Activation::GeluTanh && f.gated);
+        let sandwich = |b: &Block| matches!(b.norm, NormPlacement::Sandwich(_));
+        assert!(layer.blocks.iter().all(sandwich));
     }
 }
 
@@ -71,7 +73,10 @@ fn gemma_3_27b_scales_queries_by_another_width() {
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"}
     });
     let config = json!({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text});
-    assert_eq!(spec(config).layers[61].attention.scale, 1.0 / 168f32.sqrt());
+    assert_eq!(
+        spec(config).layers[61].attention().unwrap().scale,
+        1.0 / 168f32.sqrt()
+    );
 }
 
 #[test]
@@ -100,7 +105,7 @@ fn llama_3_2_1b() {
         scaling,
     };
     assert_eq!(spec.ropes, [rope]);
-    assert!(spec.head.tied);
+    assert!(spec.head.unwrap().tied);
     assert_eq!(spec.parameters(), 1_235_814_400);
 }
 
@@ -119,10 +124,10 @@ fn llama_as_it_was_first() {
         scaling: RopeScaling::None,
     };
     assert_eq!(spec.ropes, [rope]);
-    let a = spec.layers[0].attention;
+    let a = *spec.layers[0].attention().unwrap();
     assert_eq!((a.heads, a.kv_heads, a.head_dim), (32, 32, 128));
     assert_eq!(
-        (a.qkv_bias, a.out_bias, spec.head.tied),
+        (a.qkv_bias, a.out_bias, spec.head.unwrap().tied),
         (false, false, false)
     );
 }
@@ -135,12 +140,15 @@ fn gpt2_as_it_was_first() {
         "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257
     }));
     assert_eq!((spec.vocab, spec.hidden, spec.context), (50257, 768, 1024));
-    assert!(spec.head.tied && spec.embedding.learned_positions && spec.ropes.is_empty());
+    assert!(spec.head.unwrap().tied && spec.embedding.learned_positions && spec.ropes.is_empty());
     let layer = &spec.layers[11];
     assert_eq!(
-        (layer.feed_forward.inner, layer.attention.head_dim),
+        (
+            layer.feed_forward().unwrap().inner,
+            layer.attention().unwrap().head_dim
+        ),
         (3072, 64)
     );
-    assert_eq!(layer.norm.eps, 1e-5);
+    assert_eq!(layer.blocks[0].norm.norm().unwrap().eps, 1e-5);
     assert_eq!(spec.parameters(), 124_439_808);
 }

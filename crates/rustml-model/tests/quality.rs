@@ -36,9 +36,9 @@ fn mean_nll(runner: &mut Runner, text: &[u32], chunk: usize) -> f64 {
 /// of a thousand tokens the mean has a standard error of some 0.1 %.
 fn compare(path: &Path, text: &[u32], exact: f64, what: &str) {
     let mut runner = Runner::open(path, Quantize::None, KvType::F16, 2);
-    // The kernels of many rows, of single tokens, and of prompts where they are apart.
+    // Many decode rows, single ones, and prefill rows where these differ.
     let ways = [(256, false), (1, false), (256, true)];
-    let apart = runner.model.prompts_apart();
+    let apart = runner.model.phases_differ();
     for (chunk, prompt) in ways.into_iter().filter(|way| apart || !way.1) {
         runner.prompt = prompt;
         let ours = mean_nll(&mut runner, text, chunk);

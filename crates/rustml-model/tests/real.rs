@@ -18,7 +18,7 @@ fn check(file: &str) {
     let reference: Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
     let mut runner = Runner::open(&path, Quantize::None, KvType::F32, 2);
     compare(file, &reference, &mut runner);
-    if runner.model.prompts_apart() {
+    if runner.model.phases_differ() {
         runner.prompt = true;
         compare(&format!("{file} as a prompt"), &reference, &mut runner);
     }

@@ -5,7 +5,9 @@ mod common;
 
 use common::{same_bits, team, tiny, Reference, Runner};
 use rustml_io::{DType, Store};
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize, Span};
+use rustml_model::{
+    Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Output, Quantize, Span,
+};
 use rustml_simd::Isa;
 use rustml_trace::{Detail, Event, Op, Recorder, StepTimes};
 
@@ -38,7 +40,7 @@ fn bytes_of_a_step_are_those_of_weights_and_cache() {
             let ids = &tokens[past..past + rows];
             assert!(runner.kv.reserve(&mut sequence, rows));
             let mut batch = Batch::default();
-            batch.push(&sequence, ids, logit_rows);
+            batch.push(&sequence, ids, 0, Output::Logits(logit_rows));
             runner
                 .model
                 .forward(&batch, &mut runner.kv, &mut runner.exec);
@@ -164,12 +166,13 @@ fn step(
     let mut batch = Batch::default();
     for (cache, ids) in &*parts {
         let logits = if all { ids.len() } else { 1 };
-        batch.push_as(prompt, cache, ids, logits);
+        let prompt_len = if prompt { usize::MAX } else { 0 };
+        batch.push(cache, ids, prompt_len, Output::Logits(logits));
     }
-    let logits = runner
+    let outputs = runner
         .model
-        .forward(&batch, &mut runner.kv, &mut runner.exec)
-        .to_vec();
+        .forward(&batch, &mut runner.kv, &mut runner.exec);
+    let logits = outputs.logits().flatten().copied().collect();
     for (cache, ids) in parts {
         cache.advance(ids.len());
     }
@@ -227,13 +230,13 @@ fn prompts_in_steps_of_their_own_may_be_cut_up() {
     }
 }
 
-/// Where prompts are not computed apart, what is said to be one is as any rows.
+/// Where the phases do not differ, a prefill row is as any row.
 #[test]
-fn a_prompt_is_computed_apart_only_where_they_are() {
+fn phases_are_alike_where_they_should_be() {
     for isa in Isa::available() {
         let to = Quantize::To(DType::Q8_0);
         let mut runner = Runner::with_team(&tiny("llama"), to, KvType::F32, team(isa, 1));
-        if runner.model.prompts_apart() {
+        if runner.model.phases_differ() {
             continue;
         }
         let text: Vec<u32> = (0..50).collect();
@@ -298,7 +301,7 @@ fn caches_that_are_full() {
         let error = KvPool::new(spec, positions, KvType::F32).err().unwrap();
         let message = error.to_string();
         assert!(
-            message.contains(&format!("of {positions} positions")),
+            message.contains(&format!("of {positions} tokens")),
             "{message}"
         );
     }
@@ -313,11 +316,11 @@ fn an_empty_step_is_no_step() {
     let mut runner = open("gpt2", Detail::Operations);
     let empty = KvSequence::default();
     let mut batch = Batch::default();
-    batch.push(&empty, &[], 1);
-    let logits = runner
+    batch.push(&empty, &[], 0, Output::Logits(1));
+    let outputs = runner
         .model
         .forward(&batch, &mut runner.kv, &mut runner.exec);
-    assert_eq!(logits, [0f32; 0]);
+    assert_eq!(outputs.logits().len(), 0);
 }
 
 /// Runs one step of the tiny GPT-2 with room for 64 positions in the cache and
@@ -333,7 +336,7 @@ fn spoiled(spoil: impl FnOnce(&mut Batch)) {
     let mut sequence = KvSequence::default();
     assert!(kv.reserve(&mut sequence, 64));
     let mut batch = Batch::default();
-    batch.push(&sequence, &[1, 2, 3], 2);
+    batch.push(&sequence, &[1, 2, 3], 0, Output::Logits(2));
     spoil(&mut batch);
     model.forward(&batch, &mut kv, &mut exec);
 }
@@ -359,21 +362,13 @@ fn too_many_rows() {
 }
 
 #[test]
-#[should_panic(expected = "with 5 logits is more than")]
-fn too_many_logits() {
-    spoiled(|b| b.logit_rows = vec![0; 5]);
-}
-
-#[test]
-#[should_panic(expected = "must ascend")]
-fn a_row_twice() {
-    spoiled(|b| b.logit_rows = vec![1, 1]);
-}
-
-#[test]
-#[should_panic(expected = "and be there")]
-fn a_row_that_is_not_there() {
-    spoiled(|b| b.logit_rows = vec![3]);
+#[should_panic(expected = "with 5 outputs is more than")]
+fn too_many_outputs() {
+    spoiled(|b| {
+        b.ids = vec![1; 5];
+        b.spans[0].rows = 5;
+        b.spans[0].output = Output::Hidden(7);
+    });
 }
 
 #[test]
@@ -410,7 +405,7 @@ fn a_cache_of_another_pool() {
     assert!(other.reserve(&mut sequence, 3));
     let mut runner = open("gpt2", Detail::Off);
     let mut batch = Batch::default();
-    batch.push(&sequence, &[1, 2, 3], 1);
+    batch.push(&sequence, &[1, 2, 3], 0, Output::Logits(1));
     runner
         .model
         .forward(&batch, &mut runner.kv, &mut runner.exec);

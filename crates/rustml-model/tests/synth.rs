@@ -2,7 +2,9 @@
 
 use rustml_io::{DType, Store};
 use rustml_model::synth::{Shape, Synth};
-use rustml_model::{team, Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize};
+use rustml_model::{
+    team, Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Output, Quantize,
+};
 use rustml_trace::{Detail, Recorder};
 use std::path::{Path, PathBuf};
 
@@ -26,8 +28,9 @@ fn logits(store: &Store) -> Vec<f32> {
     let (mut s, mut batch) = (KvSequence::default(), Batch::default());
     assert!(kv.reserve(&mut s, 16));
     let ids: Vec<u32> = (1..17).collect();
-    batch.push(&s, &ids, 1);
-    let logits = model.forward(&batch, &mut kv, &mut exec).to_vec();
+    batch.push(&s, &ids, 0, Output::Logits(1));
+    let outputs = model.forward(&batch, &mut kv, &mut exec);
+    let logits = outputs.logits().flatten().copied().collect();
     kv.release(s);
     logits
 }

@@ -6,7 +6,7 @@ mod common;
 
 use common::{distance, same_bits, team, tiny, Copy, Reference, Runner};
 use rustml_io::DType;
-use rustml_model::{Batch, KvSequence, KvType, Quantize};
+use rustml_model::{Batch, KvSequence, KvType, Output, Quantize};
 use rustml_simd::Isa;
 
 /// What to open, and whose reference it has.
@@ -200,23 +200,22 @@ fn company_makes_no_difference() {
         ];
         let mut caches = [(); 3].map(|()| KvSequence::default());
         let mut together = [(); 3].map(|()| Vec::new());
-        let vocab = runner.model.spec().vocab;
         for rows in plan {
             for (cache, rows) in caches.iter_mut().zip(rows) {
                 assert!(runner.kv.reserve(cache, rows));
             }
             let mut batch = Batch::default();
             for ((cache, text), rows) in caches.iter().zip(texts).zip(rows) {
-                batch.push(cache, &text[cache.len()..][..rows], rows);
+                let ids = &text[cache.len()..][..rows];
+                batch.push(cache, ids, 0, Output::Logits(rows));
             }
-            let logits = runner
+            let outputs = runner
                 .model
                 .forward(&batch, &mut runner.kv, &mut runner.exec);
-            let mut at = 0;
+            let mut logits = outputs.logits();
             for ((cache, out), rows) in caches.iter_mut().zip(&mut together).zip(rows) {
                 cache.advance(rows);
-                out.extend_from_slice(&logits[at * vocab..(at + rows) * vocab]);
-                at += rows;
+                out.extend(logits.by_ref().take(rows).flatten());
             }
         }
         for (i, (alone, together)) in alone.iter().zip(&together).enumerate() {
@@ -237,23 +236,16 @@ fn only_wanted_logits_are_computed() {
     let vocab = runner.model.spec().vocab;
     let all = runner.logits(&reference.tokens, usize::MAX);
     let n = reference.tokens.len();
-    for wanted in [
-        vec![],
-        vec![0],
-        vec![n - 1],
-        vec![1, 2, 9],
-        (0..n).collect(),
-    ] {
+    for wanted in [0, 1, 3, n] {
         let mut sequence = KvSequence::default();
         assert!(runner.kv.reserve(&mut sequence, n));
         let mut batch = Batch::default();
-        batch.push(&sequence, &reference.tokens, 0);
-        batch.logit_rows = wanted.clone();
-        let logits = runner
+        batch.push(&sequence, &reference.tokens, 0, Output::Logits(wanted));
+        let outputs = runner
             .model
             .forward(&batch, &mut runner.kv, &mut runner.exec);
-        assert_eq!(logits.len(), wanted.len() * vocab);
-        for (logits, row) in logits.chunks_exact(vocab).zip(wanted) {
+        assert_eq!(outputs.logits().len(), wanted);
+        for (logits, row) in outputs.logits().zip(n - wanted..) {
             same_bits(logits, &all[row * vocab..][..vocab], &format!("row {row}"));
         }
         runner.kv.release(sequence);

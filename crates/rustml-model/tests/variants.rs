@@ -109,8 +109,9 @@ fn llama_with_biases() {
         add_biases(&mut copy, &[(&at(part), len)]);
     }
     let runner = moved(&copy, "llama");
-    let layer = runner.model.spec().layers[1];
-    assert!(layer.attention.qkv_bias && layer.attention.out_bias && layer.feed_forward.bias);
+    let layer = runner.model.spec().layers[1].clone();
+    let (a, f) = (layer.attention().unwrap(), layer.feed_forward().unwrap());
+    assert!(a.qkv_bias && a.out_bias && f.bias);
 }
 
 #[test]
@@ -201,7 +202,7 @@ fn capped_scores_and_logits() {
     let mut copy = Copy::of("gemma3");
     copy.set("final_logit_softcapping", 5.0);
     let runner = moved(&copy, "gemma3");
-    assert_eq!(runner.model.spec().head.soft_cap, Some(5.0));
+    assert_eq!(runner.model.spec().head.unwrap().soft_cap, Some(5.0));
     let mut copy = Copy::of("gemma3/model.gguf");
     copy.metadata
         .insert("gemma3.attn_logit_softcapping", 2.0f32);
@@ -220,8 +221,8 @@ fn other_activations() {
         let mut copy = Copy::of("llama");
         copy.set("hidden_act", name);
         let (_, runner) = check(&copy, "llama");
-        let layer = runner.model.spec().layers[0];
-        assert_eq!(layer.feed_forward.activation, activation);
+        let layer = runner.model.spec().layers[0].clone();
+        assert_eq!(layer.feed_forward().unwrap().activation, activation);
     }
 }
 
@@ -230,7 +231,7 @@ fn which_layers_see_everything() {
     let windows = |copy: &Copy| {
         let (_, runner) = check(copy, "gemma3");
         let layers = runner.model.spec().layers.iter();
-        let windows = layers.map(|l| (l.attention.window, l.attention.rope));
+        let windows = layers.map(|l| l.attention().map(|a| (a.window, a.rope)).unwrap());
         windows
             .map(|(window, rope)| match (window, rope) {
                 (Some(8), Some(1)) => 'l',
@@ -311,6 +312,7 @@ fn gemma_with_eyes() {
             copy.tensors.push(Tensor::new(head, &shape, &doubled));
             let twice: Vec<f32> = expected.iter().map(|x| 2.0 * x).collect();
             // What is outside counts; then what is inside; then it is shared.
+            // A head that is stored counts whatever they say.
             for (outside, inside, tied) in [
                 (None, None, true),
                 (None, Some(true), true),
@@ -321,12 +323,51 @@ fn gemma_with_eyes() {
             ] {
                 copy.set("tie_word_embeddings", outside);
                 copy.set("text_config.tie_word_embeddings", inside);
-                let logits = open(&copy).logits(&reference.tokens, 50);
-                let expected = if tied { &expected } else { &twice };
-                same_bits(&logits, expected, &format!("{outside:?} {inside:?}"));
+                let mut runner = open(&copy);
+                let logits = runner.logits(&reference.tokens, 50);
+                same_bits(&logits, &twice, &format!("{outside:?} {inside:?}"));
+                assert_eq!(runner.model.report().untied, tied);
             }
         }
     }
+}
+
+/// What transformers makes of a tied pair of which both or the other one is in
+/// the file: tied if they are equal or one is missing, else both as they are.
+#[test]
+fn tied_heads_that_are_stored() {
+    let embedding = "model.embed_tokens.weight";
+    let reference = Reference::of("llama-tied");
+    let logits = |copy: &Copy| {
+        let mut runner = open(copy);
+        let logits = runner.logits(&reference.tokens, 50);
+        let (spec, report) = (runner.model.spec(), runner.model.report());
+        assert_eq!(spec.head.unwrap().tied, !report.untied);
+        (logits, report.untied, report.parameters)
+    };
+    let (expected, _, parameters) = logits(&Copy::of("llama-tied"));
+
+    let mut copy = Copy::of("llama-tied");
+    let mut head = copy.get(embedding).clone();
+    head.name = "lm_head.weight".into();
+    copy.tensors.push(head.clone());
+    let (equal, untied, once) = logits(&copy);
+    same_bits(&equal, &expected, "a copy of the embedding");
+    assert_eq!((untied, once), (false, parameters));
+
+    copy.remove(embedding);
+    let (alone, untied, once) = logits(&copy);
+    same_bits(&alone, &expected, "the head alone");
+    assert_eq!((untied, once), (false, parameters));
+
+    let doubled: Vec<f32> = head.values().iter().map(|x| 2.0 * x).collect();
+    let mut copy = Copy::of("llama-tied");
+    let name = "lm_head.weight";
+    copy.tensors.push(Tensor::new(name, &head.shape, &doubled));
+    let (twice, untied, both) = logits(&copy);
+    let double: Vec<f32> = expected.iter().map(|x| 2.0 * x).collect();
+    same_bits(&twice, &double, "another head");
+    assert_eq!((untied, both), (true, parameters + doubled.len()));
 }
 
 #[test]
@@ -339,11 +380,6 @@ fn gpt2_in_other_ways() {
     let doubled: Vec<f32> = doubled.iter().map(|x| 2.0 * x).collect();
     copy.tensors
         .push(Tensor::new("lm_head.weight", &[321, 64], &doubled));
-    same_bits(
-        &open(&copy).logits(&reference.tokens, 50),
-        &expected,
-        "a copy of the embedding",
-    );
     copy.set("tie_word_embeddings", false);
     let twice: Vec<f32> = expected.iter().map(|x| 2.0 * x).collect();
     same_bits(
@@ -399,4 +435,23 @@ fn files_of_quantised_weights() {
             assert_eq!(stored.model.report().bytes, loaded.model.report().bytes);
         }
     }
+}
+
+/// `rope_scaling` beside `rope_parameters` counts alone, as in transformers; an empty one
+/// does not.
+#[test]
+fn of_two_rotations_the_older_key_counts() {
+    let mut copy = Copy::of("llama");
+    copy.set("rope_scaling", json!({}));
+    let both = |copy: &Copy| Runner::open(&copy.write().path(), Quantize::None, KvType::F32, 1);
+    let plain = both(&copy).model.spec().ropes[0].clone();
+    assert_ne!(plain.base, 10_000.0);
+    copy.set(
+        "rope_scaling",
+        json!({"rope_type": "linear", "factor": 2.0}),
+    );
+    let rope = both(&copy).model.spec().ropes[0].clone();
+    assert_eq!(rope.scaling, RopeScaling::Linear { factor: 2.0 });
+    // That of the other key is not read.
+    assert_eq!(rope.base, 10_000.0);
 }

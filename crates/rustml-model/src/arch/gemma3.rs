@@ -3,6 +3,7 @@
 //! and a rotation of their own to each one that sees everything, embeddings
 //! times the square root of their width, tied head.
 
+use super::decoder::{rope_of, Defaults};
 use super::rope::{gguf_rope_scaling, hf_rope, HfRope};
 use super::{hf_activation, name, Arch, Repair::*, Role::*};
 use crate::error::{show, Result};
@@ -15,6 +16,7 @@ const LOCAL: usize = 1;
 
 pub const ARCH: Arch = Arch {
     gguf: "gemma3",
+    about: "Gemma 3, its language model",
     hf: &["Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"],
     from_config,
     from_gguf,
@@ -48,7 +50,52 @@ pub const ARCH: Arch = Arch {
     ],
 };
 
+/// EmbeddingGemma (Vera et al., "EmbeddingGemma: Powerful and Lightweight Text
+/// Representations"): an encoder of texts, every position of which sees all others.
+pub const EMBEDDING: Arch = Arch {
+    gguf: "gemma-embedding",
+    about: "EmbeddingGemma",
+    hf: &["Gemma3TextModel"],
+    from_config: |c| {
+        let mut spec = of_config(c)?;
+        if c.bool("use_bidirectional_attention")? == Some(true) {
+            both_ways(&mut spec);
+        }
+        spec.head = None;
+        Ok(spec)
+    },
+    from_gguf: |g| {
+        let mut spec = from_gguf(g)?;
+        both_ways(&mut spec);
+        spec.head = None;
+        Ok(spec)
+    },
+    ignored: &["dense_2.", "dense_3.", "rope_freqs.weight", "lm_head."],
+    ..ARCH
+};
+
+/// Lets every position see those after it as well; a window is of both sides together.
+fn both_ways(spec: &mut Spec) {
+    for layer in &mut spec.layers {
+        for block in &mut layer.blocks {
+            if let Part::Attention(a) = &mut block.part {
+                a.causal = false;
+                a.window = a.window.map(|w| w / 2 + 1);
+            }
+        }
+    }
+}
+
 fn from_config(whole: &Config) -> Result<Spec> {
+    let text = whole.object("text_config")?;
+    let c = text.as_ref().unwrap_or(whole);
+    if c.bool("use_bidirectional_attention")? == Some(true) {
+        return Err(c.error("use_bidirectional_attention is true, which is not supported"));
+    }
+    of_config(whole)
+}
+
+fn of_config(whole: &Config) -> Result<Spec> {
     let text = whole.object("text_config")?;
     let c = text.as_ref().unwrap_or(whole);
     // With several modalities the settings of the text are nested; this one
@@ -57,9 +104,6 @@ fn from_config(whole: &Config) -> Result<Spec> {
         Some(tied) => tied,
         None => c.bool("tie_word_embeddings")?.unwrap_or(true),
     };
-    if c.bool("use_bidirectional_attention")? == Some(true) {
-        return Err(c.error("use_bidirectional_attention is true, which is not supported"));
-    }
     // transformers reads it, and does nothing with it.
     if c.f32("attn_logit_softcapping")?.is_some() {
         return Err(c.error("attn_logit_softcapping is set, but Gemma 3 has no such thing"));
@@ -95,28 +139,24 @@ fn from_config(whole: &Config) -> Result<Spec> {
         )));
     }
     let attention_bias = c.bool("attention_bias")?.unwrap_or(false);
-    let (base, scaling) = hf_rope(
-        c,
-        HfRope {
-            layer_type: Some("full_attention"),
-            base: "rope_theta",
-            default_base: 1_000_000.0,
-            scaling: Some("rope_scaling"),
-        },
-    )?;
-    let (local_base, local_scaling) = hf_rope(
+    let defaults = Defaults {
+        rope_base: 1_000_000.0,
+        ..Defaults::default()
+    };
+    let global = rope_of(c, &defaults, head_dim, Some("full_attention"))?;
+    let local = hf_rope(
         c,
         HfRope {
             layer_type: Some("sliding_attention"),
             base: "rope_local_base_freq",
-            default_base: 10_000.0,
             scaling: None,
+            ..HfRope::default()
         },
+        head_dim,
     )?;
     Ok(spec(Sizes {
         vocab: c.usize("vocab_size")?.unwrap_or(262_208),
         hidden: c.need_usize("hidden_size")?,
-        context: c.usize("max_position_embeddings")?.unwrap_or(131_072),
         heads,
         kv_heads: c.usize("num_key_value_heads")?.unwrap_or(4),
         head_dim,
@@ -129,16 +169,9 @@ fn from_config(whole: &Config) -> Result<Spec> {
         attention_bias,
         attention_soft_cap: None,
         logit_soft_cap: c.f32("final_logit_softcapping")?,
-        global: Rope {
-            dims: head_dim,
-            base,
-            scaling,
-        },
-        local: Rope {
-            dims: head_dim,
-            base: local_base,
-            scaling: local_scaling,
-        },
+        context: global.context(c.usize("max_position_embeddings")?.unwrap_or(131_072)),
+        local,
+        global,
         tied,
     }))
 }
@@ -240,27 +273,26 @@ fn spec(s: Sizes) -> Spec {
         eps: s.eps,
         bias: false,
     };
-    let layer = |local: bool| Layer {
-        wiring: Wiring::Sandwich,
-        norm,
-        attention: Attention {
-            heads: s.heads,
-            kv_heads: s.kv_heads,
-            head_dim: s.head_dim,
-            scale: s.scale,
-            rope: Some(if local { LOCAL } else { GLOBAL }),
-            qk_norm: Some(norm),
-            window: local.then_some(s.window),
-            soft_cap: s.attention_soft_cap,
-            qkv_bias: s.attention_bias,
-            out_bias: s.attention_bias,
-        },
-        feed_forward: FeedForward {
-            inner: s.inner,
-            activation: s.activation,
-            gated: true,
-            bias: false,
-        },
+    let layer = |local: bool| {
+        Layer::of(
+            NormPlacement::Sandwich(norm),
+            Attention {
+                scale: s.scale,
+                rope: Some(if local { LOCAL } else { GLOBAL }),
+                qk_norm: Some(QkNorm::heads(norm)),
+                window: local.then_some(s.window),
+                soft_cap: s.attention_soft_cap,
+                qkv_bias: s.attention_bias,
+                out_bias: s.attention_bias,
+                ..Attention::plain(s.heads, s.kv_heads, s.head_dim)
+            },
+            FeedForward {
+                inner: s.inner,
+                activation: s.activation,
+                gated: true,
+                bias: false,
+            },
+        )
     };
     // The reference rounds this factor to bfloat16 with the weights it is
     // stored beside; in single precision it is exact.
@@ -272,13 +304,18 @@ fn spec(s: Sizes) -> Spec {
         embedding: crate::spec::Embedding {
             scale,
             learned_positions: false,
+            first_position: 0,
+            types: false,
+            norm: None,
         },
         layers: s.is_local.iter().map(|&local| layer(local)).collect(),
         ropes: vec![s.global, s.local],
-        final_norm: norm,
-        head: crate::spec::Head {
+        final_norm: Some(norm),
+        head: Some(crate::spec::Head {
             tied: s.tied,
+            bias: false,
+            scale: 1.0,
             soft_cap: s.logit_soft_cap,
-        },
+        }),
     }
 }

@@ -1,5 +1,6 @@
 //! GPT-2 (Radford et al., "Language Models are Unsupervised Multitask
-//! Learners"): learned positions, LayerNorm, biases everywhere, tied head.
+//! Learners"): learned positions, LayerNorm, biases everywhere, tied head. StarCoder
+//! (Li et al., "StarCoder: may the source be with you!") has one key and value head.
 
 use super::{hf_activation, name, Arch, Repair::*, Role::*};
 use crate::error::Result;
@@ -8,6 +9,7 @@ use crate::spec::*;
 
 pub const ARCH: Arch = Arch {
     gguf: "gpt2",
+    about: "GPT-2",
     hf: &["GPT2LMHeadModel"],
     from_config,
     from_gguf,
@@ -34,7 +36,44 @@ pub const ARCH: Arch = Arch {
     ignored: &[".attn.bias", ".attn.masked_bias"],
 };
 
+pub const STARCODER: Arch = Arch {
+    gguf: "starcoder",
+    about: "StarCoder, GPT-BigCode",
+    hf: &["GPTBigCodeForCausalLM"],
+    from_config: starcoder,
+    from_gguf: starcoder_gguf,
+    hf_names: &[
+        name(Embedding, "wte", AsIs),
+        name(Positions, "wpe", AsIs),
+        name(FinalNorm, "ln_f", AsIs),
+        name(AttnNorm, "h.{}.ln_1", AsIs),
+        name(Query, "h.{}.attn.c_attn", FusedByGroup),
+        name(Key, "h.{}.attn.c_attn", FusedByGroup),
+        name(Value, "h.{}.attn.c_attn", FusedByGroup),
+        name(AttnOut, "h.{}.attn.c_proj", AsIs),
+        name(FfnNorm, "h.{}.ln_2", AsIs),
+        name(Up, "h.{}.mlp.c_fc", AsIs),
+        name(Down, "h.{}.mlp.c_proj", AsIs),
+    ],
+    ..ARCH
+};
+
+fn starcoder(c: &Config) -> Result<Spec> {
+    let multi_query = c.bool("multi_query")?.unwrap_or(true);
+    from_keys(c, "gelu_pytorch_tanh", multi_query)
+}
+
+fn starcoder_gguf(g: &Gguf) -> Result<Spec> {
+    let kv_heads = g.usize("attention.head_count_kv")?.unwrap_or(1);
+    let inner = g.tensor_rows("blk.0.ffn_up.weight")?;
+    gguf(g, Some(kv_heads), inner)
+}
+
 fn from_config(c: &Config) -> Result<Spec> {
+    from_keys(c, "gelu_new", false)
+}
+
+fn from_keys(c: &Config, activation: &str, one_kv_head: bool) -> Result<Spec> {
     if c.bool("scale_attn_by_inverse_layer_idx")? == Some(true) {
         return Err(c.error("scale_attn_by_inverse_layer_idx is not supported"));
     }
@@ -46,9 +85,10 @@ fn from_config(c: &Config) -> Result<Spec> {
         context: c.need_usize("n_positions")?,
         layers: c.need_usize("n_layer")?,
         heads: c.need_usize("n_head")?,
+        kv_heads: one_kv_head.then_some(1),
         inner: c.usize("n_inner")?.unwrap_or(hidden.saturating_mul(4)),
         eps: c.f32("layer_norm_epsilon")?.unwrap_or(1e-5),
-        activation: hf_activation(c, "activation_function", "gelu_new")?,
+        activation: hf_activation(c, "activation_function", activation)?,
         tied: c.bool("tie_word_embeddings")?.unwrap_or(true),
         scaled,
     })
@@ -56,13 +96,18 @@ fn from_config(c: &Config) -> Result<Spec> {
 }
 
 fn from_gguf(g: &Gguf) -> Result<Spec> {
+    gguf(g, None, g.need_usize("feed_forward_length")?)
+}
+
+fn gguf(g: &Gguf, kv_heads: Option<usize>, inner: usize) -> Result<Spec> {
     spec(Sizes {
         vocab: g.tensor_rows("token_embd.weight")?,
         hidden: g.need_usize("embedding_length")?,
         context: g.need_usize("context_length")?,
         layers: g.need_usize("block_count")?,
         heads: g.need_usize("attention.head_count")?,
-        inner: g.need_usize("feed_forward_length")?,
+        kv_heads,
+        inner,
         eps: g.need_f32("attention.layer_norm_epsilon")?,
         activation: Activation::GeluTanh,
         tied: !g.has_tensor("output.weight"),
@@ -77,6 +122,8 @@ struct Sizes {
     context: usize,
     layers: usize,
     heads: usize,
+    /// As many as heads, if not said.
+    kv_heads: Option<usize>,
     inner: usize,
     eps: f32,
     activation: Activation,
@@ -91,32 +138,25 @@ fn spec(s: Sizes) -> Result<Spec, String> {
         eps: s.eps,
         bias: true,
     };
-    let layer = Layer {
-        wiring: Wiring::Pre,
-        norm,
-        attention: Attention {
-            heads: s.heads,
-            kv_heads: s.heads,
-            head_dim,
-            scale: if s.scaled {
-                1.0 / (head_dim as f32).sqrt()
-            } else {
-                1.0
+    let plain = Attention::plain(s.heads, s.kv_heads.unwrap_or(s.heads), head_dim);
+    let layer = Layer::of(
+        NormPlacement::Pre(norm),
+        Attention {
+            scale: match s.scaled {
+                true => plain.scale,
+                false => 1.0,
             },
-            rope: None,
-            qk_norm: None,
-            window: None,
-            soft_cap: None,
             qkv_bias: true,
             out_bias: true,
+            ..plain
         },
-        feed_forward: FeedForward {
+        FeedForward {
             inner: s.inner,
             activation: s.activation,
             gated: false,
             bias: true,
         },
-    };
+    );
     Ok(Spec {
         vocab: s.vocab,
         hidden: s.hidden,
@@ -124,13 +164,18 @@ fn spec(s: Sizes) -> Result<Spec, String> {
         embedding: crate::spec::Embedding {
             scale: 1.0,
             learned_positions: true,
+            first_position: 0,
+            types: false,
+            norm: None,
         },
         ropes: Vec::new(),
         layers: super::repeat(layer, s.layers)?,
-        final_norm: norm,
-        head: crate::spec::Head {
+        final_norm: Some(norm),
+        head: Some(crate::spec::Head {
             tied: s.tied,
+            bias: false,
+            scale: 1.0,
             soft_cap: None,
-        },
+        }),
     })
 }

@@ -1,14 +1,43 @@
 //! The architectures: one file each, and what they have in common.
 
+mod apertus;
+mod bert;
+mod cohere;
+mod decoder;
+mod ernie4_5;
+mod exaone4;
+mod gemma;
 mod gemma3;
+mod glm4;
+mod glm4_moe;
 mod gpt2;
+mod gpt_oss;
+mod granite;
+mod hunyuan;
+mod laguna;
 mod llama;
+mod llama4;
+mod minimax_m2;
+mod mistral3;
+mod mixture;
+mod modernbert;
+mod nemotron;
+mod neox;
+mod olmo;
+mod phi;
+mod phimoe;
 mod qwen;
+mod qwen_moe;
 mod rope;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use crate::error::{show, Error, Result};
+use crate::load::Scheme;
 use crate::source::{Config, Gguf};
-use crate::spec::{Activation, Layer, Spec};
+use crate::spec::{Activation, Attention, Layer, Part, Spec};
 use rustml_io::{FileFormat, Store};
 use std::path::Path;
 
@@ -16,6 +45,8 @@ use std::path::Path;
 pub struct Arch {
     /// The name in `general.architecture` of GGUF files.
     pub gguf: &'static str,
+    /// The models people know it by.
+    pub about: &'static str,
     /// The names in `architectures` of config.json.
     pub hf: &'static [&'static str],
     /// The settings of a config.json.
@@ -40,6 +71,10 @@ pub enum Role {
     Embedding,
     /// Vectors of the positions.
     Positions,
+    /// Vectors of the types of tokens.
+    TokenTypes,
+    /// Of the sum of these three.
+    EmbeddingNorm,
     /// After the last layer.
     FinalNorm,
     /// From vectors to logits, where the embedding does not serve for that.
@@ -71,6 +106,30 @@ pub enum Role {
     Down,
     /// After the feed-forward.
     FfnPostNorm,
+    /// To the factors of what attention gives.
+    AttnGate,
+    /// Summands of scores by distance, of all layers.
+    RelativeBias,
+    /// One more score for each query head.
+    Sinks,
+    /// From a row to a score of each expert.
+    ExpertRouter,
+    /// Added to the scores for choosing.
+    Correction,
+    /// Experts' projections, as those of a feed-forward.
+    ExpertGate,
+    /// Likewise.
+    ExpertUp,
+    /// Likewise.
+    ExpertDown,
+    /// Those of the shared expert.
+    SharedGate,
+    /// Likewise.
+    SharedUp,
+    /// Likewise.
+    SharedDown,
+    /// What the shared expert's factor is a product with.
+    SharedRouter,
 }
 
 /// What is done to a tensor when it is loaded, so that the forward pass knows
@@ -81,19 +140,26 @@ pub enum Repair {
     AsIs,
     /// Stored `[inputs, outputs]` (GPT-2's Conv1D).
     Transposed,
-    /// A part of query, key and value in one tensor, one after the other.
+    /// A part of query, key and value in one tensor, or of gate and up, one after
+    /// the other.
     Fused,
     /// Both.
     FusedTransposed,
+    /// A part of query, key and value in one tensor, where the queries of each key
+    /// head come first, then this key head, then its value head.
+    FusedByGroup,
     /// Rows of each head in the order that rotates neighbours; they are put
     /// in the order that rotates halves (`LlamaModel.permute` in llama.cpp's
     /// converter).
     Interleaved,
     /// A norm's weight stored less one (Gemma).
     MinusOne,
+    /// Gate and up of all experts in one tensor, `[experts, inputs, outputs]`, their
+    /// outputs in turn (gpt-oss).
+    AlternatingTransposed,
 }
 
-/// The name of a tensor without `.weight` or `.bias`; `{}` is the layer.
+/// The name of a tensor without `.weight` or `.bias`; `{}` is the layer, `{e}` the expert.
 pub struct Name {
     /// What it is for.
     pub role: Role,
@@ -107,7 +173,7 @@ const fn name(role: Role, name: &'static str, repair: Repair) -> Name {
     Name { role, name, repair }
 }
 
-use Repair::AsIs;
+use Repair::{AsIs, Fused};
 use Role::*;
 
 /// The usual names in safetensors, after the prefix.
@@ -126,6 +192,24 @@ pub const HF_NAMES: &[Name] = &[
     name(Gate, "layers.{}.mlp.gate_proj", AsIs),
     name(Up, "layers.{}.mlp.up_proj", AsIs),
     name(Down, "layers.{}.mlp.down_proj", AsIs),
+    name(AttnGate, "layers.{}.self_attn.g_proj", AsIs),
+    name(Sinks, "layers.{}.self_attn.sinks", AsIs),
+    name(ExpertRouter, "layers.{}.mlp.gate", AsIs),
+    name(
+        Correction,
+        "layers.{}.mlp.gate.e_score_correction_bias",
+        AsIs,
+    ),
+    name(ExpertGate, "layers.{}.mlp.experts.{e}.gate_proj", AsIs),
+    name(ExpertUp, "layers.{}.mlp.experts.{e}.up_proj", AsIs),
+    name(ExpertDown, "layers.{}.mlp.experts.{e}.down_proj", AsIs),
+    name(ExpertGate, "layers.{}.mlp.experts.gate_up_proj", Fused),
+    name(ExpertUp, "layers.{}.mlp.experts.gate_up_proj", Fused),
+    name(ExpertDown, "layers.{}.mlp.experts.down_proj", AsIs),
+    name(SharedGate, "layers.{}.mlp.shared_experts.gate_proj", AsIs),
+    name(SharedUp, "layers.{}.mlp.shared_experts.up_proj", AsIs),
+    name(SharedDown, "layers.{}.mlp.shared_experts.down_proj", AsIs),
+    name(SharedRouter, "layers.{}.mlp.shared_expert_gate", AsIs),
 ];
 
 /// The usual names in GGUF files.
@@ -147,32 +231,131 @@ pub const GGUF_NAMES: &[Name] = &[
     name(Up, "blk.{}.ffn_up", AsIs),
     name(Down, "blk.{}.ffn_down", AsIs),
     name(FfnPostNorm, "blk.{}.post_ffw_norm", AsIs),
+    name(AttnGate, "blk.{}.attn_gate", AsIs),
+    name(Sinks, "blk.{}.attn_sinks", AsIs),
+    name(ExpertRouter, "blk.{}.ffn_gate_inp", AsIs),
+    name(Correction, "blk.{}.exp_probs_b", AsIs),
+    name(ExpertGate, "blk.{}.ffn_gate_exps", AsIs),
+    name(ExpertUp, "blk.{}.ffn_up_exps", AsIs),
+    name(ExpertDown, "blk.{}.ffn_down_exps", AsIs),
+    name(ExpertGate, "blk.{}.ffn_gate_up_exps", Fused),
+    name(ExpertUp, "blk.{}.ffn_gate_up_exps", Fused),
+    name(ExpertGate, "blk.{}.ffn_gate.{e}", AsIs),
+    name(ExpertUp, "blk.{}.ffn_up.{e}", AsIs),
+    name(ExpertDown, "blk.{}.ffn_down.{e}", AsIs),
+    name(SharedGate, "blk.{}.ffn_gate_shexp", AsIs),
+    name(SharedUp, "blk.{}.ffn_up_shexp", AsIs),
+    name(SharedDown, "blk.{}.ffn_down_shexp", AsIs),
+    name(SharedRouter, "blk.{}.ffn_gate_inp_shexp", AsIs),
 ];
 
 /// All architectures.
 pub const ALL: &[&Arch] = &[
     &gpt2::ARCH,
+    &gpt2::STARCODER,
     &llama::ARCH,
     &gemma3::ARCH,
+    &gemma3::EMBEDDING,
     &qwen::QWEN2,
     &qwen::QWEN3,
+    &qwen::QWEN2_VL,
+    &qwen::QWEN3_VL,
+    &gemma::GEMMA,
+    &gemma::GEMMA2,
+    &granite::GRANITE,
+    &granite::GRANITE_MOE,
+    &granite::MINICPM,
+    &smollm3::ARCH,
+    &olmo::OLMO2,
+    &olmo::OLMOE,
+    &glm4::ARCH,
+    &hunyuan::ARCH,
+    &hunyuan::MOE,
+    &ernie4_5::ARCH,
+    &ernie4_5::MOE,
+    &exaone4::ARCH,
+    &cohere::COHERE2,
+    &cohere::COHERE2_MOE,
+    &cohere::COMMAND_R,
+    &starcoder2::ARCH,
+    &stablelm::ARCH,
+    &phi::PHI2,
+    &phi::PHI3,
+    &neox::GPT_NEOX,
+    &neox::FALCON,
+    &nemotron::NEMOTRON,
+    &nemotron::ARCEE,
+    &seed_oss::ARCH,
+    &qwen_moe::QWEN2_MOE,
+    &qwen_moe::QWEN3_MOE,
+    &qwen_moe::MELLUM,
+    &gpt_oss::ARCH,
+    &glm4_moe::GLM4_MOE,
+    &glm4_moe::DOTS1,
+    &phimoe::ARCH,
+    &minimax_m2::ARCH,
+    &mistral3::ARCH,
+    &llama4::ARCH,
+    &laguna::ARCH,
+    &apertus::ARCH,
+    &bert::BERT,
+    &bert::ROBERTA,
+    &bert::DISTILBERT,
+    &bert::MPNET,
+    &bert::NOMIC,
+    &modernbert::ARCH,
 ];
 
 impl Role {
+    /// Whether files differ about it: GGUF files hold queries, keys and values in one tensor
+    /// or in three, and transformers 5 spells the experts of all architectures alike.
+    fn has_spellings(self) -> bool {
+        let of_attention = [Query, Key, Value];
+        let of_experts = [ExpertRouter, Correction, ExpertGate, ExpertUp, ExpertDown];
+        of_attention.contains(&self) || of_experts.contains(&self)
+    }
+
+    /// The norms before and after a part.
+    pub fn norms(part: &Part) -> (Role, Role) {
+        match part {
+            Part::Attention(_) => (AttnNorm, AttnPostNorm),
+            Part::FeedForward(_) | Part::Experts(_) => (FfnNorm, FfnPostNorm),
+            Part::Parallel(_) => (AttnNorm, FfnPostNorm),
+        }
+    }
+
     /// `[outputs, inputs]` of a matrix by the settings.
     pub fn shape(self, s: &Spec, layer: Option<&Layer>) -> (usize, usize) {
         let dims = layer.map(|l| {
-            let a = &l.attention;
-            let (q, kv) = (a.heads * a.head_dim, a.kv_heads * a.head_dim);
-            (q, kv, l.feed_forward.inner)
+            let of = |a: &Attention| (a.heads * a.head_dim, a.kv_heads * a.head_dim);
+            let (q, kv) = l.attention().map_or((0, 0), of);
+            (q, kv, l.feed_forward().map_or(0, |f| f.inner))
         });
+        let experts = layer.and_then(Layer::experts);
+        if let Some(e) = experts {
+            let shared = e.shared.map_or(0, |s| s.expert.inner);
+            match self {
+                ExpertRouter => return (e.router.experts, s.hidden),
+                ExpertGate | ExpertUp => return (e.expert.inner, s.hidden),
+                ExpertDown => return (s.hidden, e.expert.inner),
+                SharedGate | SharedUp => return (shared, s.hidden),
+                SharedDown => return (s.hidden, shared),
+                SharedRouter => return (1, s.hidden),
+                _ => {}
+            }
+        }
         match (self, dims) {
             (Query, Some((q, _, _))) => (q, s.hidden),
             (Key | Value, Some((_, kv, _))) => (kv, s.hidden),
             (AttnOut, Some((q, _, _))) => (s.hidden, q),
+            (AttnGate, Some((q, _, _))) => {
+                let attention = layer.and_then(Layer::attention);
+                let of_heads = attention.filter(|a| a.gate.is_some_and(|g| g.per_head));
+                (of_heads.map_or(q, |a| a.heads), s.hidden)
+            }
             (Gate | Up, Some((_, _, inner))) => (inner, s.hidden),
             (Down, Some((_, _, inner))) => (s.hidden, inner),
-            (Positions, _) => (s.context, s.hidden),
+            (Positions, _) => (s.context + s.embedding.first_position, s.hidden),
             _ => (s.vocab, s.hidden),
         }
     }
@@ -186,7 +369,15 @@ impl Arch {
     pub fn of(store: &Store) -> Result<&'static Arch> {
         match store.format() {
             FileFormat::Gguf { .. } => {
-                let name = Gguf::new(store, "general").need_str("architecture")?;
+                let general = Gguf::new(store, "general");
+                let name = general.need_str("architecture")?;
+                // What llama.cpp calls the eyes and ears that go beside a model.
+                if name == "clip" {
+                    return Err(general.error(
+                        "this is a projector (mmproj): the part of a model that sees or hears, \
+                         not the one that writes; open the GGUF file of the model itself",
+                    ));
+                }
                 let found = ALL.iter().find(|a| a.gguf == name);
                 known(found, show(name), store.path())
             }
@@ -211,12 +402,7 @@ impl Arch {
     }
 
     fn spec_of_config(&self, config: &Config) -> Result<Spec> {
-        if config.object("quantization_config")?.is_some() {
-            return Err(config.error(
-                "quantization_config is set, but quantised weights are only read from GGUF; \
-                 take that, or a checkpoint in float types",
-            ));
-        }
+        Scheme::of(config)?;
         valid((self.from_config)(config)?, config.path())
     }
 
@@ -236,11 +422,22 @@ impl Arch {
 
     /// The name of the tensor for `role`, and what is done to it.
     pub fn tensor(&self, role: Role, format: FileFormat) -> Option<&Name> {
+        self.names(role, format).next()
+    }
+
+    /// The names that it may have: its own, or else the usual ones. Some may have either.
+    pub fn names(&self, role: Role, format: FileFormat) -> impl Iterator<Item = &Name> {
         let (own, usual) = match format {
             FileFormat::Gguf { .. } => (self.gguf_names, GGUF_NAMES),
             FileFormat::Safetensors => (self.hf_names, HF_NAMES),
         };
-        own.iter().chain(usual).find(|n| n.role == role)
+        let has_own = own.iter().any(|n| n.role == role);
+        let usual = if has_own && !role.has_spellings() {
+            &[]
+        } else {
+            usual
+        };
+        own.iter().chain(usual).filter(move |n| n.role == role)
     }
 }
 
@@ -249,11 +446,6 @@ fn known(found: Option<&&'static Arch>, name: String, path: &Path) -> Result<&'s
     found.copied().ok_or_else(|| Error::UnknownArchitecture {
         path: path.to_owned(),
         name,
-        known: ALL
-            .iter()
-            .flat_map(|a| a.hf.iter().copied().chain([a.gguf]))
-            .collect::<Vec<_>>()
-            .join(", "),
     })
 }
 
@@ -271,10 +463,20 @@ fn valid(spec: Spec, path: &Path) -> Result<Spec> {
 fn hf_activation(c: &Config, key: &str, default: &str) -> Result<Activation> {
     match c.str(key)?.unwrap_or(default) {
         "silu" | "swish" => Ok(Activation::Silu),
-        "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+        "gelu" | "gelu_python" => Ok(Activation::GeluErf),
+        "quick_gelu" => Ok(Activation::QuickGelu),
         "relu" => Ok(Activation::Relu),
+        "relu2" => Ok(Activation::SquaredRelu),
+        // Its numbers are among the tensors.
+        "xielu" => Ok(Activation::Xielu {
+            alpha_p: 0.8,
+            alpha_n: 0.8,
+            beta: 0.5,
+            eps: -1e-6,
+        }),
         other => Err(c.error(format!(
-            "{key} is {}, which is not supported; supported are silu, gelu_new, gelu_pytorch_tanh, relu",
+            "{key} is {}, which is not supported; supported are silu, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu, relu2",
             show(other)
         ))),
     }

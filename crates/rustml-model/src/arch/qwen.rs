@@ -1,17 +1,18 @@
 //! Qwen 2 and 2.5 (Yang et al., "Qwen2 Technical Report"): like Llama, with
 //! biases on queries, keys and values. Qwen 3 (Yang et al., "Qwen3 Technical
 //! Report"): norms of queries and keys instead. Heads are rotated by halves, in
-//! GGUF files too.
+//! GGUF files too. The vision models are these for text: positions of text are
+//! the same in all their sections.
 
-use super::llama::{spec, Sizes};
-use super::rope::{gguf_rope_scaling, hf_rope, HfRope};
-use super::{hf_activation, Arch};
+use super::decoder::{layer_types, Decoder, Defaults, LayerType};
+use super::Arch;
 use crate::error::Result;
 use crate::source::{Config, Gguf};
 use crate::spec::*;
 
 pub const QWEN2: Arch = Arch {
     gguf: "qwen2",
+    about: "Qwen 2 and 2.5",
     hf: &["Qwen2ForCausalLM"],
     from_config: |c| from_config(c, Generation::Two),
     from_gguf: |g| from_gguf(g, Generation::Two),
@@ -23,10 +24,34 @@ pub const QWEN2: Arch = Arch {
 
 pub const QWEN3: Arch = Arch {
     gguf: "qwen3",
+    about: "Qwen 3",
     hf: &["Qwen3ForCausalLM"],
     from_config: |c| from_config(c, Generation::Three),
     from_gguf: |g| from_gguf(g, Generation::Three),
     ..QWEN2
+};
+
+pub const QWEN2_VL: Arch = Arch {
+    gguf: "qwen2vl",
+    about: "Qwen 2 and 2.5 VL, their language models",
+    hf: &[
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen2VLForConditionalGeneration",
+    ],
+    from_config: |c| text(c, Generation::Two),
+    hf_prefixes: &["model.language_model.", "language_model.model.", "model."],
+    // The eyes, which text does not need.
+    ignored: &["model.visual.", "visual.", ".rotary_emb.inv_freq"],
+    ..QWEN2
+};
+
+pub const QWEN3_VL: Arch = Arch {
+    gguf: "qwen3vl",
+    about: "Qwen 3 VL, its language model",
+    hf: &["Qwen3VLForConditionalGeneration"],
+    from_config: |c| text(c, Generation::Three),
+    from_gguf: |g| from_gguf(g, Generation::Three),
+    ..QWEN2_VL
 };
 
 #[derive(Clone, Copy, PartialEq)]
@@ -35,88 +60,52 @@ enum Generation {
     Three,
 }
 
-fn from_config(c: &Config, generation: Generation) -> Result<Spec> {
-    // transformers then gives a window to the layers from max_window_layers on;
-    // no published model asks for that.
-    if c.bool("use_sliding_window")? == Some(true) {
-        return Err(c.error("use_sliding_window is true, which is not supported"));
+/// The part of a vision model's settings that is about text.
+fn text(whole: &Config, generation: Generation) -> Result<Spec> {
+    let text = whole.object("text_config")?;
+    let mut spec = from_config(text.as_ref().unwrap_or(whole), generation)?;
+    // It may be outside.
+    if let Some(tied) = whole.bool("tie_word_embeddings")? {
+        spec.head = spec.head.map(|head| Head { tied, ..head });
     }
-    let (hidden, heads) = (
-        c.need_usize("hidden_size")?,
-        c.need_usize("num_attention_heads")?,
-    );
-    let head_dim = match (c.usize("head_dim")?, generation) {
-        (Some(d), _) => d,
-        (None, Generation::Two) => super::head_dim(hidden, heads).map_err(|e| c.error(e))?,
-        (None, Generation::Three) => 128,
-    };
-    let (base, scaling) = hf_rope(
+    Ok(spec)
+}
+
+fn from_config(c: &Config, generation: Generation) -> Result<Spec> {
+    let third = generation == Generation::Three;
+    let mut d = Decoder::from_config(
         c,
-        HfRope {
-            layer_type: None,
-            base: "rope_theta",
-            default_base: 10_000.0,
-            scaling: Some("rope_scaling"),
+        Defaults {
+            head_dim: third.then_some(128),
+            ..Defaults::default()
         },
     )?;
-    let third = generation == Generation::Three;
-    let attention_bias = third && c.bool("attention_bias")?.unwrap_or(false);
-    spec(Sizes {
-        vocab: c.need_usize("vocab_size")?,
-        hidden,
-        context: c.need_usize("max_position_embeddings")?,
-        layers: c.need_usize("num_hidden_layers")?,
-        heads,
-        kv_heads: c.usize("num_key_value_heads")?.unwrap_or(heads),
-        head_dim,
-        inner: c.need_usize("intermediate_size")?,
-        eps: c.f32("rms_norm_eps")?.unwrap_or(1e-6),
-        activation: hf_activation(c, "hidden_act", "silu")?,
-        rope: Rope {
-            dims: head_dim,
-            base,
-            scaling,
-        },
-        qk_norm: third,
-        qkv_bias: !third || attention_bias,
-        out_bias: attention_bias,
-        mlp_bias: false,
-        tied: c.bool("tie_word_embeddings")?.unwrap_or(false),
-    })
-    .map_err(|what| c.error(what))
+    let bias = third && c.bool("attention_bias")?.unwrap_or(false);
+    d.each(|_, a| (a.qkv_bias, a.out_bias) = (bias || !third, bias));
+    if third {
+        d.qk_norm(NormedOver::Head, false);
+    }
+    if c.bool("use_sliding_window")? == Some(true) {
+        let window = c.usize_or("sliding_window", Some(4096))?;
+        // Without a list, the layers from `max_window_layers` on have it.
+        let first = c.usize("max_window_layers")?.unwrap_or(28);
+        let types = layer_types(c, d.layers())?;
+        d.each(|i, a| {
+            let sliding = match &types {
+                Some(types) => types[i] == LayerType::Sliding,
+                None => i >= first,
+            };
+            a.window = window.filter(|_| sliding);
+        });
+    }
+    Ok(d.spec())
 }
 
 fn from_gguf(g: &Gguf, generation: Generation) -> Result<Spec> {
-    let (hidden, heads) = (
-        g.need_usize("embedding_length")?,
-        g.need_usize("attention.head_count")?,
-    );
-    let head_dim = match g.usize("attention.key_length")? {
-        Some(d) => d,
-        None => super::head_dim(hidden, heads).map_err(|e| g.error(e))?,
-    };
-    let third = generation == Generation::Three;
-    spec(Sizes {
-        vocab: g.tensor_rows("token_embd.weight")?,
-        hidden,
-        context: g.need_usize("context_length")?,
-        layers: g.need_usize("block_count")?,
-        heads,
-        kv_heads: g.usize("attention.head_count_kv")?.unwrap_or(heads),
-        head_dim,
-        inner: g.need_usize("feed_forward_length")?,
-        eps: g.need_f32("attention.layer_norm_rms_epsilon")?,
-        activation: Activation::Silu,
-        rope: Rope {
-            dims: g.usize("rope.dimension_count")?.unwrap_or(head_dim),
-            base: g.f32("rope.freq_base")?.unwrap_or(10_000.0),
-            scaling: gguf_rope_scaling(g)?,
-        },
-        qk_norm: third,
-        qkv_bias: !third || g.has_tensor("blk.0.attn_q.bias"),
-        out_bias: g.has_tensor("blk.0.attn_output.bias"),
-        mlp_bias: g.has_tensor("blk.0.ffn_up.bias"),
-        tied: !g.has_tensor("output.weight"),
-    })
-    .map_err(|what| g.error(what))
+    let mut d = Decoder::from_gguf(g)?;
+    match generation {
+        Generation::Two => d.each(|_, a| a.qkv_bias = true),
+        Generation::Three => d.qk_norm(NormedOver::Head, false),
+    }
+    Ok(d.spec())
 }

@@ -2,24 +2,41 @@
 
 use super::Capacity;
 use crate::model::Model;
-use crate::spec::{Layer, Wiring};
-use rustml_kernels::par::scratch_len;
-use rustml_kernels::{Acts, Aligned};
+use crate::spec;
+use crate::spec::{Attention, Block, Experts, Layer, Part};
+use rustml_kernels::par::{self, scratch_len, ExpertBuffers, ExpertSizes};
+use rustml_kernels::router::Choice;
+use rustml_kernels::{Acts, Aligned, Forms, Phase};
 
 /// Buffers for steps of one model, allocated once for the largest step. Each
 /// is `[rows, width]` of the current step.
 pub(crate) struct Buffers {
     /// The residual stream, `hidden` wide.
     pub x: Aligned<f32>,
-    /// What a part adds to the stream, before its norm; `hidden` wide, empty where no
-    /// part has one.
+    /// A part's result, where a norm or a factor comes before it is added; `hidden`
+    /// wide, empty where none does.
     pub y: Aligned<f32>,
+    /// The sum of parallel blocks, likewise.
+    pub sum: Aligned<f32>,
+    /// What experts read, `hidden` wide; empty where there are none.
+    pub input: Aligned<f32>,
+    /// The result of a shared expert, likewise.
+    pub shared: Aligned<f32>,
+    /// The router's products, as wide as there are experts.
+    pub router: Aligned<f32>,
+    /// The experts of each row.
+    pub choices: Vec<Choice>,
+    /// What is in hand of experts.
+    pub experts: Option<ExpertBuffers>,
     /// Queries, `heads * head_dim` wide.
     pub q: Aligned<f32>,
     /// Keys, `kv_heads * head_dim` wide.
     pub k: Aligned<f32>,
     /// Values, likewise.
     pub v: Aligned<f32>,
+    /// Factors of what attention gives, as wide as the queries at most; empty where none
+    /// has them.
+    pub gate: Aligned<f32>,
     /// What attention mixed, as wide as the queries.
     pub mixed: Aligned<f32>,
     /// What threads have in hand of norms and feed-forwards.
@@ -34,6 +51,8 @@ pub(crate) struct Buffers {
     pub sin: Vec<Aligned<f32>>,
     /// `[logit rows, vocab]`
     pub logits: Aligned<f32>,
+    /// `[logit rows, hidden]`
+    pub hidden: Aligned<f32>,
 }
 
 impl Buffers {
@@ -51,25 +70,81 @@ impl Buffers {
                 .map(|r| Aligned::zeroed(rows * (r.dims / 2)))
                 .collect()
         };
-        let q = |l: &Layer| l.attention.heads * l.attention.head_dim;
-        let kv = |l: &Layer| l.attention.kv_heads * l.attention.head_dim;
-        let y = |l: &Layer| match l.wiring {
-            Wiring::Sandwich => spec.hidden,
-            _ => 0,
+        let attention =
+            |f: &dyn Fn(&Attention) -> usize| widest(&|l: &Layer| l.attention().map_or(0, f));
+        let most = |f: &dyn Fn(&Experts) -> usize| {
+            let all = spec.layers.iter().filter_map(Layer::experts);
+            all.map(f).max().unwrap_or(0)
+        };
+        let experts = |f: &dyn Fn(&Experts) -> usize| Aligned::zeroed(rows * most(f));
+        let q = || attention(&|a| a.heads * a.head_dim);
+        let kv = || attention(&|a| a.kv_heads * a.head_dim);
+        // A norm of the sum writes there, too.
+        let follows = |b: &Block| b.norm.after().is_some() || b.scale != 1.0;
+        let within = |b: &Block| match &b.part {
+            Part::Parallel(blocks) => blocks.iter().any(follows),
+            _ => false,
+        };
+        let normed = spec.embedding.norm.is_some();
+        let y = |l: &Layer| match normed || l.blocks.iter().any(|b| follows(b) || within(b)) {
+            true => spec.hidden,
+            false => 0,
+        };
+        let is_parallel = |b: &Block| matches!(b.part, Part::Parallel(_));
+        let sum = |l: &Layer| match l.blocks.iter().any(is_parallel) {
+            true => spec.hidden,
+            false => 0,
         };
         Buffers {
             x: Aligned::zeroed(rows * spec.hidden),
             y: widest(&y),
-            q: widest(&q),
-            k: widest(&kv),
-            v: widest(&kv),
-            mixed: widest(&q),
+            sum: widest(&sum),
+            input: experts(&|_| spec.hidden),
+            shared: experts(&|e| if e.shared.is_some() { spec.hidden } else { 0 }),
+            router: experts(&|e| e.router.experts),
+            choices: vec![Choice::default(); rows * most(&|e| e.router.chosen)],
+            experts: expert_buffers(model, rows),
+            q: q(),
+            k: kv(),
+            v: kv(),
+            gate: attention(&|a| a.gate.map_or(0, |_| a.heads * a.head_dim)),
+            mixed: q(),
             scratch: Aligned::zeroed(scratch_len(model.team(), rows, spec.hidden, inner_cols)),
             acts: Acts::new(rows, cols, forms),
             inner: Acts::new(rows, inner_cols, inner_forms),
             cos: tables(),
             sin: tables(),
             logits: Aligned::zeroed(capacity.logit_rows * spec.vocab),
+            hidden: Aligned::zeroed(capacity.logit_rows * spec.hidden),
         }
     }
+}
+
+/// For the largest experts of all layers.
+fn expert_buffers(model: &Model, rows: usize) -> Option<ExpertBuffers> {
+    let spec = model.spec();
+    let all = || spec.layers.iter().filter_map(Layer::experts);
+    let most = |f: &dyn Fn(&Experts) -> usize| all().map(f).max();
+    let sizes = ExpertSizes {
+        rows,
+        experts: most(&|e| e.router.experts)?,
+        chosen: most(&|e| e.router.chosen)?,
+        hidden: spec.hidden,
+        inner: most(&|e| e.expert.inner)?,
+    };
+    let (mut input, mut inner) = (Forms::default(), Forms::default());
+    for w in model.weights().experts() {
+        let experts = par::Experts {
+            activation: spec::Activation::Silu,
+            gate: w.gate.as_ref(),
+            up: &w.up,
+            down: &w.down,
+            weight_on_input: false,
+        };
+        for phase in [Phase::Prefill, Phase::Decode] {
+            let forms = experts.forms(phase);
+            (input, inner) = (input.union(forms[0]), inner.union(forms[1]));
+        }
+    }
+    Some(ExpertBuffers::new(model.team(), sizes, input, inner))
 }

@@ -8,8 +8,8 @@
 use crate::spec::Attention;
 use crate::weights::NormWeights;
 use rustml_io::DType;
-use rustml_kernels::par::{Cache, SpanView};
-use rustml_kernels::{Acts, Forms, Matrix};
+use rustml_kernels::par::{self, Cache, SpanView};
+use rustml_kernels::{Acts, Forms, Matrix, Phase};
 use rustml_trace::Cost;
 
 /// Bytes alone.
@@ -31,13 +31,29 @@ pub fn total(costs: impl IntoIterator<Item = Cost>) -> Cost {
 pub fn product(acts: &Acts, m: &Matrix, bias: Option<&[f32]>) -> Cost {
     let operations = 2 * (acts.rows() * m.rows() * m.cols()) as u64;
     let mut cost = bytes(m.bytes() + bias.map_or(0, size_of_val));
-    let tiles = acts.forms().contains(Forms::TILES) && m.prompt_forms() == Forms::TILES;
+    let tiles = acts.forms().contains(Forms::TILES) && m.prefill_forms() == Forms::TILES;
     *match m.dtype() {
         _ if tiles => &mut cost.bf16_ops,
         DType::BF16 => &mut cost.bf16_ops,
         dtype if dtype.is_float() => &mut cost.flops,
         _ => &mut cost.int_ops,
     } = operations;
+    cost
+}
+
+/// The products of `pairs` of a row and an expert, of which so many bytes were read.
+pub fn experts(e: &par::Experts, read: usize, pairs: usize, phase: Phase) -> Cost {
+    let matrices = e.gate.into_iter().chain([e.up, e.down]);
+    let mut cost = bytes(read);
+    for m in matrices {
+        let operations = 2 * (pairs * m.rows() * m.cols()) as u64;
+        *match m.dtype() {
+            _ if m.forms(phase) == Forms::TILES => &mut cost.bf16_ops,
+            DType::BF16 => &mut cost.bf16_ops,
+            dtype if dtype.is_float() => &mut cost.flops,
+            _ => &mut cost.int_ops,
+        } += operations;
+    }
     cost
 }
 
@@ -66,9 +82,9 @@ pub fn half_of_attention(a: &Attention, cache: &Cache, spans: &[SpanView]) -> Co
     for s in spans.iter().filter(|s| s.rows > 0) {
         let (read, pairs) = seen(s.first, s.rows, a.window);
         cost += bytes(read * cache.position_bytes() / 2);
-        *match s.prompt {
-            true => &mut cost.bf16_ops,
-            false => &mut cost.flops,
+        *match s.phase {
+            Phase::Prefill => &mut cost.bf16_ops,
+            Phase::Decode => &mut cost.flops,
         } += (2 * pairs * a.heads * a.head_dim) as u64;
     }
     cost

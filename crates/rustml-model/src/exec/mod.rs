@@ -3,19 +3,21 @@
 //! Every operation of the forward pass is a method here, and only these read
 //! the clock. Buffers are allocated once, for the largest step.
 
+mod attention;
 mod buffers;
 mod cost;
+mod experts;
 
+use crate::forward::Rows;
 use crate::model::Model;
-use crate::spec::{Activation, Attention, Norm};
-use crate::weights::{LayerWeights, Linear, NormWeights};
+use crate::spec::{self, Activation, Attention, Norm};
+use crate::weights::{FeedForwardWeights, Linear, NormWeights};
 use buffers::Buffers;
-use rustml_kernels::attention::AttentionShape;
 use rustml_kernels::ops;
-use rustml_kernels::par::{self, Cache, Output, Positioning, SpanView, Team};
-use rustml_kernels::{Acts, Forms, Matrix};
+use rustml_kernels::par::{self, Output, SpanView, Team};
+use rustml_kernels::{Acts, Forms, Matrix, Phase};
 use rustml_trace::{Cost, Detail, Op, Recorder, Threads};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// How large steps may be.
@@ -31,11 +33,15 @@ pub struct Capacity {
 pub struct Exec {
     team: Arc<Team>,
     capacity: Capacity,
+    /// Width of the stream.
+    hidden: usize,
     pub(crate) buffers: Buffers,
-    /// Whether products of the rows at hand are computed as those of prompts.
-    pub(crate) prompt: bool,
     /// Where the time goes.
     pub recorder: Recorder,
+    /// Blocks of layers that were begun.
+    begun: Arc<AtomicU64>,
+    /// Whether values are looked at, and where one was no finite number.
+    finite: Option<Option<(usize, &'static str)>>,
 }
 
 fn norm<'a>(n: &Norm, w: &'a NormWeights) -> par::Norm<'a> {
@@ -77,23 +83,54 @@ impl Exec {
             team,
             buffers: Buffers::new(model, capacity),
             capacity,
-            prompt: false,
+            hidden: model.spec().hidden,
             recorder,
+            begun: Arc::default(),
+            finite: None,
         }
+    }
+
+    /// Looks at the stream after every block from now on.
+    pub(crate) fn watch_finite(&mut self) {
+        self.finite = Some(None);
+    }
+
+    /// The first layer, and its part, after which a value was no finite number.
+    pub(crate) fn not_finite(&self) -> Option<(usize, &'static str)> {
+        self.finite.flatten()
+    }
+
+    /// Looks at the stream, if that is asked for.
+    pub(crate) fn look_at(&mut self, layer: usize, part: &spec::Part, rows: usize) {
+        if self.finite != Some(None) {
+            return;
+        }
+        let x = &self.buffers.x[..rows * self.hidden];
+        if x.iter().any(|x| !x.is_finite()) {
+            let part = match part {
+                spec::Part::Attention(_) => "attention",
+                spec::Part::FeedForward(_) => "feed-forward",
+                spec::Part::Experts(_) => "experts",
+                spec::Part::Parallel(_) => "attention and feed-forward",
+            };
+            self.finite = Some(Some((layer, part)));
+        }
+    }
+
+    /// Counts the blocks of layers that were begun. Another thread sees by it
+    /// whether a step goes on, however long it takes.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        self.begun.clone()
+    }
+
+    /// A block of a layer begins.
+    pub(crate) fn begin_block(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How large steps may be.
     pub fn capacity(&self) -> Capacity {
         self.capacity
-    }
-
-    /// The forms of activations that these read.
-    fn forms_for(&self, linears: &[&Matrix]) -> Forms {
-        let all = linears.iter().map(|m| match self.prompt {
-            true => m.prompt_forms(),
-            false => m.forms(),
-        });
-        all.fold(Forms::default(), Forms::union)
     }
 
     /// `x[row] = embedding[id] * scale (+ positions[position])`
@@ -112,10 +149,20 @@ impl Exec {
                 }
                 if let Some(positions) = &weights.positions {
                     let extra = &mut extra[..hidden];
-                    positions.decode_row(span.first + row - span.row, extra);
+                    let first = span.first + spec.embedding.first_position;
+                    positions.decode_row(first + row - span.row, extra);
                     ops::add(isa, x, extra);
                 }
+                if !weights.types.is_empty() {
+                    ops::add(isa, x, &weights.types);
+                }
             }
+        }
+        if let (Some(n), Some(w)) = (&spec.embedding.norm, &weights.embedding_norm) {
+            let len = ids.len() * hidden;
+            let (x, y) = (&mut self.buffers.x[..len], &mut self.buffers.y[..len]);
+            par::norm_to_rows(&self.team, norm(n, w), x, y);
+            x.copy_from_slice(y);
         }
         let tables = [Some(&weights.embedding), weights.positions.as_ref()];
         let costs = tables.into_iter().flatten();
@@ -123,19 +170,30 @@ impl Exec {
         self.recorder.record(Op::Embed, start, cost);
     }
 
-    /// Cosines and sines of all rows for every rope.
-    pub(crate) fn rope_tables(&mut self, model: &Model, spans: &[SpanView]) {
+    /// Cosines and sines of all rows for every rope. `lengths` are those of the
+    /// texts that the spans are of.
+    pub(crate) fn rope_tables(&mut self, model: &Model, spans: &[SpanView], lengths: &[usize]) {
         let start = self.recorder.start();
         let b = &mut self.buffers;
-        for (i, frequencies) in model.frequencies().iter().enumerate() {
-            let pairs = frequencies.len();
-            for span in spans {
+        for (i, rope) in model.spec().ropes.iter().enumerate() {
+            let usual = &model.frequencies()[i];
+            let (pairs, amplitude) = (usual.len(), rope.amplitude());
+            for (span, length) in spans.iter().zip(lengths) {
+                let stretched;
+                let frequencies = match rope.since(*length) {
+                    0 => usual,
+                    length => {
+                        stretched = rope.frequencies_at(length);
+                        &stretched
+                    }
+                };
                 for r in 0..span.rows {
                     let position = (span.first + r) as f32;
                     let at = (span.row + r) * pairs;
                     for (j, f) in frequencies.iter().enumerate() {
                         let (sin, cos) = (position * f).sin_cos();
-                        (b.sin[i][at + j], b.cos[i][at + j]) = (sin, cos);
+                        b.sin[i][at + j] = amplitude * sin;
+                        b.cos[i][at + j] = amplitude * cos;
                     }
                 }
             }
@@ -143,156 +201,42 @@ impl Exec {
         self.recorder.record(Op::RopeTable, start, Cost::default());
     }
 
-    /// Normalises the stream and prepares it for `linears`.
-    pub(crate) fn norm(
+    /// Prepares the stream, normalised where `before` says so, for `linears`.
+    pub(crate) fn prepare(
         &mut self,
         op: Op,
-        n: &Norm,
-        w: &NormWeights,
-        rows: usize,
+        before: (Option<Norm>, Option<&NormWeights>),
+        rows: &Rows,
         linears: &[&Matrix],
     ) {
         let start = self.recorder.start();
-        let forms = self.forms_for(linears);
-        let (b, len) = (&mut self.buffers, rows * w.weight.len());
+        let forms = forms_for(rows.phase, linears);
+        let cols = linears[0].cols();
+        let (b, len) = (&mut self.buffers, rows.count * cols);
         let (x, scratch) = (&b.x[..len], &mut b.scratch);
-        par::norm_rows(&self.team, norm(n, w), x, scratch, &mut b.acts, forms);
-        self.recorder.record(op, start, cost::norm(w));
-    }
-
-    /// Queries, keys and values of the prepared rows.
-    pub(crate) fn qkv(&mut self, w: &LayerWeights, rows: usize) {
-        let start = self.recorder.start();
-        let b = &mut self.buffers;
-        let output = |l: &'_ Linear| rows * l.weights.rows();
-        let mut outputs = [
-            output_of(&w.query, &mut b.q[..output(&w.query)]),
-            output_of(&w.key, &mut b.k[..output(&w.key)]),
-            output_of(&w.value, &mut b.v[..output(&w.value)]),
-        ];
-        let ops = [Op::Query, Op::Key, Op::Value];
-        expect(&self.team, rows, &[&w.attn_out.weights]);
-        products(
-            &self.team,
-            &mut self.recorder,
-            Op::Qkv,
-            &ops,
-            &b.acts,
-            &mut outputs,
-            start,
-        );
-    }
-
-    /// Norms and rotations of queries and keys; keys and values are cached.
-    pub(crate) fn position(
-        &mut self,
-        a: &Attention,
-        w: &LayerWeights,
-        cache: &Cache,
-        spans: &[SpanView],
-        rows: usize,
-    ) {
-        let start = self.recorder.start();
-        let b = &mut self.buffers;
-        let (q, kv) = (rows * a.heads * a.head_dim, rows * a.kv_heads * a.head_dim);
-        let qk_norm = match (&a.qk_norm, &w.query_norm, &w.key_norm) {
-            (Some(n), Some(q), Some(k)) => Some((norm(n, q), norm(n, k))),
-            _ => None,
-        };
-        let rope = a.rope.map(|r| {
-            let pairs = b.cos[r].len() / self.capacity.rows;
-            (&b.cos[r][..rows * pairs], &b.sin[r][..rows * pairs])
-        });
-        let times = <[AtomicU64; 3]>::default();
-        let timing = self.recorder.wants_parts().then_some(&times[..]);
-        let how = Positioning { qk_norm, rope };
-        let (q, k, v) = (&mut b.q[..q], &mut b.k[..kv], &b.v[..kv]);
-        par::position_rows(&self.team, cache, spans, &how, a.heads, q, k, v, timing);
-        let norms = [&w.query_norm, &w.key_norm].into_iter().flatten();
-        let norms = cost::total(norms.map(cost::norm));
-        let stored = cost::store(rows, cache);
-        if self.recorder.wants_parts() {
-            let [norm, rope, store] = times.map(AtomicU64::into_inner);
-            // Where there is neither norm nor rotation, the clock was read
-            // between all the same.
-            let parts = [
-                w.query_norm.is_some().then_some((Op::QkNorm, norm, norms)),
-                a.rope.map(|_| (Op::Rope, rope, Cost::default())),
-                Some((Op::KvStore, store, stored)),
-            ];
-            let parts: Vec<_> = parts.into_iter().flatten().collect();
-            self.recorder.record_parts(&parts, start);
-        } else {
-            let cost = cost::total([norms, stored]);
-            self.recorder.record(Op::Position, start, cost);
+        match before {
+            (Some(n), Some(w)) => {
+                par::norm_rows(&self.team, norm(&n, w), x, scratch, &mut b.acts, forms);
+                self.recorder.record(op, start, cost::norm(w));
+            }
+            _ => {
+                par::prepare_rows(&self.team, x, cols, &mut b.acts, forms);
+                self.recorder.record(op, start, Cost::default());
+            }
         }
     }
 
-    /// Attention of all rows.
-    pub(crate) fn attend(&mut self, a: &Attention, cache: &Cache, spans: &[SpanView], rows: usize) {
-        let start = self.recorder.start();
-        let b = &mut self.buffers;
-        let shape = AttentionShape {
-            heads: a.heads,
-            scale: a.scale,
-            soft_cap: a.soft_cap,
-            window: a.window,
-            causal: true,
-        };
-        let len = rows * a.heads * a.head_dim;
-        let times = <[AtomicU64; 3]>::default();
-        let timed = self.recorder.wants_parts().then_some(&times[..]);
-        let (q, out) = (&b.q[..len], &mut b.mixed[..len]);
-        par::attend_rows(&self.team, &shape, cache, spans, q, out, timed);
-        if start.is_none() {
-            return;
-        }
-        let half = cost::half_of_attention(a, cache, spans);
-        if self.recorder.wants_parts() {
-            let [scores, softmax, values] = times.map(AtomicU64::into_inner);
-            let parts = [
-                (Op::Scores, scores, half),
-                (Op::Softmax, softmax, Cost::default()),
-                (Op::Values, values, half),
-            ];
-            self.recorder.record_parts(&parts, start);
-        } else {
-            self.recorder
-                .record(Op::Attend, start, cost::total([half, half]));
-        }
-    }
-
-    /// The output projection of attention: added to the stream, or to `y`
-    /// where a norm comes before that.
-    pub(crate) fn attn_out(&mut self, w: &LayerWeights, rows: usize) {
-        let start = self.recorder.start();
-        let (l, post) = (&w.attn_out, w.attn_post_norm.is_some());
-        let (cols, forms) = (l.weights.cols(), self.forms_for(&[&l.weights]));
-        let b = &mut self.buffers;
-        par::prepare_rows(
-            &self.team,
-            &b.mixed[..rows * cols],
-            cols,
-            &mut b.acts,
-            forms,
-        );
-        match &w.gate {
-            Some(gate) => expect(&self.team, rows, &[&gate.weights, &w.up.weights]),
-            None => expect(&self.team, rows, &[&w.up.weights]),
-        }
-        self.add_product(Op::AttnOut, l, rows, post, start);
-    }
-
-    /// `x += product`, or `y = product` where a norm follows.
-    fn add_product(&mut self, op: Op, l: &Linear, rows: usize, post: bool, start: Option<u64>) {
+    /// A part's last product.
+    fn product_to(&mut self, op: Op, l: &Linear, rows: usize, target: Target, start: Option<u64>) {
         let (b, len) = (&mut self.buffers, rows * l.weights.rows());
-        let out = if post {
-            &mut b.y[..len]
-        } else {
-            &mut b.x[..len]
+        let (out, accumulate) = match target {
+            Target::Stream => (&mut b.x, true),
+            Target::Part { accumulate } => (&mut b.y, accumulate),
+            Target::Sum { accumulate } => (&mut b.sum, accumulate),
+            Target::Shared => (&mut b.shared, false),
         };
-        let mut output = output_of(l, out);
-        output.accumulate = !post;
+        let mut output = output_of(l, &mut out[..len]);
+        output.accumulate = accumulate;
         let acts = match op {
             Op::Down => &b.inner,
             _ => &b.acts,
@@ -308,27 +252,77 @@ impl Exec {
         );
     }
 
-    /// `x += norm(y)`
-    pub(crate) fn post_norm(&mut self, op: Op, n: &Norm, w: &NormWeights, rows: usize) {
+    /// Adds a part's result, normalised and scaled, to the stream or to the sum.
+    pub(crate) fn add(
+        &mut self,
+        op: Op,
+        after: (Option<Norm>, Option<&NormWeights>),
+        factor: f32,
+        to: Target,
+        rows: usize,
+    ) {
+        let b = &mut self.buffers;
+        let (y, x, accumulate) = match to {
+            Target::Sum { accumulate } => (&b.y, &mut b.sum, accumulate),
+            _ => (&b.y, &mut b.x, true),
+        };
         let start = self.recorder.start();
-        let (b, len) = (&mut self.buffers, rows * w.weight.len());
-        let (y, scratch, x) = (&b.y[..len], &mut b.scratch, &mut b.x[..len]);
-        par::norm_add_rows(&self.team, norm(n, w), y, scratch, x);
+        let (team, hidden) = (&self.team, self.hidden);
+        let (y, x) = (&y[..rows * hidden], &mut x[..rows * hidden]);
+        let cost = after.1.map_or(Cost::default(), cost::norm);
+        let after = both(after);
+        par::add_rows(
+            team,
+            after,
+            factor,
+            y,
+            hidden,
+            &mut b.scratch,
+            x,
+            accumulate,
+        );
+        self.recorder.record(op, start, cost);
+    }
+
+    /// Adds the sum of parallel blocks, normalised and scaled, to the stream.
+    pub(crate) fn add_sum(
+        &mut self,
+        after: (Option<Norm>, Option<&NormWeights>),
+        factor: f32,
+        rows: usize,
+    ) {
+        let start = self.recorder.start();
+        let (b, team, hidden) = (&mut self.buffers, &self.team, self.hidden);
+        let (y, x) = (&b.sum[..rows * hidden], &mut b.x[..rows * hidden]);
+        let cost = after.1.map_or(Cost::default(), cost::norm);
+        let after = both(after);
+        par::add_rows(team, after, factor, y, hidden, &mut b.scratch, x, true);
+        self.recorder.record(Op::FfnPostNorm, start, cost);
+    }
+
+    /// `x = norm(x)`: the norm of a sum that was just added.
+    pub(crate) fn norm_stream(&mut self, op: Op, n: &Norm, w: &NormWeights, rows: usize) {
+        let start = self.recorder.start();
+        let len = rows * w.weight.len();
+        let b = &mut self.buffers;
+        par::norm_to_rows(&self.team, norm(n, w), &b.x[..len], &mut b.y[..len]);
+        b.x[..len].copy_from_slice(&b.y[..len]);
         self.recorder.record(op, start, cost::norm(w));
     }
 
-    /// The feed-forward of the prepared rows, added to the stream or put in `y`.
-    /// Weights read by the `next` product are asked for at its end.
+    /// The feed-forward of the prepared rows. Weights read by the `next` product are
+    /// prefetched at its end.
     pub(crate) fn feed_forward(
         &mut self,
         f: Activation,
-        w: &LayerWeights,
-        rows: usize,
+        w: &FeedForwardWeights,
+        rows: &Rows,
+        target: Target,
         next: &[&Matrix],
     ) {
         let start = self.recorder.start();
-        let forms = self.forms_for(&[&w.down.weights]);
-        expect(&self.team, rows, &[&w.down.weights]);
+        let forms = forms_for(rows.phase, &[&w.down.weights]);
+        expect(&self.team, rows.count, &[&w.down.weights]);
         let linears = inner_of(w);
         let inner = par::Inner {
             activation: f,
@@ -356,55 +350,151 @@ impl Exec {
             self.recorder.record(whole[0], start, cost::total(costs));
         }
         let start = self.recorder.start();
-        expect(&self.team, rows, next);
-        self.add_product(Op::Down, &w.down, rows, w.ffn_post_norm.is_some(), start);
+        expect(&self.team, rows.count, next);
+        self.product_to(Op::Down, &w.down, rows.count, target, start);
     }
 
-    /// Moves the wanted rows of the stream and of the queries to the front;
-    /// they ascend, so none is overwritten.
+    /// Moves the wanted rows of the stream and of the queries to the front.
     pub(crate) fn select(&mut self, a: &Attention, hidden: usize, wanted: &[usize]) {
         let b = &mut self.buffers;
-        for (x, cols) in [(&mut b.x, hidden), (&mut b.q, a.heads * a.head_dim)] {
-            for (to, &from) in wanted.iter().enumerate() {
-                x.copy_within(from * cols..(from + 1) * cols, to * cols);
-            }
+        to_front(&mut b.x, hidden, wanted);
+        to_front(&mut b.q, a.heads * a.head_dim, wanted);
+        if let Some(g) = a.gate {
+            let each = if g.per_head { 1 } else { a.head_dim };
+            to_front(&mut b.gate, a.heads * each, wanted);
         }
     }
 
-    /// Logits of the first `rows` rows of the stream.
-    pub(crate) fn head(&mut self, model: &Model, rows: usize) {
-        let (spec, vocab) = (model.spec(), model.spec().vocab);
-        let weights = model.weights();
-        self.norm(
-            Op::FinalNorm,
-            &spec.final_norm,
-            &weights.final_norm,
-            rows,
-            &[weights.head()],
-        );
+    /// Moves the wanted rows of the stream to the front.
+    pub(crate) fn keep(&mut self, wanted: &[usize]) {
+        to_front(&mut self.buffers.x, self.hidden, wanted);
+    }
+
+    /// Logits of the rows of the stream for which `wanted` is true, from row
+    /// `first_logits` of the logits on; hidden states of the others, likewise.
+    pub(crate) fn head(
+        &mut self,
+        model: &Model,
+        wanted: &[bool],
+        first_logits: usize,
+        first_hidden: usize,
+    ) {
+        let (spec, weights) = (model.spec(), model.weights());
+        let (hidden, vocab) = (spec.hidden, spec.vocab);
+        let states = wanted.iter().enumerate().filter(|(_, logits)| !**logits);
+        for (i, (row, _)) in states.enumerate() {
+            let b = &mut self.buffers;
+            let x = &b.x[row * hidden..][..hidden];
+            let out = &mut b.hidden[(first_hidden + i) * hidden..][..hidden];
+            match (&spec.final_norm, &weights.final_norm) {
+                (Some(n), Some(w)) => par::norm_to_rows(&self.team, norm(n, w), x, out),
+                _ => out.copy_from_slice(x),
+            }
+        }
+        let logit_rows = wanted.iter().enumerate().filter(|(_, logits)| **logits);
+        let logit_rows: Vec<usize> = logit_rows.map(|(row, _)| row).collect();
+        let rows = logit_rows.len();
+        if rows == 0 {
+            return;
+        }
+        let (Some(head), Some(matrix)) = (spec.head, weights.head()) else {
+            panic!("logits of a model without a head");
+        };
+        to_front(&mut self.buffers.x, hidden, &logit_rows);
         let start = self.recorder.start();
-        let first = weights.layers.first().map(|l| [&l.query, &l.key, &l.value]);
-        let first = first.map(|linears| linears.map(|l| &l.weights));
-        expect(&self.team, rows, first.as_ref().map_or(&[], |f| &f[..]));
+        let forms = forms_for(Phase::Decode, &[matrix]);
         let b = &mut self.buffers;
-        let logits = &mut b.logits[..rows * vocab];
+        let (x, scratch) = (&b.x[..rows * hidden], &mut b.scratch);
+        let acts = &mut b.acts;
+        let cost = match (&spec.final_norm, &weights.final_norm) {
+            (Some(n), Some(w)) => {
+                par::norm_rows(&self.team, norm(n, w), x, scratch, acts, forms);
+                cost::norm(w)
+            }
+            _ => {
+                par::prepare_rows(&self.team, x, hidden, acts, forms);
+                Cost::default()
+            }
+        };
+        self.recorder.record(Op::FinalNorm, start, cost);
+
+        let start = self.recorder.start();
+        expect(&self.team, rows, &weights.inputs_of(0, 0));
+        let b = &mut self.buffers;
+        let logits = &mut b.logits[first_logits * vocab..][..rows * vocab];
         let bias = weights.head.as_ref().and_then(|h| h.bias.as_deref());
         let mut outputs = [Output {
-            weights: weights.head(),
+            weights: matrix,
             bias,
             accumulate: false,
             out: logits,
         }];
         par::matmul(&self.team, &b.acts, &mut outputs, None);
-        if let Some(cap) = spec.head.soft_cap {
-            let isa = self.team.isa;
+        let isa = self.team.isa;
+        if head.scale != 1.0 || head.soft_cap.is_some() {
             par::map_rows(&self.team, logits, vocab, &|_, x| {
-                ops::soft_cap(isa, x, cap)
+                if head.scale != 1.0 {
+                    ops::scale(isa, x, head.scale);
+                }
+                if let Some(cap) = head.soft_cap {
+                    ops::soft_cap(isa, x, cap);
+                }
             });
         }
-        let cost = cost::product(&b.acts, weights.head(), bias);
+        let cost = cost::product(&b.acts, matrix, bias);
         self.recorder.record(Op::Head, start, cost);
     }
+}
+
+/// Where the result of a part goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Added to the stream.
+    Stream,
+    /// To a buffer, since a norm or a factor comes before it is added.
+    Part {
+        /// Whether something is in it.
+        accumulate: bool,
+    },
+    /// To the sum of parallel blocks.
+    Sum {
+        /// Whether something is in it.
+        accumulate: bool,
+    },
+    /// To a buffer of its own, as a factor for each row comes before it is added.
+    Shared,
+}
+
+impl Target {
+    /// The same, with something in it.
+    pub fn more(self) -> Target {
+        match self {
+            Target::Part { .. } => Target::Part { accumulate: true },
+            Target::Sum { .. } => Target::Sum { accumulate: true },
+            other => other,
+        }
+    }
+}
+
+/// Moves some rows to the front; they ascend, so none is overwritten.
+fn to_front(x: &mut [f32], cols: usize, rows: &[usize]) {
+    for (to, &from) in rows.iter().enumerate().filter(|(to, from)| to != *from) {
+        x.copy_within(from * cols..(from + 1) * cols, to * cols);
+    }
+}
+
+/// The forms of activations that these read.
+fn forms_for(phase: Phase, linears: &[&Matrix]) -> Forms {
+    let all = linears.iter().map(|m| match phase {
+        Phase::Prefill => m.prefill_forms(),
+        Phase::Decode => m.forms(),
+    });
+    all.fold(Forms::default(), Forms::union)
+}
+
+/// A norm that is there.
+fn both<'a>((n, w): (Option<Norm>, Option<&'a NormWeights>)) -> Option<par::Norm<'a>> {
+    Some(norm(&n?, w?))
 }
 
 /// Rows up to which reading the weights takes longer than computing with them.
@@ -418,7 +508,7 @@ fn expect(team: &Team, rows: usize, weights: &[&Matrix]) {
 }
 
 /// The layers of the inner part of a feed-forward: gate and up, or up alone.
-fn inner_of(w: &LayerWeights) -> Vec<par::Linear<'_>> {
+fn inner_of(w: &FeedForwardWeights) -> Vec<par::Linear<'_>> {
     let linears = w.gate.iter().chain([&w.up]);
     linears.map(|l| (&l.weights, l.bias.as_deref())).collect()
 }

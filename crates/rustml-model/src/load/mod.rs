@@ -8,113 +8,104 @@
 //! is large. A tensor that nobody asked for is an error, because the model
 //! would not be the one in the file.
 
+mod experts;
 mod names;
+mod quantised;
+mod report;
+mod tied;
 mod view;
 
+pub(crate) use quantised::Scheme;
+pub use report::{Choice, LoadReport, LoadTimes, Recoded};
+
 use crate::arch::{Arch, Repair, Role};
-use crate::calibrate::{Calibration, Timings};
+use crate::calibrate::Calibration;
 use crate::error::{show, Error, Result};
-use crate::quantize::{wanted, Quantize};
-use crate::spec::{Layer, Spec, Wiring};
-use crate::weights::{LayerWeights, Linear, NormWeights, Weights};
-use rustml_io::{DType, Store, Tensor};
+use crate::quantize::{fits, wanted, Quantize};
+use crate::source::Config;
+use crate::spec::{Attention, Block, FeedForward, Norm, NormedOver, Part, Relative, Spec};
+use crate::weights::*;
+use rustml_io::{DType, FileFormat, Store, Tensor};
 use rustml_kernels::formats::decode_row;
 use rustml_kernels::par::{pack_rows, Team};
 use rustml_kernels::{ticks, ticks_since, Matrix};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
-
-/// What loading did with the linear layers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LoadReport {
-    /// Linear layers converted: from, to, how many.
-    pub quantised: Vec<(DType, DType, usize)>,
-    /// Linear layers that were to be converted but whose width does not
-    /// allow it: type kept, width, how many.
-    pub kept: Vec<(DType, usize, usize)>,
-    /// Bytes of packed weights.
-    pub bytes: usize,
-    /// Parameters of the model.
-    pub parameters: usize,
-    /// Formats of linear layers that were chosen by measurement.
-    pub choices: Vec<Choice>,
-    /// What the packed matrices took.
-    pub times: LoadTimes,
-}
-
-/// A format that was chosen for linear layers of one shape.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// Outputs of a layer.
-    pub outputs: usize,
-    /// Inputs.
-    pub inputs: usize,
-    /// Layers of that shape.
-    pub layers: usize,
-    /// Type in the file.
-    pub stored: DType,
-    /// Type in memory.
-    pub chosen: DType,
-    /// Time of a product of one row, in the type of the file and in those that
-    /// were tried.
-    pub timings: Timings,
-}
-
-/// Wall time of loading matrices. Threads read and pack side by side; the time
-/// is divided as theirs is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LoadTimes {
-    /// Reading rows that keep their type.
-    pub read: Duration,
-    /// Reading rows and converting them.
-    pub quantise: Duration,
-    /// Packing.
-    pub pack: Duration,
-    /// Measuring formats.
-    pub calibrate: Duration,
-}
+use std::time::Instant;
+use view::Held;
 
 /// Called with the bytes of the file read so far, and all there are; in the
 /// end both are the same.
 pub type Progress<'a> = &'a mut dyn FnMut(usize, usize);
 
-/// Loads all weights of an open model.
+/// Loads all weights of an open model. `spec` is corrected where the file says
+/// better whether the head is tied.
 pub(crate) fn load(
     store: &Store,
     arch: &Arch,
-    spec: &Spec,
+    spec: &mut Spec,
     (quantize, calibration): (Quantize, &mut Calibration),
     team: &Team,
     progress: Progress,
 ) -> Result<(Weights, LoadReport)> {
+    let tied = spec.head.as_mut().filter(|head| head.tied);
+    let apart = tied.filter(|_| tied::is_stored_apart(store, arch));
+    let untied = apart.map(|head| head.tied = false).is_some();
+    let scheme = match store.format() {
+        FileFormat::Safetensors => Scheme::of(&Config::new(store)?)?,
+        FileFormat::Gguf { .. } => None,
+    };
     let mut l = Loader {
         store,
         arch,
-        spec,
+        spec: &*spec,
         quantize,
         calibration,
         team,
         prefix: "",
+        homes: match &scheme {
+            Some(_) => quantised::homes(store)?,
+            None => HashMap::new(),
+        },
+        scheme,
         used: HashSet::new(),
-        report: LoadReport::default(),
+        report: LoadReport {
+            untied,
+            ..LoadReport::default()
+        },
         total: store.tensors().iter().map(|t| t.bytes).sum(),
         done: 0,
+        caches: 0,
         progress,
     };
     l.find_prefix()?;
-    let head_is_tied = spec.head.tied;
+    let spec = l.spec;
+    let head_is_tied = spec.head.is_some_and(|h| h.tied);
     let embedding = l.matrix(Role::Embedding, None, head_is_tied)?;
     let positions = match spec.embedding.learned_positions {
         true => Some(l.matrix(Role::Positions, None, false)?),
         false => None,
     };
+    let types = match spec.embedding.types {
+        true => l.first_row(Role::TokenTypes)?,
+        false => Vec::new(),
+    };
+    let norm = spec
+        .embedding
+        .norm
+        .map(|n| l.norm(Role::EmbeddingNorm, None, n.bias));
+    let embedding_norm = norm.transpose()?;
     let layers = (0..spec.layers.len()).map(|i| l.layer(i));
     let layers = layers.collect::<Result<Vec<_>>>()?;
-    let final_norm = l.norm(Role::FinalNorm, None, spec.final_norm.bias)?;
-    let head = match head_is_tied {
-        true => None,
-        false => Some(l.linear(Role::Head, None, false)?),
+    let norm = |l: &mut Loader, role, n: Option<Norm>| {
+        let norm = n.map(|n| l.norm(role, None, n.bias));
+        norm.transpose()
+    };
+    let final_norm = norm(&mut l, Role::FinalNorm, spec.final_norm)?;
+    let head = match spec.head.filter(|h| !h.tied) {
+        None => None,
+        Some(head) => Some(l.linear(Role::Head, None, head.bias)?),
     };
     l.check_leftovers()?;
     // Small tensors and those that are ignored.
@@ -122,9 +113,12 @@ pub(crate) fn load(
     let weights = Weights {
         embedding,
         positions,
+        types,
+        embedding_norm,
         layers,
         final_norm,
         head,
+        tied: head_is_tied,
     };
     let mut report = l.report;
     report.bytes = weights.bytes();
@@ -140,10 +134,16 @@ struct Loader<'a> {
     team: &'a Team,
     /// What stands before all names, in safetensors.
     prefix: &'static str,
+    /// How the checkpoint is quantised.
+    scheme: Option<Scheme>,
+    /// Then the files of the tensors, where there are several.
+    homes: HashMap<String, PathBuf>,
     used: HashSet<String>,
     report: LoadReport,
     total: usize,
     done: usize,
+    /// Layers of the cache so far.
+    caches: usize,
     progress: Progress<'a>,
 }
 
@@ -158,20 +158,23 @@ impl Loader<'_> {
     /// Packs the matrix for `role`; converted, if it is that of a linear layer.
     fn matrix(&mut self, role: Role, layer: Option<usize>, linear: bool) -> Result<Matrix> {
         let view = self.view(role, layer)?;
-        let (rows, cols, stored) = (view.rows, view.cols, view.tensor.dtype);
-        let dtype = match linear {
-            true => self.choose(stored, rows, cols),
-            false => stored,
+        let (rows, cols, stored) = (view.rows, view.cols, view.held.dtype());
+        let dtype = match (linear, role) {
+            (true, Role::ExpertRouter) => DType::F32,
+            (true, _) => self.choose(&view.held, rows, cols),
+            (false, _) => stored,
         };
-        if linear {
-            self.count(stored, dtype, cols);
+        if linear && role != Role::ExpertRouter {
+            self.count(&view.held, dtype, cols);
         }
-        self.store.will_need(view.tensor.info);
+        for tensor in view.held.tensors() {
+            self.store.will_need(tensor);
+        }
         let matrix = Matrix::zeroed(dtype, rows, cols, self.team.isa);
         let mut matrix = matrix.ok_or_else(|| Error::Memory {
             what: format!(
                 "the tensor {} of {}",
-                show(&view.tensor.info.name),
+                show(view.held.tensors().next().map_or("", |t| &t.name)),
                 self.store.path().display()
             ),
             bytes: dtype.row_bytes(cols).unwrap_or(0).saturating_mul(rows),
@@ -182,8 +185,8 @@ impl Loader<'_> {
             let start = ticks();
             view.read(row, dtype, out);
             reading.fetch_add(ticks_since(start), Relaxed);
-            if let Some(part) = view.through(row) {
-                self.store.release_part(view.tensor.info, part);
+            if let Some((tensor, part)) = view.through(row) {
+                self.store.release_part(tensor, part);
             }
             Ok::<(), Error>(())
         })?;
@@ -192,21 +195,32 @@ impl Loader<'_> {
         let reading = wall.mul_f64(share.min(1.0));
         let times = &mut self.report.times;
         times.pack += wall - reading;
-        match stored == dtype {
+        match view.held.is_copied(dtype) {
             true => times.read += reading,
             false => times.quantise += reading,
         }
         if view.is_last_part {
-            self.store.release(view.tensor.info);
+            for tensor in view.held.tensors() {
+                self.store.release(tensor);
+            }
         }
+        self.note(&view.held, dtype);
         self.report.parameters += rows * cols;
         self.done += view.bytes();
-        (self.progress)(self.done, self.total);
+        (self.progress)(self.done.min(self.total), self.total);
         Ok(matrix)
     }
 
     /// The format of a linear layer.
-    fn choose(&mut self, stored: DType, outputs: usize, inputs: usize) -> DType {
+    fn choose(&mut self, held: &Held, outputs: usize, inputs: usize) -> DType {
+        let stored = held.dtype();
+        if let Held::Quantised(q) = held {
+            // What would be rounded anyway may as well be what was asked for.
+            return match self.quantize {
+                Quantize::To(to) if !q.kept.exact && fits(to, inputs) => to,
+                _ => stored,
+            };
+        }
         if self.quantize != Quantize::Auto {
             return wanted(self.quantize, stored, inputs);
         }
@@ -235,7 +249,11 @@ impl Loader<'_> {
     }
 
     /// Notes what became of a linear layer.
-    fn count(&mut self, from: DType, to: DType, cols: usize) {
+    fn count(&mut self, held: &Held, to: DType, cols: usize) {
+        let Held::Plain(tensor) = held else {
+            return;
+        };
+        let from = tensor.dtype;
         let r = &mut self.report;
         if from != to {
             let same = r.quantised.iter_mut().find(|q| (q.0, q.1) == (from, to));
@@ -249,6 +267,13 @@ impl Loader<'_> {
                 Some(k) => k.2 += 1,
                 None => r.kept.push((from, cols, 1)),
             }
+        }
+    }
+
+    /// Notes what became of a quantised matrix, once it is read.
+    fn note(&mut self, held: &Held, to: DType) {
+        if let Held::Quantised(q) = held {
+            self.report.recode(q.method, to, q.missed());
         }
     }
 
@@ -278,11 +303,55 @@ impl Loader<'_> {
         Ok(out)
     }
 
-    fn norm(&mut self, role: Role, layer: Option<usize>, bias: bool) -> Result<NormWeights> {
-        let len = match (role, layer) {
-            (Role::QueryNorm | Role::KeyNorm, Some(i)) => self.spec.layers[i].attention.head_dim,
-            _ => self.spec.hidden,
+    /// The summand of each distance, from the table of ranges `[ranges, heads]`.
+    fn relative(&mut self, r: &Relative, heads: usize) -> Result<Vec<f32>> {
+        let (tensor, _) = self.tensor(Role::RelativeBias, None, ".weight")?;
+        self.check_shape(&tensor, &[r.ranges, heads])?;
+        let mut table = vec![0.0; r.ranges * heads];
+        decode_row(tensor.dtype, tensor.data, &mut table);
+        let reach = r.reach as isize;
+        let of = |head: usize| (-reach..=reach).map(move |ahead| (head, ahead));
+        let all = (0..heads).flat_map(of);
+        Ok(all
+            .map(|(head, ahead)| table[r.range(ahead) * heads + head])
+            .collect())
+    }
+
+    /// The first row of a table as wide as the stream.
+    fn first_row(&mut self, role: Role) -> Result<Vec<f32>> {
+        let (tensor, _) = self.tensor(role, None, ".weight")?;
+        let (shape, hidden) = (&tensor.info.shape, self.spec.hidden);
+        let rows = shape.first().copied().unwrap_or(0);
+        if shape[..] != [hidden] && (rows == 0 || shape[..] != [rows, hidden]) {
+            return Err(self.error(format!(
+                "the tensor {} has the shape {shape:?}, but by the configuration its rows have {hidden} values",
+                show(&tensor.info.name),
+            )));
+        }
+        let bytes = tensor.dtype.row_bytes(hidden);
+        let Some(row) = bytes.and_then(|bytes| tensor.data.get(..bytes)) else {
+            return Err(self.error(format!(
+                "the tensor {} has no whole row",
+                show(&tensor.info.name)
+            )));
         };
+        let mut out = vec![0.0; hidden];
+        decode_row(tensor.dtype, row, &mut out);
+        self.report.parameters += tensor.info.len();
+        Ok(out)
+    }
+
+    fn norm(&mut self, role: Role, layer: Option<usize>, bias: bool) -> Result<NormWeights> {
+        self.norm_of(role, layer, self.spec.hidden, bias)
+    }
+
+    fn norm_of(
+        &mut self,
+        role: Role,
+        layer: Option<usize>,
+        len: usize,
+        bias: bool,
+    ) -> Result<NormWeights> {
         let (tensor, repair) = self.tensor(role, layer, ".weight")?;
         let mut weight = self.floats(&tensor, len)?;
         if repair == Repair::MinusOne {
@@ -299,42 +368,131 @@ impl Loader<'_> {
         Ok(NormWeights { weight, bias })
     }
 
+    /// Norms of heads, one after the other: each in a tensor of its own, or all in one.
+    fn norms_of_heads(
+        &mut self,
+        role: Role,
+        layer: usize,
+        heads: usize,
+        head_dim: usize,
+    ) -> Result<NormWeights> {
+        let each = |head: usize| format!(".norms.{head}.weight");
+        let (base, _) = self.base_name(role, Some(layer))?;
+        if self.find(role, &base, &each(0)).is_none() {
+            let (tensor, _) = self.tensor(role, Some(layer), ".weight")?;
+            self.check_shape(&tensor, &[heads, head_dim])?;
+            let mut weight = vec![0.0; heads * head_dim];
+            decode_row(tensor.dtype, tensor.data, &mut weight);
+            self.report.parameters += weight.len();
+            let bias = Vec::new();
+            return Ok(NormWeights { weight, bias });
+        }
+        let mut weight = Vec::with_capacity(heads * head_dim);
+        for head in 0..heads {
+            let (tensor, _) = self.tensor(role, Some(layer), &each(head))?;
+            weight.extend(self.floats(&tensor, head_dim)?);
+        }
+        self.report.parameters += weight.len();
+        let bias = Vec::new();
+        Ok(NormWeights { weight, bias })
+    }
+
     fn layer(&mut self, i: usize) -> Result<LayerWeights> {
-        let Layer {
-            wiring,
-            norm,
-            attention,
-            feed_forward,
-        } = self.spec.layers[i];
-        let at = Some(i);
-        let sandwich = wiring == Wiring::Sandwich;
-        let mut optional = |has: bool, role, bias| -> Result<Option<NormWeights>> {
-            has.then(|| self.norm(role, at, bias)).transpose()
-        };
-        let qk = attention.qk_norm;
-        let qk_bias = qk.is_some_and(|n| n.bias);
-        let query_norm = optional(qk.is_some(), Role::QueryNorm, qk_bias)?;
-        let key_norm = optional(qk.is_some(), Role::KeyNorm, qk_bias)?;
-        let attn_post_norm = optional(sandwich, Role::AttnPostNorm, norm.bias)?;
-        let ffn_post_norm = optional(sandwich, Role::FfnPostNorm, norm.bias)?;
-        let gate = match feed_forward.gated {
-            true => Some(self.linear(Role::Gate, at, feed_forward.bias)?),
-            false => None,
-        };
+        let blocks = self.spec.layers[i].blocks.iter();
+        let blocks = blocks.map(|block| self.block(i, block));
         Ok(LayerWeights {
-            attn_norm: self.norm(Role::AttnNorm, at, norm.bias)?,
-            query: self.linear(Role::Query, at, attention.qkv_bias)?,
-            key: self.linear(Role::Key, at, attention.qkv_bias)?,
-            value: self.linear(Role::Value, at, attention.qkv_bias)?,
+            blocks: blocks.collect::<Result<_>>()?,
+        })
+    }
+
+    fn block(&mut self, i: usize, block: &Block) -> Result<BlockWeights> {
+        let (before, after) = Role::norms(&block.part);
+        let mut norm = |norm: Option<Norm>, role| {
+            let norm = norm.map(|n| self.norm(role, Some(i), n.bias));
+            norm.transpose()
+        };
+        let before = norm(block.norm.before(), before)?;
+        let after = norm(block.norm.after(), after)?;
+        let part = match &block.part {
+            Part::Attention(a) => PartWeights::Attention(Box::new(self.attention(i, a)?)),
+            Part::FeedForward(f) => {
+                let roles = [Role::Gate, Role::Up, Role::Down];
+                PartWeights::FeedForward(Box::new(self.feed_forward(i, f, roles)?))
+            }
+            Part::Experts(e) => PartWeights::Experts(Box::new(self.experts(i, e)?)),
+            Part::Parallel(blocks) => {
+                let blocks = blocks.iter().map(|b| self.block(i, b));
+                PartWeights::Parallel(blocks.collect::<Result<_>>()?)
+            }
+        };
+        Ok(BlockWeights {
+            before,
+            part,
+            after,
+        })
+    }
+
+    fn attention(&mut self, i: usize, a: &Attention) -> Result<AttentionWeights> {
+        let at = Some(i);
+        let mut norm = |role, heads: usize| {
+            let norm = a.qk_norm.map(|n| {
+                let len = match n.over {
+                    NormedOver::Head => a.head_dim,
+                    NormedOver::OwnHead | NormedOver::Row => heads * a.head_dim,
+                };
+                match (n.weighted, n.over) {
+                    (false, _) => Ok(NormWeights {
+                        weight: vec![1.0; len],
+                        bias: Vec::new(),
+                    }),
+                    (true, NormedOver::OwnHead) => self.norms_of_heads(role, i, heads, a.head_dim),
+                    (true, _) => self.norm_of(role, at, len, n.norm.bias),
+                }
+            });
+            norm.transpose()
+        };
+        let query_norm = norm(Role::QueryNorm, a.heads)?;
+        let key_norm = norm(Role::KeyNorm, a.kv_heads)?;
+        self.caches += 1;
+        Ok(AttentionWeights {
+            cache: self.caches - 1,
+            query: self.linear(Role::Query, at, a.qkv_bias)?,
+            key: self.linear(Role::Key, at, a.qkv_bias)?,
+            value: self.linear(Role::Value, at, a.qkv_bias)?,
             query_norm,
             key_norm,
-            attn_out: self.linear(Role::AttnOut, at, attention.out_bias)?,
-            attn_post_norm,
-            ffn_norm: self.norm(Role::FfnNorm, at, norm.bias)?,
-            gate,
-            up: self.linear(Role::Up, at, feed_forward.bias)?,
-            down: self.linear(Role::Down, at, feed_forward.bias)?,
-            ffn_post_norm,
+            out: self.linear(Role::AttnOut, at, a.out_bias)?,
+            gate: match a.gate {
+                Some(_) => Some(self.linear(Role::AttnGate, at, false)?),
+                None => None,
+            },
+            slopes: a.alibi.map_or_else(Vec::new, |factor| {
+                let slopes = crate::spec::slopes(a.heads).into_iter();
+                slopes.map(|s| s * factor).collect()
+            }),
+            relative: match a.relative {
+                Some(r) => self.relative(&r, a.heads)?,
+                None => Vec::new(),
+            },
+            sinks: match a.sinks {
+                true => self.vector(Role::Sinks, i, a.heads)?,
+                false => Vec::new(),
+            },
+        })
+    }
+
+    fn feed_forward(
+        &mut self,
+        i: usize,
+        f: &FeedForward,
+        [gate, up, down]: [Role; 3],
+    ) -> Result<FeedForwardWeights> {
+        let at = Some(i);
+        let gate = f.gated.then(|| self.linear(gate, at, f.bias));
+        Ok(FeedForwardWeights {
+            gate: gate.transpose()?,
+            up: self.linear(up, at, f.bias)?,
+            down: self.linear(down, at, f.bias)?,
         })
     }
 }

@@ -1,45 +1,74 @@
 //! Which stored tensor is which, and that none is left over.
 
+use super::quantised::SUFFIXES;
 use super::Loader;
-use crate::arch::{Repair, Role};
+use crate::arch::{Name, Repair, Role};
 use crate::error::{show, Result};
 use rustml_io::{FileFormat, Tensor};
 
 impl<'a> Loader<'a> {
+    /// What may stand before the head's name in safetensors: it is outside the
+    /// model that the prefix names.
+    pub const HEAD_PREFIXES: &'static [&'static str] = &["", "language_model."];
+
     fn is_gguf(&self) -> bool {
         matches!(self.store.format(), FileFormat::Gguf { .. })
     }
 
-    /// The name in the architecture's table, and what is done to the tensor.
-    fn base_name(&self, role: Role, layer: Option<usize>) -> Result<(String, Repair)> {
-        let name = self.arch.tensor(role, self.store.format());
+    /// The name in the architecture's table, and what is done to the tensor. Where
+    /// the table has several, the first that is in the file, or else the first.
+    pub(super) fn base_name(&self, role: Role, layer: Option<usize>) -> Result<(String, Repair)> {
+        let at = |name: &Name| match layer {
+            Some(i) => name.name.replace("{}", &i.to_string()),
+            None => name.name.to_owned(),
+        };
+        let names = || self.arch.names(role, self.store.format());
+        let suffixes = [".weight", "", ".bias", "_bias"];
+        let is_there = |name: &&Name| {
+            let base = at(name);
+            let mut suffixes = suffixes.iter().chain(SUFFIXES);
+            suffixes.any(|suffix| self.find(role, &base, suffix).is_some())
+        };
+        let name = names().find(is_there).or_else(|| names().next());
         let name = name.ok_or_else(|| {
             self.error(format!(
                 "this architecture has no tensor for {role:?} in this format"
             ))
         })?;
-        let base = match layer {
-            Some(i) => name.name.replace("{}", &i.to_string()),
-            None => name.name.to_owned(),
-        };
-        Ok((base, name.repair))
+        Ok((at(name), name.repair))
     }
 
-    /// What may stand before the table's names: in safetensors the head is
-    /// outside the model that the prefix names.
+    /// The names in the architecture's table.
+    pub(super) fn names_of(&self, role: Role) -> impl Iterator<Item = &'a Name> {
+        self.arch.names(role, self.store.format())
+    }
+
+    /// What may stand before the table's names.
     fn prefixes(&self, role: Role) -> &[&str] {
         match role {
-            Role::Head if !self.is_gguf() => &["", "language_model."],
+            Role::Head if !self.is_gguf() => Self::HEAD_PREFIXES,
             _ => std::slice::from_ref(&self.prefix),
         }
     }
 
-    fn find(&self, role: Role, base: &str, suffix: &str) -> Option<String> {
+    pub(super) fn find(&self, role: Role, base: &str, suffix: &str) -> Option<String> {
         let mut names = self.prefixes(role).iter();
         let mut names = names
             .by_ref()
             .map(|prefix| format!("{prefix}{base}{suffix}"));
         names.find(|n| self.store.find(n).is_some())
+    }
+
+    /// The stored name for `role`. Of a tied pair some files hold the head
+    /// alone, which then is the embedding, too.
+    fn find_or_tied(&self, role: Role, base: &str, suffix: &str) -> Option<String> {
+        let found = self.find(role, base, suffix);
+        let tied = self.spec.head.is_some_and(|h| h.tied);
+        if found.is_some() || role != Role::Embedding || !tied {
+            return found;
+        }
+        let (head, _) = self.base_name(Role::Head, None).ok()?;
+        self.find(Role::Head, &head, suffix)
     }
 
     /// The tensor for `role`, and what is to be done to it.
@@ -50,13 +79,23 @@ impl<'a> Loader<'a> {
         suffix: &str,
     ) -> Result<(Tensor<'a>, Repair)> {
         let (base, repair) = self.base_name(role, layer)?;
-        let Some(name) = self.find(role, &base, suffix) else {
+        Ok((self.tensor_named(role, &base, suffix)?, repair))
+    }
+
+    /// The tensor of that name, but for what stands before it.
+    pub(super) fn tensor_named(
+        &mut self,
+        role: Role,
+        base: &str,
+        suffix: &str,
+    ) -> Result<Tensor<'a>> {
+        let Some(name) = self.find_or_tied(role, base, suffix) else {
             let prefix = self.prefixes(role)[0];
             return Err(self.error(format!("the tensor {prefix}{base}{suffix} is missing")));
         };
         let tensor = self.store.tensor(&name)?;
         self.used.insert(name);
-        Ok((tensor, repair))
+        Ok(tensor)
     }
 
     /// Finds out what stands before all names; says early, and in one
@@ -67,10 +106,17 @@ impl<'a> Loader<'a> {
             true => &[""],
             false => self.arch.hf_prefixes,
         };
-        for prefix in prefixes {
-            self.prefix = prefix;
-            if self.find(Role::Embedding, &base, ".weight").is_some() {
-                return Ok(());
+        // Any tensor outside the layers tells the prefix; the embedding may be
+        // stored as the head, which has none.
+        let norm = self.base_name(Role::FinalNorm, None).ok();
+        let norm = norm.map(|(norm, _)| (Role::FinalNorm, norm));
+        for (role, name) in [(Role::Embedding, base.clone())].into_iter().chain(norm) {
+            for prefix in prefixes {
+                self.prefix = prefix;
+                let embedding = || self.find_or_tied(Role::Embedding, &base, ".weight");
+                if self.find(role, &name, ".weight").is_some() && embedding().is_some() {
+                    return Ok(());
+                }
             }
         }
         let names = self.store.tensors();
@@ -85,19 +131,35 @@ impl<'a> Loader<'a> {
         }))
     }
 
+    /// Whether a tensor of floats holds nothing but zeros: packers write such a bias for layers
+    /// that have none.
+    fn is_zero(&self, name: &str) -> bool {
+        let tensor = self.store.tensor(name);
+        tensor.is_ok_and(|t| t.data.iter().all(|byte| *byte == 0))
+    }
+
     /// A tensor that nothing uses is an error: the model would not be the one
     /// in the file.
     pub fn check_leftovers(&self) -> Result<()> {
         // A tied head may be stored all the same; the embedding stands for it.
-        let head = match self.spec.head.tied {
+        let head = match self.spec.head.is_some_and(|h| h.tied) {
             true => self.base_name(Role::Head, None).ok(),
             false => None,
         };
         let head = head.and_then(|(base, _)| self.find(Role::Head, &base, ".weight"));
         let ignored = self.arch.ignored;
+        let is_no_bias = |name: &str| {
+            let base = name.strip_suffix(".bias").filter(|_| self.scheme.is_some());
+            base.is_some_and(|base| {
+                let mut suffixes = SUFFIXES.iter();
+                suffixes.any(|suffix| self.used.contains(&format!("{base}{suffix}")))
+                    && self.is_zero(name)
+            })
+        };
         let mut leftovers = self.store.tensors().iter().filter(|t| {
             let name = &t.name;
             !self.used.contains(name)
+                && !is_no_bias(name)
                 && Some(name) != head.as_ref()
                 && !ignored
                     .iter()

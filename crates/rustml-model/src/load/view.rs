@@ -1,10 +1,11 @@
 //! A stored tensor as the forward pass wants it.
 
+use super::quantised::Quantised;
 use super::Loader;
 use crate::arch::{Repair, Role};
 use crate::error::{show, Result};
-use crate::spec::Layer;
-use rustml_io::{DType, Tensor};
+use crate::spec::{Attention, Layer};
+use rustml_io::{DType, Tensor, TensorInfo};
 use rustml_kernels::formats::convert_row;
 use std::ops::Range;
 
@@ -17,6 +18,9 @@ const STRETCH: usize = 4 << 20;
 pub struct Rows {
     /// Rows of other parts of a fused tensor before these.
     pub first: usize,
+    /// Of how many of these rows one after the other, and how many rows later the
+    /// next as many follow, if they are not all together.
+    pub groups: Option<(usize, usize)>,
     /// Values of a head, and how many of them are rotated as neighbours.
     pub interleaved: Option<(usize, usize)>,
 }
@@ -35,13 +39,52 @@ impl Rows {
             }
             _ => row,
         };
+        let row = match self.groups {
+            Some((width, stride)) => row / width * stride + row % width,
+            None => row,
+        };
         self.first + row
+    }
+}
+
+/// What holds a matrix.
+pub enum Held<'a> {
+    /// A tensor of a type that is computed with.
+    Plain(Tensor<'a>),
+    /// Several tensors.
+    Quantised(Quantised<'a>),
+}
+
+impl Held<'_> {
+    /// The type of its rows.
+    pub fn dtype(&self) -> DType {
+        match self {
+            Held::Plain(tensor) => tensor.dtype,
+            Held::Quantised(q) => q.kept.dtype,
+        }
+    }
+
+    /// Whether rows are in this type already.
+    pub fn is_copied(&self, to: DType) -> bool {
+        match self {
+            Held::Plain(tensor) => tensor.dtype == to,
+            Held::Quantised(q) => q.kept.exact && q.kept.dtype == to,
+        }
+    }
+
+    /// The tensors.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        let (plain, several) = match self {
+            Held::Plain(tensor) => (Some(tensor.info), &[][..]),
+            Held::Quantised(q) => (None, &q.tensors[..]),
+        };
+        plain.into_iter().chain(several.iter().copied())
     }
 }
 
 /// A matrix in a file, `[rows, cols]` after all repairs.
 pub struct View<'a> {
-    pub tensor: Tensor<'a>,
+    pub held: Held<'a>,
     transposed: bool,
     order: Rows,
     pub rows: usize,
@@ -53,34 +96,45 @@ pub struct View<'a> {
 impl View<'_> {
     /// Bytes of these rows in the file.
     pub fn bytes(&self) -> usize {
-        self.tensor.dtype.row_bytes(self.cols).unwrap_or(0) * self.rows
+        match &self.held {
+            Held::Plain(tensor) => tensor.dtype.row_bytes(self.cols).unwrap_or(0) * self.rows,
+            Held::Quantised(q) => q.bytes() / q.rows * self.rows,
+        }
     }
 
     /// The bytes of the tensor that have probably been read for good when `row`
     /// is the last one read, if it ends a stretch of them. Rows are read by
     /// several threads, each nearly in order; what is given back too early is
     /// read again.
-    pub fn through(&self, row: usize) -> Option<Range<usize>> {
-        let size = self.tensor.dtype.row_bytes(self.cols)?;
+    pub fn through(&self, row: usize) -> Option<(&TensorInfo, Range<usize>)> {
+        let Held::Plain(tensor) = &self.held else {
+            return None;
+        };
+        let size = tensor.dtype.row_bytes(self.cols)?;
         let stretch = (STRETCH / size.max(1)).max(1);
         let ends = !self.transposed && (row + 1).is_multiple_of(stretch);
         let end = (self.order.stored(row) + 1) * size;
-        ends.then(|| end.saturating_sub(stretch * size)..end)
+        ends.then(|| (tensor.info, end.saturating_sub(stretch * size)..end))
     }
 
     /// Writes row `row` in type `to`.
     pub fn read(&self, row: usize, to: DType, out: &mut [u8]) {
-        let (row, from) = (self.order.stored(row), self.tensor.dtype);
+        let row = self.order.stored(row);
+        let tensor = match &self.held {
+            Held::Plain(tensor) => tensor,
+            Held::Quantised(q) => return q.read(row, to, out),
+        };
+        let from = tensor.dtype;
         let size = from.row_bytes(self.cols).expect("whole blocks");
         if !self.transposed {
-            let bytes = &self.tensor.data[row * size..][..size];
+            let bytes = &tensor.data[row * size..][..size];
             convert_row(from, bytes, to, out, self.cols);
             return;
         }
-        let (value, stride) = (from.block_bytes(), self.tensor.info.shape[1]);
+        let (value, stride) = (from.block_bytes(), tensor.info.shape[1]);
         let mut gathered = vec![0u8; size];
         for (i, v) in gathered.chunks_exact_mut(value).enumerate() {
-            v.copy_from_slice(&self.tensor.data[(i * stride + row) * value..][..value]);
+            v.copy_from_slice(&tensor.data[(i * stride + row) * value..][..value]);
         }
         convert_row(from, &gathered, to, out, self.cols);
     }
@@ -91,6 +145,32 @@ impl<'a> Loader<'a> {
     pub fn order(&self, role: Role, repair: Repair, layer: Option<&Layer>) -> (Rows, usize) {
         let rows = role.shape(self.spec, layer).0;
         match (repair, layer) {
+            (Repair::Fused, Some(_)) if matches!(role, Role::Gate | Role::Up) => {
+                let first = if role == Role::Up { rows } else { 0 };
+                let order = Rows {
+                    first,
+                    ..Rows::default()
+                };
+                (order, 2 * rows)
+            }
+            (Repair::FusedByGroup, Some(layer)) => {
+                let Some(a) = layer.attention() else {
+                    return (Rows::default(), rows);
+                };
+                let (of_queries, d) = (a.heads / a.kv_heads * a.head_dim, a.head_dim);
+                let stride = of_queries + 2 * d;
+                let (first, width) = match role {
+                    Role::Query => (0, of_queries),
+                    Role::Key => (of_queries, d),
+                    _ => (of_queries + d, d),
+                };
+                let order = Rows {
+                    first,
+                    groups: Some((width, stride)),
+                    interleaved: None,
+                };
+                (order, a.kv_heads * stride)
+            }
             (Repair::Fused | Repair::FusedTransposed, Some(_)) => {
                 let q = Role::Query.shape(self.spec, layer).0;
                 let kv = Role::Key.shape(self.spec, layer).0;
@@ -99,14 +179,23 @@ impl<'a> Loader<'a> {
                     Role::Key => q,
                     _ => q + kv,
                 };
-                let interleaved = None;
-                (Rows { first, interleaved }, q + 2 * kv)
+                let order = Rows {
+                    first,
+                    ..Rows::default()
+                };
+                (order, q + 2 * kv)
             }
             (Repair::Interleaved, Some(layer)) => {
-                let rope = layer.attention.rope.map(|r| &self.spec.ropes[r]);
-                let interleaved = rope.map(|r| (layer.attention.head_dim, r.dims));
-                let first = 0;
-                (Rows { first, interleaved }, rows)
+                let rotated = |a: &Attention| {
+                    let rope = a.rope.map(|r| &self.spec.ropes[r]);
+                    rope.map(|r| (a.head_dim, r.dims))
+                };
+                let interleaved = layer.attention().and_then(rotated);
+                let order = Rows {
+                    interleaved,
+                    ..Rows::default()
+                };
+                (order, rows)
             }
             _ => (Rows::default(), rows),
         }
@@ -114,11 +203,29 @@ impl<'a> Loader<'a> {
 
     /// The matrix for `role`, its shape checked.
     pub fn view(&mut self, role: Role, layer: Option<usize>) -> Result<View<'a>> {
-        let (tensor, repair) = self.tensor(role, layer, ".weight")?;
+        let (base, repair) = self.base_name(role, layer)?;
         let layer = layer.map(|i| &self.spec.layers[i]);
         let (rows, cols) = role.shape(self.spec, layer);
         let (order, all_rows) = self.order(role, repair, layer);
         let transposed = matches!(repair, Repair::Transposed | Repair::FusedTransposed);
+        let is_last_part = order.stored(rows - 1) + 1 == all_rows;
+        if let Some(quantised) = self.quantised(role, &base, (all_rows, cols), None)? {
+            if transposed {
+                let name = show(&base);
+                return Err(self.error(format!(
+                    "{name} is stored transposed and quantised; only float types can be"
+                )));
+            }
+            return Ok(View {
+                held: Held::Quantised(quantised),
+                transposed,
+                order,
+                rows,
+                cols,
+                is_last_part,
+            });
+        }
+        let tensor = self.tensor_named(role, &base, ".weight")?;
         let expected = match transposed {
             true => [cols, all_rows],
             false => [all_rows, cols],
@@ -140,12 +247,12 @@ impl<'a> Loader<'a> {
             )));
         }
         Ok(View {
-            tensor,
+            held: Held::Plain(tensor),
             transposed,
             order,
             rows,
             cols,
-            is_last_part: order.first + rows == all_rows,
+            is_last_part,
         })
     }
 
@@ -171,6 +278,7 @@ mod tests {
             let order = Rows {
                 first: 100,
                 interleaved,
+                groups: None,
             };
             (0..n).map(|r| order.stored(r) - 100).collect::<Vec<_>>()
         };
@@ -183,5 +291,16 @@ mod tests {
         );
         assert_eq!(rows(Some((5, 4)), 10), [0, 2, 1, 3, 4, 5, 7, 6, 8, 9]);
         assert_eq!(rows(Some((2, 2)), 4), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn groups_lie_apart() {
+        let order = Rows {
+            first: 4,
+            groups: Some((2, 6)),
+            interleaved: None,
+        };
+        let rows: Vec<_> = (0..5).map(|r| order.stored(r)).collect();
+        assert_eq!(rows, [4, 5, 10, 11, 16]);
     }
 }

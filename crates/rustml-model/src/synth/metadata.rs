@@ -3,7 +3,7 @@
 
 use super::weights::Tensor;
 use super::Synth;
-use crate::spec::{Layer, NormKind, Rope, RopeScaling, Spec};
+use crate::spec::{Attention, Layer, NormKind, Rope, RopeScaling, Spec};
 use rustml_io::{Array, GgufWriter, Value};
 
 impl Synth {
@@ -33,18 +33,21 @@ fn settings(spec: &Spec) -> Vec<(&'static str, Value)> {
     set("embedding_length", int(spec.hidden));
     set("block_count", int(spec.layers.len()));
     set("vocab_size", int(spec.vocab));
-    if let Some(first) = spec.layers.first() {
-        let a = &first.attention;
-        set("feed_forward_length", int(first.feed_forward.inner));
+    if let Some(f) = spec.layers.iter().find_map(Layer::feed_forward) {
+        set("feed_forward_length", int(f.inner));
+    }
+    if let Some(n) = spec.final_norm {
+        let epsilon = match n.kind {
+            NormKind::Rms | NormKind::L2 => "attention.layer_norm_rms_epsilon",
+            _ => "attention.layer_norm_epsilon",
+        };
+        set(epsilon, Value::F32(n.eps));
+    }
+    if let Some(a) = spec.layers.iter().find_map(Layer::attention) {
         set("attention.head_count", int(a.heads));
         set("attention.head_count_kv", int(a.kv_heads));
         set("attention.key_length", int(a.head_dim));
         set("attention.value_length", int(a.head_dim));
-        let epsilon = match first.norm.kind {
-            NormKind::Rms => "attention.layer_norm_rms_epsilon",
-            _ => "attention.layer_norm_epsilon",
-        };
-        set(epsilon, Value::F32(first.norm.eps));
         if a.scale != 1.0 / (a.head_dim as f32).sqrt() {
             set("attention.scale", Value::F32(a.scale));
         }
@@ -52,23 +55,43 @@ fn settings(spec: &Spec) -> Vec<(&'static str, Value)> {
             set("attn_logit_softcapping", Value::F32(cap));
         }
     }
-    if let Some(cap) = spec.head.soft_cap {
+    if let Some(cap) = spec.head.and_then(|h| h.soft_cap) {
         set("final_logit_softcapping", Value::F32(cap));
     }
-    let windows: Vec<_> = spec.layers.iter().map(|l| l.attention.window).collect();
+    let attentions = spec.layers.iter().filter_map(Layer::attention);
+    let windows: Vec<_> = attentions.map(|a| a.window).collect();
     if let Some(window) = windows.iter().flatten().max() {
         set("attention.sliding_window", int(*window));
         set("attention.sliding_window_pattern", pattern(&windows));
     }
-    if let Some(rope) = rope_of(spec, |l| l.attention.window.is_none()) {
+    if let Some(rope) = rope_of(spec, |a| a.window.is_none()) {
         set("rope.dimension_count", int(rope.dims));
         set("rope.freq_base", Value::F32(rope.base));
         if let RopeScaling::Linear { factor } = rope.scaling {
             set("rope.scaling.type", Value::String("linear".into()));
             set("rope.scaling.factor", Value::F32(factor));
         }
+        if let RopeScaling::Yarn {
+            factor,
+            original,
+            fast,
+            slow,
+            amplitude,
+            truncate: _,
+        } = rope.scaling
+        {
+            set("rope.scaling.type", Value::String("yarn".into()));
+            set("rope.scaling.factor", Value::F32(factor));
+            set(
+                "rope.scaling.original_context_length",
+                int(original as usize),
+            );
+            set("rope.scaling.yarn_beta_fast", Value::F32(fast));
+            set("rope.scaling.yarn_beta_slow", Value::F32(slow));
+            set("rope.scaling.yarn_attn_factor", Value::F32(amplitude));
+        }
     }
-    if let Some(rope) = rope_of(spec, |l| l.attention.window.is_some()) {
+    if let Some(rope) = rope_of(spec, |a| a.window.is_some()) {
         set("rope.freq_base_swa", Value::F32(rope.base));
     }
     all
@@ -94,19 +117,21 @@ fn pattern(windows: &[Option<usize>]) -> Value {
 }
 
 /// The rotation of the layers of one kind.
-fn rope_of(spec: &Spec, kind: impl Fn(&Layer) -> bool) -> Option<&Rope> {
-    let layer = spec.layers.iter().find(|l| kind(l))?;
-    spec.ropes.get(layer.attention.rope?)
+fn rope_of(spec: &Spec, kind: impl Fn(&Attention) -> bool) -> Option<&Rope> {
+    let mut attentions = spec.layers.iter().filter_map(Layer::attention);
+    spec.ropes.get(attentions.find(|a| kind(a))?.rope?)
 }
 
 /// What GGUF stores for the rotations that no key describes: a divisor for
 /// each frequency.
 pub fn rope_divisors(spec: &Spec) -> Option<Vec<f32>> {
-    let rope = rope_of(spec, |l| l.attention.window.is_none())?;
+    let rope = rope_of(spec, |a| a.window.is_none())?;
     match &rope.scaling {
-        RopeScaling::None | RopeScaling::Linear { .. } => None,
+        RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => None,
+        // A key for the one there is not, tensors of their own for the other.
+        RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. } => None,
         RopeScaling::Factors(divisors) => Some(divisors.clone()),
-        RopeScaling::Llama3 { .. } => {
+        RopeScaling::Llama3 { .. } | RopeScaling::Proportional { .. } => {
             let plain = Rope {
                 scaling: RopeScaling::None,
                 ..*rope

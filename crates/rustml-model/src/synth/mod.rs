@@ -67,15 +67,7 @@ impl Shape {
             path: path.to_owned(),
             what,
         };
-        let read = || -> std::io::Result<Vec<u8>> {
-            match std::fs::metadata(path)?.len() {
-                bytes if bytes > LARGEST_CONFIG => Err(std::io::Error::other(format!(
-                    "{bytes} bytes are too many for a config.json"
-                ))),
-                _ => std::fs::read(path),
-            }
-        };
-        let bytes = read().map_err(|e| error(format!("cannot be read: {e}")))?;
+        let bytes = rustml_io::read_small(path, LARGEST_CONFIG)?;
         let json = serde_json::from_slice(&bytes);
         let json = json.map_err(|e| error(format!("is no valid JSON: {e}")))?;
         let stem = path.parent().and_then(Path::file_name);

@@ -5,7 +5,7 @@ use super::Shape;
 use crate::arch::{Repair, Role};
 use crate::error::Result;
 use crate::load::Progress;
-use crate::spec::{Layer, Wiring};
+use crate::spec::{Block, Layer, NormedOver, Part};
 use rustml_io::{DType, FileFormat, GgufFile};
 use rustml_kernels::formats::encode_row;
 use std::collections::HashMap;
@@ -58,9 +58,11 @@ pub fn plan(shape: &Shape, dtype: DType) -> Vec<Tensor> {
     for (i, layer) in spec.layers.iter().enumerate() {
         plan.layer((i, layer));
     }
-    plan.norm(Role::FinalNorm, None, spec.hidden, spec.final_norm.bias);
-    if !spec.head.tied {
-        plan.matrix(Role::Head, None, false);
+    if let Some(n) = spec.final_norm {
+        plan.norm(Role::FinalNorm, None, spec.hidden, n.bias);
+    }
+    if let Some(head) = spec.head.filter(|h| !h.tied) {
+        plan.matrix(Role::Head, None, head.bias);
     }
     plan.tensors
 }
@@ -75,26 +77,45 @@ type At<'a> = Option<(usize, &'a Layer)>;
 
 impl Plan<'_> {
     fn layer(&mut self, (i, l): (usize, &Layer)) {
-        let (at, hidden) = (Some((i, l)), self.shape.spec.hidden);
-        let (a, f) = (&l.attention, &l.feed_forward);
-        self.norm(Role::AttnNorm, at, hidden, l.norm.bias);
-        for role in [Role::Query, Role::Key, Role::Value] {
-            self.matrix(role, at, a.qkv_bias);
+        for block in &l.blocks {
+            self.block(Some((i, l)), block);
         }
-        if let Some(norm) = a.qk_norm {
-            self.norm(Role::QueryNorm, at, a.head_dim, norm.bias);
-            self.norm(Role::KeyNorm, at, a.head_dim, norm.bias);
+    }
+
+    fn block(&mut self, at: At, block: &Block) {
+        let hidden = self.shape.spec.hidden;
+        let (before, after) = Role::norms(&block.part);
+        if let Some(n) = block.norm.before() {
+            self.norm(before, at, hidden, n.bias);
         }
-        self.matrix(Role::AttnOut, at, a.out_bias);
-        self.norm(Role::FfnNorm, at, hidden, l.norm.bias);
-        if f.gated {
-            self.matrix(Role::Gate, at, f.bias);
+        match &block.part {
+            Part::Attention(a) => {
+                for role in [Role::Query, Role::Key, Role::Value] {
+                    self.matrix(role, at, a.qkv_bias);
+                }
+                if let Some(n) = a.qk_norm {
+                    let width = |heads: usize| match n.over {
+                        NormedOver::Head => a.head_dim,
+                        NormedOver::OwnHead | NormedOver::Row => heads * a.head_dim,
+                    };
+                    self.norm(Role::QueryNorm, at, width(a.heads), n.norm.bias);
+                    self.norm(Role::KeyNorm, at, width(a.kv_heads), n.norm.bias);
+                }
+                self.matrix(Role::AttnOut, at, a.out_bias);
+            }
+            Part::FeedForward(f) => {
+                if f.gated {
+                    self.matrix(Role::Gate, at, f.bias);
+                }
+                self.matrix(Role::Up, at, f.bias);
+                self.matrix(Role::Down, at, f.bias);
+            }
+            // No shape of these is made yet.
+            Part::Experts(_) => unreachable!("no shape has experts"),
+            Part::Parallel(blocks) => blocks.iter().for_each(|b| self.block(at, b)),
         }
-        self.matrix(Role::Up, at, f.bias);
-        self.matrix(Role::Down, at, f.bias);
-        if l.wiring == Wiring::Sandwich {
-            self.norm(Role::AttnPostNorm, at, hidden, l.norm.bias);
-            self.norm(Role::FfnPostNorm, at, hidden, l.norm.bias);
+        if let Some(n) = block.norm.after() {
+            self.norm(after, at, hidden, n.bias);
         }
     }
 

@@ -10,7 +10,7 @@ pub use mutate::{Copy, Tensor, Written};
 use rustml_io::Store;
 use rustml_kernels::par::Team;
 use rustml_kernels::Pool;
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Quantize};
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Model, Output, Quantize};
 use rustml_simd::Isa;
 use rustml_trace::{Detail, Recorder};
 use serde_json::Value;
@@ -57,7 +57,7 @@ pub struct Runner {
     pub model: Model,
     pub kv: KvPool,
     pub exec: Exec,
-    /// Whether rows are computed as those of prompts.
+    /// Whether rows are prefill rows.
     pub prompt: bool,
 }
 
@@ -93,11 +93,10 @@ impl Runner {
     pub fn feed(&mut self, sequence: &mut KvSequence, ids: &[u32]) -> Vec<f32> {
         assert!(self.kv.reserve(sequence, ids.len()));
         let mut batch = Batch::default();
-        batch.push_as(self.prompt, sequence, ids, ids.len());
-        let logits = self
-            .model
-            .forward(&batch, &mut self.kv, &mut self.exec)
-            .to_vec();
+        let prompt_len = if self.prompt { usize::MAX } else { 0 };
+        batch.push(sequence, ids, prompt_len, Output::Logits(ids.len()));
+        let outputs = self.model.forward(&batch, &mut self.kv, &mut self.exec);
+        let logits = outputs.logits().flatten().copied().collect();
         sequence.advance(ids.len());
         logits
     }
@@ -111,6 +110,18 @@ impl Runner {
         }
         self.kv.release(sequence);
         out
+    }
+
+    /// Hidden states of every position of a text.
+    pub fn hidden(&mut self, ids: &[u32]) -> Vec<f32> {
+        let mut sequence = KvSequence::default();
+        assert!(self.kv.reserve(&mut sequence, ids.len()));
+        let mut batch = Batch::default();
+        batch.push(&sequence, ids, ids.len(), Output::Hidden(ids.len()));
+        let outputs = self.model.forward(&batch, &mut self.kv, &mut self.exec);
+        let hidden = outputs.hidden().flatten().copied().collect();
+        self.kv.release(sequence);
+        hidden
     }
 
     /// Greedy continuation, with the logits each token was chosen from.
@@ -168,21 +179,35 @@ pub struct Reference {
     /// Distance of the reference from the same in double precision.
     pub error: f32,
     pub logits_std: f64,
+    /// Whether there are hidden states in place of logits.
+    pub is_encoder: bool,
+    /// Whether rotations depend on the length of the text.
+    pub one_prefill: bool,
 }
 
 impl Reference {
     pub fn of(model: &str) -> Reference {
-        let json = std::fs::read(tiny(model).join("reference.json")).unwrap();
+        Reference::at(&tiny(model))
+    }
+
+    pub fn at(folder: &Path) -> Reference {
+        let json = std::fs::read(folder.join("reference.json")).unwrap();
         let json: Value = serde_json::from_slice(&json).unwrap();
-        let store = Store::open(&tiny(model).join("reference.safetensors")).unwrap();
+        let store = Store::open(&folder.join("reference.safetensors")).unwrap();
         let tensor = |name: &str| f32s(store.tensor(name).unwrap().data);
+        let is_encoder = store.find("hidden").is_some();
         Reference {
+            is_encoder,
             tokens: ids(&json["tokens"]),
             greedy: ids(&json["greedy"]),
-            logits: tensor("logits"),
-            greedy_logits: tensor("greedy_logits"),
+            logits: tensor(if is_encoder { "hidden" } else { "logits" }),
+            greedy_logits: match is_encoder {
+                true => Vec::new(),
+                false => tensor("greedy_logits"),
+            },
             error: tensor("f32_f64_error")[0],
             logits_std: json["logits_std"].as_f64().unwrap(),
+            one_prefill: json["one_prefill"].as_bool().unwrap_or(false),
         }
     }
 
@@ -191,9 +216,53 @@ impl Reference {
     /// luck of the draw, and is a thirtieth at most of what any wrong weight
     /// or setting costs.
     pub fn tolerance(&self) -> f32 {
-        assert!(self.error > 0.0 && self.error < 1e-4);
+        assert!(self.error > 0.0 && self.error < 3e-4);
         10.0 * self.error
     }
+}
+
+/// Holds logits and greedy tokens against the reference; returns how far they are off.
+#[track_caller]
+pub fn check_reference(runner: &mut Runner, reference: &Reference, what: &str) -> f32 {
+    let (vocab, tolerance) = (runner.model.spec().vocab, reference.tolerance());
+    let logits = match reference.is_encoder {
+        true => runner.hidden(&reference.tokens),
+        false => runner.logits(&reference.tokens, usize::MAX),
+    };
+    let mut worst = distance(&logits, &reference.logits);
+    assert!(
+        worst <= tolerance,
+        "{what}: {worst} off, {tolerance} allowed"
+    );
+    if reference.is_encoder {
+        return worst;
+    }
+    if reference.one_prefill {
+        // Each row has a text of its own.
+        let mut text = reference.tokens.clone();
+        for (i, theirs) in reference.greedy_logits.chunks_exact(vocab).enumerate() {
+            let logits = runner.logits(&text, usize::MAX);
+            let ours = &logits[logits.len() - vocab..];
+            worst = worst.max(distance(ours, theirs));
+            assert!(
+                worst <= tolerance,
+                "{what}, token {i}: {worst} off, {tolerance} allowed"
+            );
+            text.push(reference.greedy[i]);
+        }
+        return worst;
+    }
+    let steps = runner.greedy(&reference.tokens, reference.greedy.len());
+    let theirs = reference.greedy_logits.chunks_exact(vocab);
+    for (i, ((id, logits), theirs)) in steps.iter().zip(theirs).enumerate() {
+        worst = worst.max(distance(logits, theirs));
+        assert!(
+            worst <= tolerance,
+            "{what}, token {i}: {worst} off, {tolerance} allowed"
+        );
+        assert_eq!(*id, reference.greedy[i], "{what}, token {i}");
+    }
+    worst
 }
 
 /// The largest distance; fails on what is no number.

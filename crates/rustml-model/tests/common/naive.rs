@@ -78,6 +78,8 @@ impl Naive<'_> {
                     let keep = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                     f * (keep + (1.0 - keep) / f64::from(factor))
                 }
+                // Compared with transformers, in tests/rope.rs.
+                other => panic!("{other:?} is not written here"),
             }
         });
         pairs.collect()
@@ -113,9 +115,9 @@ impl Naive<'_> {
         let mut q = self.linear(Role::Query, layer, x, hidden);
         let mut k = self.linear(Role::Key, layer, x, hidden);
         let v = self.linear(Role::Value, layer, x, hidden);
-        if let Some(norm) = &a.qk_norm {
-            q = self.norm(Role::QueryNorm, layer, norm, &q);
-            k = self.norm(Role::KeyNorm, layer, norm, &k);
+        if let Some(n) = &a.qk_norm {
+            q = self.norm(Role::QueryNorm, layer, &n.norm, &q);
+            k = self.norm(Role::KeyNorm, layer, &n.norm, &k);
         }
         self.rotate(Role::Query, a, &mut q, q_cols);
         self.rotate(Role::Key, a, &mut k, kv_cols);
@@ -158,6 +160,7 @@ impl Naive<'_> {
             Activation::GeluTanh => {
                 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
             }
+            other => unimplemented!("no test's model has {other:?}"),
         };
         let mut up = self.linear(Role::Up, layer, x, hidden);
         if f.gated {
@@ -167,6 +170,38 @@ impl Naive<'_> {
             up.iter_mut().for_each(|u| *u = act(*u));
         }
         self.linear(Role::Down, layer, &up, f.inner)
+    }
+
+    /// What a block adds to the stream, but for its factor.
+    fn block(&self, layer: usize, block: &Block, x: &[f64]) -> Vec<f64> {
+        let (before, after) = Role::norms(&block.part);
+        let normed = match block.norm.before() {
+            Some(n) => self.norm(before, layer, &n, x),
+            None => x.to_vec(),
+        };
+        let y = match &block.part {
+            Part::Attention(a) => self.attention(layer, a, &normed),
+            Part::FeedForward(f) => self.feed_forward(layer, f, &normed),
+            Part::Experts(_) => unimplemented!("compared with the reference alone"),
+            Part::Parallel(blocks) => {
+                let mut sum = vec![0.0; x.len()];
+                for b in blocks {
+                    let x = if b.norm.before().is_some() {
+                        x
+                    } else {
+                        &normed
+                    };
+                    let y = self.block(layer, b, x);
+                    let scale = f64::from(b.scale);
+                    sum.iter_mut().zip(y).for_each(|(s, y)| *s += scale * y);
+                }
+                sum
+            }
+        };
+        match block.norm {
+            NormPlacement::Post(n) | NormPlacement::Sandwich(n) => self.norm(after, layer, &n, &y),
+            _ => y,
+        }
     }
 
     /// Logits of all positions, `[ids, vocab]`.
@@ -179,25 +214,22 @@ impl Naive<'_> {
         let mut x: Vec<f64> = embedded.map(|v| v * f64::from(s.embedding.scale)).collect();
         assert!(!s.embedding.learned_positions);
         for (i, layer) in s.layers.iter().enumerate() {
-            let post = |role, y| match layer.wiring {
-                Wiring::Sandwich => self.norm(role, i, &layer.norm, y),
-                Wiring::Pre => y.to_vec(),
-            };
-            let add = |x: &mut [f64], y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-            let normed = self.norm(Role::AttnNorm, i, &layer.norm, &x);
-            let y = self.attention(i, &layer.attention, &normed);
-            add(&mut x, post(Role::AttnPostNorm, &y));
-            let normed = self.norm(Role::FfnNorm, i, &layer.norm, &x);
-            let y = self.feed_forward(i, &layer.feed_forward, &normed);
-            add(&mut x, post(Role::FfnPostNorm, &y));
+            for block in &layer.blocks {
+                let y = self.block(i, block, &x);
+                let scale = f64::from(block.scale);
+                x.iter_mut().zip(y).for_each(|(x, y)| *x += scale * y);
+                if let NormPlacement::Sum(n) = block.norm {
+                    x = self.norm(Role::norms(&block.part).1, i, &n, &x);
+                }
+            }
         }
-        let x = self.norm(Role::FinalNorm, 0, &s.final_norm, &x);
-        let head = match s.head.tied {
+        let x = self.norm(Role::FinalNorm, 0, &s.final_norm.unwrap(), &x);
+        let head = match s.head.unwrap().tied {
             true => Role::Embedding,
             false => Role::Head,
         };
         let logits = self.linear(head, 0, &x, s.hidden).into_iter();
-        let capped = logits.map(|x| match s.head.soft_cap.map(f64::from) {
+        let capped = logits.map(|x| match s.head.unwrap().soft_cap.map(f64::from) {
             Some(cap) => cap * (x / cap).tanh(),
             None => x,
         });
