@@ -111,7 +111,7 @@ fn masks(path: &str) -> Result<(), Box<dyn std::error::Error>> {
     let ids = tokenizer.encode(text, Encode::default())?;
     let mut mask = TokenMask::default();
     for round in ["first", "second"] {
-        let mut constraint = grammars.json_schema(&schema)?;
+        let mut constraint = grammars.json_schema(&schema)?.constraint();
         let mut times = Vec::new();
         for &id in &ids {
             let start = Instant::now();

@@ -15,12 +15,12 @@
 //! as many tokens as the request already has.
 
 use crate::config::EngineConfig;
-use crate::pace::Pace;
-use crate::prefix::Prefixes;
+use crate::pace::PrefillBudget;
+use crate::prefix::PrefixCache;
 use crate::sampler::Sampler;
-use crate::sequence::{Sequence, Work};
-use crate::speculate::{Costs, Record, Turns, MOST};
-use rustml_model::{Batch, Capacity, Error, Exec, KvPool, KvSequence, Model, KV_BLOCK};
+use crate::sequence::{Sequence, StepSlice};
+use crate::speculate::{AcceptanceStats, ProbeSchedule, StepTimeModel, MOST};
+use rustml_model::{Batch, Capacity, Error, Exec, KvPool, KvSequence, Model, Output, KV_BLOCK};
 use rustml_tokenizer::Tokenizer;
 use rustml_trace::{Detail, Recorder};
 use std::sync::Arc;
@@ -85,7 +85,7 @@ pub(crate) struct Drafted {
     sealed: usize,
     /// Of the cache, those positions whose tokens are no guesses.
     certain: usize,
-    pub record: Record,
+    pub record: AcceptanceStats,
 }
 
 /// The draft model at work.
@@ -93,16 +93,16 @@ pub(crate) struct Drafter {
     model: Arc<Model>,
     exec: Exec,
     kv: KvPool,
-    prefixes: Prefixes,
+    prefixes: PrefixCache,
     /// Tokens that both models know, and whether these are all.
     vocab: usize,
     knows_all: bool,
     /// Of its own steps.
-    costs: Costs,
-    pace: Pace,
-    turns: Turns,
+    costs: StepTimeModel,
+    pace: PrefillBudget,
+    turns: ProbeSchedule,
     /// Of all requests, for those that come.
-    record: Record,
+    record: AcceptanceStats,
     /// Time spent.
     pub seconds: f64,
 }
@@ -114,8 +114,6 @@ struct Guesser {
     wanted: usize,
     /// Rows of the first step.
     rows: usize,
-    /// Whether these are a prompt's that is computed apart; no guess follows them.
-    prompt: bool,
     /// Whether these are all that it was behind.
     ready: bool,
     sampler: Sampler,
@@ -139,11 +137,11 @@ impl Drafter {
             vocab: model.spec().vocab.min(target.spec().vocab),
             knows_all: model.spec().vocab >= target.spec().vocab,
             model,
-            prefixes: Prefixes::default(),
-            costs: Costs::default(),
-            pace: Pace::new(config.step_target),
-            turns: Turns::default(),
-            record: Record::default(),
+            prefixes: PrefixCache::default(),
+            costs: StepTimeModel::default(),
+            pace: PrefillBudget::new(config.step_target),
+            turns: ProbeSchedule::default(),
+            record: AcceptanceStats::default(),
             seconds: 0.0,
         })
     }
@@ -151,7 +149,7 @@ impl Drafter {
     /// What a request begins with.
     pub fn begin(&self) -> Drafted {
         Drafted {
-            record: Record::expecting(self.record.rate()),
+            record: AcceptanceStats::expecting(self.record.rate()),
             ..Drafted::default()
         }
     }
@@ -161,9 +159,9 @@ impl Drafter {
     pub fn plan(
         &mut self,
         running: &mut [Sequence],
-        works: &[Work],
+        works: &[StepSlice],
         most: usize,
-        costs: &Costs,
+        costs: &StepTimeModel,
     ) -> Vec<usize> {
         let mut wanted = vec![0; running.len()];
         let rows = works.iter().map(|w| w.rows + w.drafts.len()).sum();
@@ -221,12 +219,7 @@ impl Drafter {
     pub fn run(&mut self, running: &mut [Sequence], wanted: &[usize]) -> Vec<Vec<u32>> {
         let mut drafts = vec![Vec::new(); running.len()];
         let began = Instant::now();
-        let begun = self.begin_all(running, wanted).into_iter();
-        let apart = self.model.passes_apart();
-        let (mut readers, mut guessers): (Vec<_>, Vec<_>) = begun.partition(|g| g.prompt && apart);
-        if !readers.is_empty() {
-            self.step(running, &mut readers);
-        }
+        let mut guessers = self.begin_all(running, wanted);
         while !guessers.is_empty() {
             self.step(running, &mut guessers);
             for g in guessers.iter().filter(|g| g.is_through()) {
@@ -242,25 +235,27 @@ impl Drafter {
     fn begin_all(&mut self, running: &mut [Sequence], wanted: &[usize]) -> Vec<Guesser> {
         let count = wanted.iter().filter(|&&n| n > 0).count();
         let mut more = self.pace.rows(1, self.exec.capacity().rows - count);
-        let apart = self.model.prompts_apart();
+        let phases_differ = self.model.phases_differ();
         let mut guessers = Vec::new();
         for (index, (s, &wanted)) in running.iter_mut().zip(wanted).enumerate() {
-            let (Some(d), 1..) = (&mut s.drafted, wanted) else {
+            if wanted == 0 {
+                continue;
+            }
+            // Out of the sequence, whose keys are read meanwhile.
+            let Some(mut d) = s.drafted.take() else {
                 continue;
             };
             if d.cache.is_empty() {
-                let most = s.tokens.len() - 1;
-                self.prefixes
-                    .find(&mut self.kv, &mut d.cache, &s.tokens, most);
+                let (keys, most) = (s.keys(phases_differ), s.tokens.len() - 1);
+                let (kv, cache) = (&mut self.kv, &mut d.cache);
+                self.prefixes.find_blocks(kv, cache, &keys, most);
+                self.prefixes.find_rest(kv, cache, &keys, most, None);
                 d.sealed = d.cache.len() / KV_BLOCK;
                 d.certain = d.cache.len();
             }
+            let d = s.drafted.insert(d);
             let behind = s.tokens.len() - d.cache.len();
-            // What was generated always follows, and is read the next time.
-            let of_prompt = s.prompt_len.saturating_sub(d.cache.len());
-            let prompt = apart && of_prompt > 0;
-            let next = if prompt { of_prompt } else { behind };
-            let rows = next.min(more + 1);
+            let rows = behind.min(more + 1);
             let missing = (rows + wanted - 1).saturating_sub(d.cache.room());
             let blocks = missing.div_ceil(KV_BLOCK);
             if !self.prefixes.make_room(&mut self.kv, blocks) {
@@ -274,7 +269,6 @@ impl Drafter {
                 index,
                 wanted,
                 rows,
-                prompt,
                 ready: rows == behind,
                 sampler: s.dice(),
                 guesses: Vec::new(),
@@ -290,17 +284,18 @@ impl Drafter {
             let s = &running[g.index];
             let Some(d) = &s.drafted else { continue };
             match g.guesses.last() {
-                Some(&last) => batch.push(&d.cache, &[last], 1),
+                Some(&last) => batch.push(&d.cache, &[last], s.prompt_len, Output::Logits(1)),
                 None => {
                     let next = &s.tokens[d.cache.len()..][..g.rows];
-                    batch.push_as(g.prompt, &d.cache, next, usize::from(g.ready));
+                    let output = Output::Logits(usize::from(g.ready));
+                    batch.push(&d.cache, next, s.prompt_len, output);
                 }
             }
         }
         let rows = batch.ids.len();
         let start = Instant::now();
-        let logits = self.model.forward(&batch, &mut self.kv, &mut self.exec);
-        let mut logits = logits.chunks_exact(self.model.spec().vocab);
+        let outputs = self.model.forward(&batch, &mut self.kv, &mut self.exec);
+        let mut logits = outputs.logits();
         for g in &mut *guessers {
             let read = match g.guesses.is_empty() {
                 true => g.rows,
@@ -323,24 +318,28 @@ impl Drafter {
     }
 
     /// Takes note of how many guesses about a sequence were right.
-    pub fn settle(&mut self, s: &mut Sequence, guessed: usize, right: usize) {
-        let Some(d) = &mut s.drafted else { return };
+    pub fn commit(&mut self, s: &mut Sequence, guessed: usize, right: usize) {
+        let Some(mut d) = s.drafted.take() else {
+            return;
+        };
         self.record.learn(guessed, right);
         // The last guess was not read.
         d.certain = d.cache.len().min(d.certain + right);
         self.kv.truncate(&mut d.cache, d.certain);
+        let keys = s.keys(self.model.phases_differ());
         d.sealed = self
             .prefixes
-            .seal(&mut self.kv, &mut d.cache, &s.tokens, d.sealed);
+            .seal(&mut self.kv, &mut d.cache, &keys, d.sealed);
+        s.drafted = Some(d);
     }
 
-    /// Takes back what a sequence has of the cache; it stays findable.
+    /// Takes back what a sequence has of the cache; it stays cached.
     pub fn release(&mut self, s: &mut Sequence) {
         let Some(d) = &mut s.drafted else { return };
-        let cache = std::mem::take(&mut d.cache);
-        self.prefixes
-            .release(&mut self.kv, cache, &s.tokens, d.sealed);
+        let (cache, sealed) = (std::mem::take(&mut d.cache), d.sealed);
         (d.sealed, d.certain) = (0, 0);
+        let keys = s.keys(self.model.phases_differ());
+        self.prefixes.release(&mut self.kv, cache, &keys, sealed);
     }
 
     /// Blocks of its cache that sequences have.

@@ -1,15 +1,16 @@
-//! The loop: plan, forward, sample, settle.
+//! The loop: plan, forward, sample, commit.
 
 use crate::config::{EngineConfig, Observer, Refusal};
 use crate::draft::Drafter;
 use crate::lookup::Lookup;
 use crate::request::{Finish, Request, RequestId, Update, MAX_LOGPROBS};
 use crate::scheduler::Scheduler;
-use crate::sequence::{Scratch, Sequence, Work};
+use crate::sequence::{Scratch, Sequence, StepSlice};
 use crate::stats::Stats;
-use rustml_model::{gather_pages, Batch, Capacity, Exec, KvPool, Model};
+use rustml_model::{gather_pages, Batch, Capacity, Exec, KvPool, Model, Output};
 use rustml_tokenizer::Tokenizer;
 use rustml_trace::{Cost, Detail, LayerTimes, Op, Recorder, StepTimes};
+use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub struct Engine {
     observer: Option<Observer>,
     next_id: RequestId,
     scratch: Scratch,
+    /// Why logits were no finite numbers, once they were.
+    not_finite: Option<String>,
     /// Bytes of the weights that every step reads.
     weights: usize,
     /// Seconds that may go to putting memory in order; less than none, if the last
@@ -44,33 +47,48 @@ impl Engine {
     /// An engine with memory for what `config` says.
     ///
     /// # Errors
-    /// If the memory cannot be had.
+    /// If the memory cannot be had, or the model has no head.
     pub fn new(
         model: Arc<Model>,
         tokenizer: Arc<Tokenizer>,
         config: EngineConfig,
     ) -> Result<Engine, rustml_model::Error> {
+        if model.spec().head.is_none() {
+            return Err(rustml_model::Error::NoHead {
+                path: model.path().to_owned(),
+                arch: model.arch(),
+            });
+        }
         let kv = KvPool::new(model.spec(), config.cache_positions, config.kv_type)?;
         let sequences = config.sequences.max(1);
         let capacity = Capacity {
             rows: config.rows.max(sequences),
             logit_rows: sequences + extra_logits(model.spec().vocab),
         };
+        let logits = capacity.logit_rows.saturating_mul(4 * model.spec().vocab);
+        if !can_be_had(logits) {
+            return Err(rustml_model::Error::Memory {
+                what: format!("the logits of {sequences} sequences"),
+                bytes: logits,
+            });
+        }
         let exec = Exec::new(&model, capacity, Recorder::new(config.detail));
         let w = model.weights();
         let layers = w.layers.iter().flat_map(|l| l.linears());
         let layers: usize = layers.map(|l| l.weights.bytes()).sum();
-        let weights = layers + w.head().bytes();
-        let apart = model.prompts_apart();
+        let weights = layers + w.head().map_or(0, |h| h.bytes());
+        let phases_differ = model.phases_differ();
+        let ropes = model.spec().ropes.clone();
         Ok(Engine {
             model,
             tokenizer,
-            scheduler: Scheduler::new(kv, apart, &config),
+            scheduler: Scheduler::new(kv, ropes, phases_differ, &config),
             config,
             exec,
             observer: None,
             next_id: 0,
             scratch: Scratch::default(),
+            not_finite: None,
             weights,
             to_spare: 0.0,
         })
@@ -93,6 +111,12 @@ impl Engine {
         let drafter = Drafter::new(draft, &self.model, &self.config)?;
         self.scheduler.drafter = Some(drafter);
         Ok(())
+    }
+
+    /// Counts the parts of all steps, for those who watch from another thread. It
+    /// grows as long as a step goes on, however long the step takes.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        self.exec.progress()
     }
 
     /// Positions of one sequence.
@@ -179,85 +203,72 @@ impl Engine {
         self.scheduler.stats()
     }
 
-    /// Runs one step of all running requests; what it brought for each. Where prompts cannot
-    /// be beside others ([`Model::passes_apart`]) and some requests decode while others read
-    /// theirs, that is two passes over the weights, and observers see each as a step.
+    /// Runs one step of all running requests; what it brought for each.
     pub fn step(&mut self) -> Vec<Update> {
         self.spare_some();
-        let mut began = self.looks().then(Instant::now);
-        let mut updates = self.settle_empty();
-        let works = self.scheduler.plan(self.exec.capacity());
-        if works.iter().all(|w| w.rows == 0) {
+        let began = self.looks().then(Instant::now);
+        let mut updates = self.end_empty();
+        let slices = self.scheduler.plan(self.exec.capacity());
+        if slices.iter().all(|s| s.rows == 0) {
             return updates;
         }
-        let (mut ended, mut seconds) = (Vec::new(), 0.0);
-        let passes: &[&[bool]] = match self.model.passes_apart() {
-            true => &[&[false], &[true]],
-            false => &[&[false, true]],
-        };
-        for kinds in passes {
-            let here = |w: &Work| kinds.contains(&w.prompt);
-            if works.iter().any(|w| here(w) && w.rows > 0) {
-                let start = Instant::now();
-                let size = self.pass(&works, here, &mut updates, &mut ended);
-                seconds += start.elapsed().as_secs_f64();
-                self.report_step(began.take(), size);
+        let start = Instant::now();
+        let mut batch = Batch::default();
+        for (s, slice) in self.scheduler.running.iter().zip(&slices) {
+            let rows = [&s.pending()[..slice.rows], &slice.drafts].concat();
+            let output = Output::Logits(slice.logits);
+            batch.push(&s.cache, &rows, s.prompt_len, output);
+        }
+        let size = (batch.ids.len(), batch.outputs());
+        let (looks, clock) = (self.looks(), self.exec.recorder.clock());
+        let outputs = self
+            .model
+            .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
+        let sampling = looks.then(clock);
+        let mut rest: Vec<&[f32]> = outputs.logits().collect();
+        let mut ended = Vec::new();
+        for (s, slice) in self.scheduler.running.iter_mut().zip(&slices) {
+            // It may leave rows of rejected draft tokens, so each has its own.
+            let others = rest.split_off(slice.logits);
+            let mine = std::mem::replace(&mut rest, others).into_iter();
+            let before = s.cache.len() + slice.rows;
+            let last = s.commit(
+                slice,
+                mine,
+                &self.tokenizer,
+                &mut self.scratch,
+                &mut updates,
+            );
+            ended.extend(last);
+            let accepted = s.cache.len() - before;
+            self.scheduler.stats.accepted += accepted as u64;
+            match &mut self.scheduler.drafter {
+                Some(drafter) if slice.asked => drafter.commit(s, slice.drafts.len(), accepted),
+                _ => self.scheduler.lookups.learn(slice.drafts.len(), accepted),
             }
         }
+        let r = &mut self.exec.recorder;
+        r.record(Op::Sample, sampling, Cost::default());
+        let seconds = start.elapsed().as_secs_f64();
+        self.report_step(began, size);
         self.to_spare = (self.to_spare + seconds * SPARE).min(PAUSE);
-        self.count(&works, seconds);
+        self.count(&slices, seconds);
         self.scheduler.seal();
-        for (update, why) in ended {
+        for (update, mut why) in ended {
             let s = self.scheduler.remove(update.id).expect("it ran");
+            if let Finish::NotFinite(reason) = &mut why {
+                let found = self.not_finite.get_or_insert_with(|| {
+                    // A search over all weights, so once for all.
+                    self.model.why_not_finite(&s.tokens)
+                });
+                reason.clone_from(found);
+            }
             updates.push(conclude(s, update, why));
         }
         updates.sort_by_key(|u| u.id);
         let tokens = updates.iter().filter(|u| u.token.is_some()).count();
         self.scheduler.stats.tokens += tokens as u64;
         updates
-    }
-
-    /// Computes the works that are `here` and settles them, as the next pass overwrites their
-    /// logits. Its rows, and of how many of them there were logits.
-    fn pass(
-        &mut self,
-        works: &[Work],
-        here: impl Fn(&Work) -> bool,
-        updates: &mut Vec<Update>,
-        ended: &mut Vec<(Update, Finish)>,
-    ) -> (usize, usize) {
-        let mut batch = Batch::default();
-        let running = self.scheduler.running.iter().zip(works);
-        for (s, w) in running.filter(|(_, w)| here(w)) {
-            let rows = [&s.pending()[..w.rows], &w.drafts].concat();
-            batch.push_as(w.prompt, &s.cache, &rows, w.logits);
-        }
-        let size = (batch.ids.len(), batch.logit_rows.len());
-        let (looks, clock) = (self.looks(), self.exec.recorder.clock());
-        let logits = self
-            .model
-            .forward(&batch, &mut self.scheduler.kv, &mut self.exec);
-        let sampling = looks.then(clock);
-        let (vocab, mut rest) = (self.model.spec().vocab, logits);
-        let running = self.scheduler.running.iter_mut().zip(works);
-        for (s, w) in running.filter(|(_, w)| here(w)) {
-            // It may leave rows of wrong guesses, so each has its own.
-            let (mine, others) = rest.split_at(w.logits * vocab);
-            rest = others;
-            let mine = mine.chunks_exact(vocab);
-            let before = s.cache.len() + w.rows;
-            let last = s.settle(w, mine, &self.tokenizer, &mut self.scratch, updates);
-            ended.extend(last);
-            let right = s.cache.len() - before;
-            self.scheduler.stats.accepted += right as u64;
-            match &mut self.scheduler.drafter {
-                Some(drafter) if w.asked => drafter.settle(s, w.drafts.len(), right),
-                _ => self.scheduler.lookups.learn(w.drafts.len(), right),
-            }
-        }
-        let r = &mut self.exec.recorder;
-        r.record(Op::Sample, sampling, Cost::default());
-        size
     }
 
     /// Whether anybody looks at steps.
@@ -284,7 +295,7 @@ impl Engine {
     }
 
     /// Ends requests of which nothing is asked.
-    fn settle_empty(&mut self) -> Vec<Update> {
+    fn end_empty(&mut self) -> Vec<Update> {
         let empty = self.scheduler.waiting.iter().filter(|s| s.is_empty());
         let ids: Vec<_> = empty.map(|s| s.id).collect();
         let end = |id| self.cancel(id, Finish::Length);
@@ -292,7 +303,7 @@ impl Engine {
     }
 
     /// Counts a step that took so long, and learns from it.
-    fn count(&mut self, works: &[Work], seconds: f64) {
+    fn count(&mut self, works: &[StepSlice], seconds: f64) {
         let (mut prompt_rows, mut decoding, mut bytes) = (0, 0, self.weights);
         for (s, w) in self.scheduler.running.iter().zip(works) {
             match w.decodes {
@@ -315,8 +326,7 @@ impl Engine {
         }
     }
 
-    /// Logs the pass, which began then or with its forward pass, and shows it to whoever
-    /// observes.
+    /// Logs the step, which began then, and shows it to whoever observes.
     fn report_step(&mut self, began: Option<Instant>, (rows, logit_rows): (usize, usize)) {
         if !self.looks() {
             return;
@@ -335,6 +345,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether so much memory can be had, as buffers of steps are taken without asking.
+fn can_be_had(bytes: usize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
 /// Rows of a step whose logits may be computed beside one for each sequence:

@@ -6,7 +6,10 @@
 //! the memory that it may take. So is what every token takes. Beyond any of
 //! these a grammar is refused or its request fails; nothing hangs.
 
-use crate::constraint::{Constraint, TokenMask};
+use crate::constraint::Constraint;
+use crate::guided::Guided;
+use crate::schema;
+use crate::{gbnf, lark};
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
@@ -50,6 +53,14 @@ pub enum GrammarError {
     Refused {
         /// Schema, grammar or regular expression.
         what: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Something in a schema cannot be kept.
+    #[error("the schema cannot be used: {}{at}: {why}", if at.is_empty() { "#" } else { "" })]
+    Schema {
+        /// Where it stands, as a JSON pointer.
+        at: String,
         /// What is wrong with it.
         why: String,
     },
@@ -107,7 +118,7 @@ impl Grammars {
     ///
     /// # Errors
     /// If it is no schema, or has something that cannot be guaranteed.
-    pub fn json_schema(&self, schema: &Value) -> Result<Box<dyn Constraint>, GrammarError> {
+    pub fn json_schema(&self, schema: &Value) -> Result<Grammar, GrammarError> {
         let what = "schema";
         if depth_of(schema) > MAX_DEPTH {
             return Err(GrammarError::TooDeep { what });
@@ -116,27 +127,15 @@ impl Grammars {
         if bytes > MAX_BYTES {
             return Err(GrammarError::TooLong { what, bytes });
         }
-        let mut schema = match schema {
-            Value::Object(_) => schema.clone(),
-            Value::Bool(true) => json!({}),
-            _ => {
-                let why = "it is no JSON object".to_owned();
-                return Err(GrammarError::Refused { what, why });
-            }
-        };
-        let options = JsonCompileOptions {
-            whitespace_pattern: Some(WHITE_SPACE.to_owned()),
-            ..JsonCompileOptions::default()
-        };
-        options.apply_to(&mut schema);
-        self.compile(what, TopLevelGrammar::from_json_schema(schema))
+        let grammar = || Ok(TopLevelGrammar::from_json_schema(prepared(schema)?));
+        self.compile(what, grammar)
     }
 
     /// Any JSON object.
     ///
     /// # Errors
     /// None is known.
-    pub fn json_object(&self) -> Result<Box<dyn Constraint>, GrammarError> {
+    pub fn json_object(&self) -> Result<Grammar, GrammarError> {
         self.json_schema(&json!({"type": "object"}))
     }
 
@@ -144,50 +143,103 @@ impl Grammars {
     ///
     /// # Errors
     /// If it is none, or would need too much.
-    pub fn regex(&self, regex: &str) -> Result<Box<dyn Constraint>, GrammarError> {
+    pub fn regex(&self, regex: &str) -> Result<Grammar, GrammarError> {
         let what = "regular expression";
         check(what, regex)?;
-        self.compile(what, TopLevelGrammar::from_regex(regex))
+        let refused = |why| GrammarError::Refused { what, why };
+        schema::check_regex(regex).map_err(refused)?;
+        self.compile(what, || Ok(TopLevelGrammar::from_regex(regex)))
     }
 
-    /// Texts of a grammar in Lark's syntax, as `llguidance` has it.
+    /// Texts of a grammar in Lark's syntax, as `llguidance` has it, or in GBNF, as
+    /// llama.cpp has it.
     ///
     /// # Errors
     /// If it is none, or would need too much.
-    pub fn lark(&self, grammar: &str) -> Result<Box<dyn Constraint>, GrammarError> {
+    pub fn lark(&self, grammar: &str) -> Result<Grammar, GrammarError> {
         let what = "grammar";
         check(what, grammar)?;
-        self.compile(what, TopLevelGrammar::from_lark(grammar.to_owned()))
+        let refused = |why| GrammarError::Refused { what, why };
+        let grammar = || {
+            let lark = match gbnf::is_gbnf(grammar) {
+                true => gbnf::to_lark(grammar).map_err(refused)?,
+                false => lark::bounded(grammar).map_err(refused)?,
+            };
+            Ok(TopLevelGrammar::from_lark(lark))
+        };
+        self.compile(what, grammar)
     }
 
     fn compile(
         &self,
         what: &'static str,
-        grammar: TopLevelGrammar,
-    ) -> Result<Box<dyn Constraint>, GrammarError> {
+        grammar: impl FnOnce() -> Result<TopLevelGrammar, GrammarError> + Send,
+    ) -> Result<Grammar, GrammarError> {
         let refused = |why: String| {
             let why = first_line(&why);
             GrammarError::Refused { what, why }
         };
         let compile = || {
-            let mut matcher = Matcher::new(self.factory.create_parser(grammar));
+            let parser = self.factory.create_parser(grammar()?);
+            let mut matcher = Matcher::new(parser).into_cancellable();
             if let Some(why) = matcher.get_error() {
-                return Err(why);
+                return Err(refused(why));
             }
             // What is found only when the text begins.
             let first = matcher.compute_mask_or_eos();
-            first.map_err(|e| e.to_string()).map(|_| matcher)
+            first.map_err(|e| refused(e.to_string())).map(|_| matcher)
         };
         let compiled = std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().stack_size(STACK);
             let thread = thread.spawn_scoped(scope, compile);
-            let thread = thread.map_err(|e| format!("no thread can be had for it: {e}"))?;
-            let done = thread.join();
-            done.unwrap_or_else(|_| Err("the compiler failed on it".to_owned()))
+            let thread =
+                thread.map_err(|e| refused(format!("no thread can be had for it: {e}")))?;
+            let failed = |_| Err(refused("the compiler failed on it".to_owned()));
+            thread.join().unwrap_or_else(failed)
         });
-        let matcher = compiled.map_err(refused)?;
-        Ok(Box::new(Guided(matcher)))
+        compiled.map(Grammar)
     }
+}
+
+/// What texts have to be like: any number of constraints, compiled once.
+pub struct Grammar(Matcher);
+
+impl Grammar {
+    /// A constraint for one text. It shares nothing with others.
+    pub fn constraint(&self) -> Box<dyn Constraint> {
+        Box::new(Guided::new(self.0.deep_clone()))
+    }
+}
+
+impl From<schema::Fault> for GrammarError {
+    fn from(fault: schema::Fault) -> GrammarError {
+        GrammarError::Schema {
+            at: fault.at,
+            why: fault.why,
+        }
+    }
+}
+
+/// A schema as the compiler takes it.
+pub(crate) fn prepared(schema: &Value) -> Result<Value, GrammarError> {
+    let what = "schema";
+    if depth_of(schema) > MAX_DEPTH {
+        return Err(GrammarError::TooDeep { what });
+    }
+    let mut schema = match schema::normalize(schema)? {
+        Value::Bool(true) => json!({}),
+        schema if schema.is_object() => schema,
+        _ => {
+            let why = "nothing is valid by it".to_owned();
+            return Err(GrammarError::Refused { what, why });
+        }
+    };
+    let options = JsonCompileOptions {
+        whitespace_pattern: Some(WHITE_SPACE.to_owned()),
+        ..JsonCompileOptions::default()
+    };
+    options.apply_to(&mut schema);
+    Ok(schema)
 }
 
 /// The bytes a token stands for in a text; none where it steers the model.
@@ -250,28 +302,11 @@ fn depth_of(value: &Value) -> usize {
 }
 
 /// What went wrong, without the compiler's own trace.
-fn first_line(message: &str) -> String {
+pub(crate) fn first_line(message: &str) -> String {
     const MOST: usize = 300;
+    if message.contains("NoExtension") {
+        return "no text begins so".to_owned();
+    }
     let line = message.lines().next().unwrap_or_default();
     line.chars().take(MOST).collect()
-}
-
-/// A text on its way through a grammar.
-struct Guided(Matcher);
-
-impl Constraint for Guided {
-    fn mask(&mut self, allowed: &mut TokenMask) -> Result<(), String> {
-        let mask = self.0.compute_mask_or_eos();
-        allowed.intersect(mask.map_err(|e| first_line(&e.to_string()))?.as_slice());
-        Ok(())
-    }
-
-    fn accept(&mut self, token: u32) -> Result<(), String> {
-        let done = self.0.consume_token(token);
-        done.map_err(|e| first_line(&e.to_string()))
-    }
-
-    fn is_complete(&self) -> bool {
-        self.0.is_stopped()
-    }
 }

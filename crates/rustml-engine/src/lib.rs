@@ -3,16 +3,12 @@
 //! One loop serves everybody: `plan -> forward -> sample -> settle`. The
 //! command line submits requests and steps until they are done; a server does
 //! the same for as long as it lives. Every step takes a row of each sequence
-//! that decodes and chunks of the prompts that wait, together where the model
-//! computes both alike.
+//! that decodes, and chunks of prompts in prefill.
 //!
 //! Invariants: what a sequence gets is the same bits whatever runs beside it,
-//! whether its prompt was found in the cache, and whether it had to make room
-//! and was computed again. Where prompts are computed apart
-//! ([`rustml_model::Model::prompts_apart`]) a text whose tokens were a prompt's
-//! of one request and generated for another may be found in the cache as either
-//! computed it, and differs by rounding. Of those that run the first always goes
-//! on, so that all come to an end.
+//! whether its prompt was found in the prefix cache, and whether it was preempted
+//! and computed again. Of those that run the first always goes on, so that all
+//! come to an end.
 //!
 //! ```no_run
 //! use rustml_engine::{Engine, EngineConfig, Request, Sampling};
@@ -32,13 +28,16 @@
 //! # Ok(()) }
 //! ```
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod config;
 mod constraint;
 mod draft;
 mod engine;
+mod gbnf;
 pub mod grammar;
+mod guided;
+mod lark;
 mod logprobs;
 mod lookup;
 mod pace;
@@ -48,6 +47,7 @@ mod sampler;
 mod sampling;
 mod scan;
 mod scheduler;
+mod schema;
 mod sequence;
 mod speculate;
 mod stats;

@@ -3,7 +3,7 @@
 //! Where the last few tokens stood before, what followed them then is guessed
 //! to follow again (prompt lookup; Saxena 2023).
 
-use crate::speculate::{Costs, Record, Turns, MOST};
+use crate::speculate::{AcceptanceStats, ProbeSchedule, StepTimeModel, MOST};
 use std::collections::HashMap;
 
 /// Tokens that must have stood before.
@@ -19,8 +19,8 @@ pub(crate) struct Lookup {
     ends: HashMap<[u32; GRAM], usize>,
     /// Runs that begin before are in it.
     indexed: usize,
-    turns: Turns,
-    pub record: Record,
+    turns: ProbeSchedule,
+    pub record: AcceptanceStats,
 }
 
 impl Lookup {
@@ -29,14 +29,20 @@ impl Lookup {
         Lookup {
             ends: HashMap::new(),
             indexed: 0,
-            turns: Turns::default(),
-            record: Record::expecting(rate.max(HOPE)),
+            turns: ProbeSchedule::default(),
+            record: AcceptanceStats::expecting(rate.max(HOPE)),
         }
     }
 
     /// Guesses what follows, `most` tokens at most, in a step that has `rows`
     /// rows without them.
-    pub fn draft(&mut self, tokens: &[u32], most: usize, costs: &Costs, rows: usize) -> Vec<u32> {
+    pub fn draft(
+        &mut self,
+        tokens: &[u32],
+        most: usize,
+        costs: &StepTimeModel,
+        rows: usize,
+    ) -> Vec<u32> {
         let last = tokens.len().saturating_sub(GRAM);
         for at in self.indexed..last {
             if let Some(gram) = tokens[at..].first_chunk::<GRAM>() {
@@ -61,7 +67,7 @@ impl Lookup {
     }
 
     /// How many of `most` guesses to make.
-    fn worth(&mut self, most: usize, costs: &Costs, rows: usize) -> usize {
+    fn worth(&mut self, most: usize, costs: &StepTimeModel, rows: usize) -> usize {
         let rate = self.record.rate();
         let best = costs.best(rows, most, &[rate], &|_, _| 0.0);
         match self.record.decide(best.guesses, most) {
@@ -78,7 +84,7 @@ mod tests {
     #[test]
     fn what_followed_before_is_guessed() {
         let mut l = Lookup::new(0.5);
-        let costs = Costs::default();
+        let costs = StepTimeModel::default();
         let text = [1, 2, 3, 4, 5, 6, 9, 9, 2, 3, 4];
         assert_eq!(l.draft(&text, 3, &costs, 1), [5, 6, 9]);
         assert!(l.draft(&text, 0, &costs, 1).is_empty());
@@ -98,7 +104,7 @@ mod tests {
     fn what_does_not_pay_is_left() {
         let text: Vec<u32> = (0..100).map(|i| i % 7).collect();
         let count = |row: f64, right: fn(usize) -> usize| {
-            let mut costs = Costs::default();
+            let mut costs = StepTimeModel::default();
             (1..=9).for_each(|rows| costs.learn(rows, 1.0 + row * (rows - 1) as f64));
             let mut l = Lookup::new(0.5);
             let mut guesses = 0;

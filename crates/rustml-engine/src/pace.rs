@@ -11,7 +11,7 @@ const LEAST: usize = 16;
 
 /// Learns how long steps take, and says how many rows of prompts keep within
 /// a time.
-pub(crate) struct Pace {
+pub(crate) struct PrefillBudget {
     target: f64,
     /// Seconds of a step that only decodes.
     decode: Option<f64>,
@@ -19,9 +19,9 @@ pub(crate) struct Pace {
     row: Option<f64>,
 }
 
-impl Pace {
-    pub fn new(target: Duration) -> Pace {
-        Pace {
+impl PrefillBudget {
+    pub fn new(target: Duration) -> PrefillBudget {
+        PrefillBudget {
             target: target.as_secs_f64(),
             decode: None,
             row: None,
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn steps_come_to_take_the_time_they_should() {
-        let mut pace = Pace::new(Duration::from_millis(50));
+        let mut pace = PrefillBudget::new(Duration::from_millis(50));
         assert_eq!(pace.rows(0, 256), 256, "nobody waits");
         // 5 ms for decoding, 1 ms for a row of a prompt.
         let time = |rows: usize| 0.005 + rows as f64 * 0.001;

@@ -1,30 +1,74 @@
-//! What sequences that begin alike share.
+//! The prefix cache: what sequences that begin alike share.
 //!
-//! Blocks of the cache whose sequences went on or are gone stay findable by
-//! their tokens, as a tree: a node is a block, its children are the blocks
-//! that followed it. Tokens are compared, not hashes of them, so nobody gets
-//! another's text. Only full blocks are shared; where texts part within a
-//! block, the part they have in common is copied, and so it is with the block
-//! in which a text ended. When the cache is full, what was used longest ago
-//! goes first, and of a text its end before its beginning.
+//! A radix tree of KV blocks: a node is a block, its children are the blocks
+//! that followed it. Keys are compared, not hashes of them, so nobody gets
+//! another's text. Only full blocks are shared. Where texts part within a block,
+//! the part they have in common is copied, and so it is with the block in which
+//! a text ended. When the cache is full, the least recently used block is
+//! evicted first, and of a text its end before its beginning.
 //!
-//! Whether a block's tokens were a prompt or generated makes no difference here,
-//! so that a conversation finds its answers. Where prompts are computed apart
-//! ([`rustml_model::Model::prompts_apart`]), a block that is found may therefore
-//! differ, by rounding, from what its finder would have computed.
+//! A position's key is its token and its phase ([`Item`]), below a salt. So a
+//! block is found only by a sequence that would have computed the same bits:
+//! on CPUs where prefill and decode rows differ by rounding
+//! ([`rustml_model::Model::phases_differ`]), generated tokens are not reused by a
+//! prompt that contains them. On all others they are.
 
 use crate::stats::Misses;
 use rustml_model::{KvBlock, KvPool, KvSequence, KV_BLOCK};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// The tree of findable blocks.
+/// What decides the bits that are cached of a position, beside all items before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Item(u64);
+
+/// The keys of a sequence's positions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keys<'a> {
+    /// Sequences with different salts share nothing.
+    pub salt: u64,
+    /// Prompt and what was generated.
+    pub tokens: &'a [u32],
+    /// Positions from here on are decode rows, where that makes a difference.
+    pub decoded_from: usize,
+}
+
+impl Keys<'_> {
+    /// The items of some positions.
+    pub fn items(&self, range: std::ops::Range<usize>) -> Vec<Item> {
+        let decoded = |i| u64::from(i >= self.decoded_from) << 32;
+        let item = |i: usize| Item(u64::from(self.tokens[i]) | decoded(i));
+        range.map(item).collect()
+    }
+
+    /// How many positions from `from` on, `most` at most, have the same keys as
+    /// the other's; all before are the same.
+    fn alike(&self, other: &Keys, from: usize, most: usize) -> usize {
+        let end = (from + most).min(self.tokens.len()).min(other.tokens.len());
+        let same = |&i: &usize| {
+            self.tokens[i] == other.tokens[i]
+                && (i >= self.decoded_from) == (i >= other.decoded_from)
+        };
+        (from..end).take_while(same).count()
+    }
+
+    /// How many positions the two have in common from the beginning, `most` at most.
+    pub fn common(&self, other: &Keys, most: usize) -> usize {
+        match self.salt == other.salt {
+            true => self.alike(other, 0, most),
+            false => 0,
+        }
+    }
+}
+
+/// The tree of cached blocks.
 #[derive(Default)]
-pub(crate) struct Prefixes {
+pub(crate) struct PrefixCache {
     /// By the number of their block.
     nodes: Vec<Option<Node>>,
-    roots: Vec<u32>,
+    /// The first blocks of texts, by salt.
+    roots: HashMap<u64, Vec<u32>>,
     /// Blocks that no sequence has, in the order in which they may go. A
     /// sequence that has a block has all before it, and they are stamped
     /// together; so the first of these never has children.
@@ -36,26 +80,18 @@ pub(crate) struct Prefixes {
 struct Node {
     block: KvBlock,
     /// As many as the block holds; all, if there are children.
-    tokens: Vec<u32>,
+    items: Vec<Item>,
+    salt: u64,
     parent: Option<u32>,
     children: Vec<u32>,
     /// Blocks before it.
     depth: usize,
-    /// Of all tokens up to its last.
+    /// Of all items up to its last.
     hash: u64,
     stamp: u64,
 }
 
-/// What was found for a text.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Found {
-    /// Positions.
-    pub hit: usize,
-    /// The rest, under the reason why it was not.
-    pub misses: Misses,
-}
-
-impl Prefixes {
+impl PrefixCache {
     /// Blocks that no sequence has.
     pub fn idle(&self) -> usize {
         self.idle.len()
@@ -87,52 +123,76 @@ impl Prefixes {
             node.children.is_empty(),
             "the end goes before the beginning"
         );
-        let siblings = match node.parent {
-            Some(parent) => &mut self.node_mut(parent).children,
-            None => &mut self.roots,
-        };
-        siblings.retain(|&s| s != block);
-        if node.tokens.len() == KV_BLOCK {
+        match node.parent {
+            Some(parent) => self.node_mut(parent).children.retain(|&s| s != block),
+            None => {
+                let roots = self.roots.entry(node.salt).or_default();
+                roots.retain(|&s| s != block);
+                if roots.is_empty() {
+                    self.roots.remove(&node.salt);
+                }
+            }
+        }
+        if node.items.len() == KV_BLOCK {
             self.evicted.insert(node.hash, 4 * kv.blocks());
         }
         kv.unshare(node.block);
     }
 
-    /// Gives an empty sequence what is known of the beginning of `tokens`, but
-    /// `most` positions at most.
-    pub fn find(
+    /// Gives a sequence that ends with a full block, or is empty, the full blocks
+    /// that are known to follow, up to `most` positions in all.
+    pub fn find_blocks(
         &mut self,
         kv: &mut KvPool,
         sequence: &mut KvSequence,
-        tokens: &[u32],
+        keys: &Keys,
         most: usize,
-    ) -> Found {
-        let mut at = None;
-        while let Some(rest) = tokens
-            .get(sequence.len()..most)
-            .filter(|r| r.len() >= KV_BLOCK)
-        {
-            let Some(next) = self.child(at, &rest[..KV_BLOCK]) else {
+    ) {
+        let mut at = last_block(sequence);
+        while sequence.len() + KV_BLOCK <= most {
+            let next = sequence.len()..sequence.len() + KV_BLOCK;
+            let Some(next) = self.child(keys.salt, at, &keys.items(next)) else {
                 break;
             };
             self.wake(next);
             kv.append(sequence, &self.node(next).block);
             at = Some(next);
         }
-        let whole = sequence.len();
-        let rest = &tokens[whole..];
-        let wanted = &rest[..most.saturating_sub(whole).min(rest.len())];
-        let (alike, nearest) = self.nearest(at, wanted);
-        let all = nearest.is_some_and(|n| alike == self.node(n).tokens.len());
-        if let Some(nearest) = nearest {
-            self.copy(kv, sequence, nearest, alike);
+    }
+
+    /// Gives a sequence for which [`PrefixCache::find_blocks`] found nothing more
+    /// the beginning of a block: of a known one, or of another sequence that has
+    /// more of it (`other`: its cache, and how many positions they have in
+    /// common). Says why the rest was not found.
+    pub fn find_rest(
+        &mut self,
+        kv: &mut KvPool,
+        sequence: &mut KvSequence,
+        keys: &Keys,
+        most: usize,
+        other: Option<(&KvSequence, usize)>,
+    ) -> Misses {
+        let (at, whole) = (last_block(sequence), sequence.len());
+        let wanted = keys.items(whole..most.max(whole).min(whole + KV_BLOCK));
+        let (alike, nearest) = self.nearest(keys.salt, at, &wanted);
+        let all = nearest.is_some_and(|n| alike == self.node(n).items.len());
+        let common = other.map_or(0, |(_, common)| common.min(most) - whole);
+        match (nearest, other) {
+            (_, Some((other, _))) if common > alike => {
+                if self.make_room(kv, 1) {
+                    let block = kv.share(other, whole / KV_BLOCK);
+                    let fits = kv.append_copy(sequence, &block, common.min(KV_BLOCK));
+                    assert!(fits, "room was made");
+                    kv.unshare(block);
+                }
+            }
+            (Some(nearest), _) => self.copy(kv, sequence, nearest, alike),
+            (None, _) => {}
         }
-        let hit = sequence.len();
-        let missed = most.saturating_sub(hit);
         let mut misses = Misses::default();
         let gone = || {
-            let next = rest.get(..KV_BLOCK);
-            next.is_some_and(|n| self.evicted.contains(self.hash(at, n)))
+            let is_whole = wanted.len() == KV_BLOCK;
+            is_whole && self.evicted.contains(self.hash(keys.salt, at, &wanted))
         };
         let reason = if gone() {
             &mut misses.evicted
@@ -147,8 +207,8 @@ impl Prefixes {
                 Some(false) => &mut misses.diverged,
             }
         };
-        *reason = missed as u64;
-        Found { hit, misses }
+        *reason = most.saturating_sub(sequence.len()) as u64;
+        misses
     }
 
     /// Copies the first positions of a block to the end of the sequence, if
@@ -166,50 +226,50 @@ impl Prefixes {
         }
     }
 
-    /// Makes full blocks of a sequence findable, of which the first `sealed`
+    /// Puts full blocks of a sequence into the prefix cache, of which the first `sealed`
     /// are; returns how many are then. Blocks that are known already take the
     /// place of its own.
     pub fn seal(
         &mut self,
         kv: &mut KvPool,
         sequence: &mut KvSequence,
-        tokens: &[u32],
+        keys: &Keys,
         sealed: usize,
     ) -> usize {
         let full = sequence.len() / KV_BLOCK;
         for i in sealed..full {
             let parent = i.checked_sub(1).map(|p| sequence.blocks()[p]);
-            let tokens = &tokens[i * KV_BLOCK..][..KV_BLOCK];
-            match self.child(parent, tokens) {
+            let items = keys.items(i * KV_BLOCK..(i + 1) * KV_BLOCK);
+            match self.child(keys.salt, parent, &items) {
                 Some(known) => {
                     self.wake(known);
                     kv.replace(sequence, i, &self.node(known).block);
                 }
-                None => self.insert(kv, sequence, i, tokens),
+                None => self.insert(kv, sequence, i, keys.salt, items),
             }
         }
         full
     }
 
-    /// Takes a sequence back. What it computed stays findable.
+    /// Takes a sequence back. What it computed stays cached.
     pub fn release(
         &mut self,
         kv: &mut KvPool,
         mut sequence: KvSequence,
-        tokens: &[u32],
+        keys: &Keys,
         sealed: usize,
     ) {
-        let full = self.seal(kv, &mut sequence, tokens, sealed);
-        let tail = &tokens[full * KV_BLOCK..sequence.len()];
+        let full = self.seal(kv, &mut sequence, keys, sealed);
+        let tail = keys.items(full * KV_BLOCK..sequence.len());
         let mut path: Vec<u32> = sequence.blocks()[..full].to_vec();
-        match self.nearest(path.last().copied(), tail) {
+        match self.nearest(keys.salt, path.last().copied(), &tail) {
             (alike, Some(known)) if alike == tail.len() => {
                 self.wake(known);
                 path.push(known);
             }
             _ if tail.is_empty() => {}
             _ => {
-                self.insert(kv, &sequence, full, tail);
+                self.insert(kv, &sequence, full, keys.salt, tail);
                 path.push(sequence.blocks()[full]);
             }
         }
@@ -220,16 +280,23 @@ impl Prefixes {
         }
     }
 
-    /// Makes a sequence's block of that index findable.
-    fn insert(&mut self, kv: &mut KvPool, sequence: &KvSequence, index: usize, tokens: &[u32]) {
+    /// Puts a sequence's block of that index into the prefix cache.
+    fn insert(
+        &mut self,
+        kv: &mut KvPool,
+        sequence: &KvSequence,
+        index: usize,
+        salt: u64,
+        items: Vec<Item>,
+    ) {
         let parent = index.checked_sub(1).map(|p| sequence.blocks()[p]);
-        // What ended within these tokens is of no use any more.
+        // What ended within these items is of no use any more.
         let within = |&&c: &&u32| {
-            let known = &self.node(c).tokens;
-            known.len() < KV_BLOCK && tokens.starts_with(known)
+            let known = &self.node(c).items;
+            known.len() < KV_BLOCK && items.starts_with(known)
         };
         let superseded: Vec<u32> = self
-            .children(parent)
+            .children(salt, parent)
             .iter()
             .filter(within)
             .copied()
@@ -239,9 +306,10 @@ impl Prefixes {
             self.remove(kv, block);
         }
         let node = Node {
-            hash: self.hash(parent, tokens),
+            hash: self.hash(salt, parent, &items),
             block: kv.share(sequence, index),
-            tokens: tokens.to_vec(),
+            items,
+            salt,
             parent,
             children: Vec::new(),
             depth: index,
@@ -250,7 +318,7 @@ impl Prefixes {
         let number = node.block.number();
         match parent {
             Some(parent) => self.node_mut(parent).children.push(number),
-            None => self.roots.push(number),
+            None => self.roots.entry(salt).or_default().push(number),
         }
         let nodes = self.nodes.len().max(number as usize + 1);
         self.nodes.resize_with(nodes, || None);
@@ -266,21 +334,24 @@ impl Prefixes {
         self.nodes[block as usize].as_mut().expect("a node's block")
     }
 
-    fn children(&self, of: Option<u32>) -> &[u32] {
-        of.map_or(&self.roots, |of| &self.node(of).children)
+    fn children(&self, salt: u64, of: Option<u32>) -> &[u32] {
+        match of {
+            Some(of) => &self.node(of).children,
+            None => self.roots.get(&salt).map_or(&[], |r| r),
+        }
     }
 
-    /// The child that holds just these tokens.
-    fn child(&self, of: Option<u32>, tokens: &[u32]) -> Option<u32> {
-        let mut children = self.children(of).iter().copied();
-        children.find(|&c| self.node(c).tokens == tokens)
+    /// The child that holds just these items.
+    fn child(&self, salt: u64, of: Option<u32>, items: &[Item]) -> Option<u32> {
+        let mut children = self.children(salt, of).iter().copied();
+        children.find(|&c| self.node(c).items == items)
     }
 
-    /// The child that begins with the most of these tokens, and how many.
-    fn nearest(&self, of: Option<u32>, tokens: &[u32]) -> (usize, Option<u32>) {
+    /// The child that begins with the most of these items, and how many.
+    fn nearest(&self, salt: u64, of: Option<u32>, items: &[Item]) -> (usize, Option<u32>) {
         let mut best = (0, None);
-        for &c in self.children(of) {
-            let pairs = self.node(c).tokens.iter().zip(tokens);
+        for &c in self.children(salt, of) {
+            let pairs = self.node(c).items.iter().zip(items);
             let alike = pairs.take_while(|(a, b)| a == b).count();
             if alike > best.0 {
                 best = (alike, Some(c));
@@ -289,10 +360,10 @@ impl Prefixes {
         best
     }
 
-    fn hash(&self, parent: Option<u32>, tokens: &[u32]) -> u64 {
+    fn hash(&self, salt: u64, parent: Option<u32>, items: &[Item]) -> u64 {
         let mut hasher = DefaultHasher::new();
         parent.map(|p| self.node(p).hash).hash(&mut hasher);
-        tokens.hash(&mut hasher);
+        (salt, items).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -314,6 +385,13 @@ impl Prefixes {
         let key = (stamp, Reverse(node.depth), block);
         self.idle.insert(key);
     }
+}
+
+/// The last block of a sequence that ends with a full one.
+fn last_block(sequence: &KvSequence) -> Option<u32> {
+    debug_assert!(sequence.len().is_multiple_of(KV_BLOCK));
+    let full = sequence.len() / KV_BLOCK;
+    full.checked_sub(1).map(|last| sequence.blocks()[last])
 }
 
 /// Hashes of texts whose blocks went, the last so many.

@@ -49,6 +49,9 @@ pub struct Request {
     /// Whether tokens may be guessed ahead, where the engine does. They are
     /// the same tokens.
     pub speculate: bool,
+    /// Requests with different salts share nothing in the prefix cache, so that
+    /// none learns from its own speed what others sent.
+    pub cache_salt: u64,
 }
 
 /// The most [`Request::logprobs`].
@@ -69,6 +72,7 @@ impl Default for Request {
             continues: false,
             ignore_end: false,
             speculate: true,
+            cache_salt: 0,
         }
     }
 }
@@ -102,6 +106,8 @@ pub enum Finish {
     Cancelled,
     /// It could not go on, for this reason.
     Failed(String),
+    /// The model gave values that are no finite numbers, for this reason.
+    NotFinite(String),
 }
 
 impl Finish {
@@ -113,7 +119,7 @@ impl Finish {
             Finish::Context => "context",
             Finish::Timeout => "timeout",
             Finish::Cancelled => "cancelled",
-            Finish::Failed(_) => "failed",
+            Finish::Failed(_) | Finish::NotFinite(_) => "failed",
         }
     }
 }

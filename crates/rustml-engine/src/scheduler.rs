@@ -1,39 +1,49 @@
 //! Who runs, and with how many rows.
 //!
-//! Requests start in the order in which they came, as soon as there is room
-//! for the beginning of their prompt, and take blocks of the cache as they
-//! grow. When there are none left, the one that came last gives its own back
-//! and waits at the front of the queue; what it had computed stays findable as
-//! long as nobody needs the room, and its state stays with it, so that it goes
-//! on as if nothing had happened. The first of those that run always gets what
-//! it needs, so that all come to an end.
+//! Requests are admitted in the order in which they came, as soon as there is
+//! room for the beginning of their prompt, and take KV blocks as they grow. When
+//! there are none left, the request that came last is preempted: its blocks are
+//! released, and it goes back to the head of the queue. What it computed stays
+//! in the prefix cache until the room is needed, and its sampler stays with it,
+//! so it goes on as if nothing had happened. The first of those that run always
+//! gets what it needs, so all come to an end.
+//!
+//! The prefix cache is asked when rows are about to be computed, not only when a
+//! request is admitted. A request whose next rows another one is computing in
+//! this step waits for them: `n` answers to one prompt read it once.
 
 use crate::config::EngineConfig;
 use crate::draft::Drafter;
-use crate::pace::Pace;
-use crate::prefix::Prefixes;
-use crate::sequence::{Sequence, Work};
-use crate::speculate::{Costs, Record};
-use crate::stats::Stats;
+use crate::pace::PrefillBudget;
+use crate::prefix::PrefixCache;
+use crate::sequence::{Sequence, StepSlice};
+use crate::speculate::{AcceptanceStats, StepTimeModel};
+use crate::stats::{Misses, Stats};
+use rustml_model::spec::{rotated_since, Rope};
 use rustml_model::{Capacity, KvPool, KV_BLOCK};
 use std::collections::VecDeque;
 use std::time::Instant;
 
+/// Positions that another sequence computes in this step for which it pays to wait.
+const WORTH_WAITING: usize = 16;
+
 /// The requests, and the cache they share.
 pub(crate) struct Scheduler {
     pub kv: KvPool,
-    prefixes: Prefixes,
+    prefixes: PrefixCache,
     pub waiting: VecDeque<Sequence>,
     /// In the order in which they came.
     pub running: Vec<Sequence>,
     sequences: usize,
-    /// Whether prompts are computed apart, so that each work is of one kind.
-    apart: bool,
-    pub pace: Pace,
+    /// The model's rotations.
+    ropes: Vec<Rope>,
+    /// Whether the model's prefill rows differ from decode rows.
+    phases_differ: bool,
+    pub pace: PrefillBudget,
     /// Of steps that only decode.
-    pub costs: Costs,
+    pub costs: StepTimeModel,
     /// Of guesses from what texts said.
-    pub lookups: Record,
+    pub lookups: AcceptanceStats,
     pub drafter: Option<Drafter>,
     /// Blocks that could be had when the first that waits was last refused.
     refused_at: Option<usize>,
@@ -41,17 +51,23 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    pub fn new(kv: KvPool, apart: bool, config: &EngineConfig) -> Scheduler {
+    pub fn new(
+        kv: KvPool,
+        ropes: Vec<Rope>,
+        phases_differ: bool,
+        config: &EngineConfig,
+    ) -> Scheduler {
         Scheduler {
             kv,
-            prefixes: Prefixes::default(),
+            prefixes: PrefixCache::default(),
             waiting: VecDeque::new(),
             running: Vec::new(),
             sequences: config.sequences.max(1),
-            apart,
-            pace: Pace::new(config.step_target),
-            costs: Costs::new(config.always_guess),
-            lookups: Record::default(),
+            ropes,
+            phases_differ,
+            pace: PrefillBudget::new(config.step_target),
+            costs: StepTimeModel::new(config.always_guess),
+            lookups: AcceptanceStats::default(),
             drafter: None,
             refused_at: None,
             stats: Stats::default(),
@@ -59,25 +75,24 @@ impl Scheduler {
     }
 
     /// What the next step computes of each running sequence. It has the room.
-    pub fn plan(&mut self, capacity: Capacity) -> Vec<Work> {
+    pub fn plan(&mut self, capacity: Capacity) -> Vec<StepSlice> {
         self.admit(capacity.rows);
+        self.follow_rotations();
         let decodes = |s: &Sequence| s.pending().len() == 1;
         let decoding = self.running.iter().filter(|s| decodes(s)).count();
         let free = capacity.rows - decoding;
         let mut prompt_rows = self.pace.rows(decoding, free);
         // Each may come to its last row.
         let mut extra_logits = capacity.logit_rows - self.running.len();
-        let mut works = Vec::new();
+        let mut works: Vec<StepSlice> = Vec::new();
         while works.len() < self.running.len() {
+            // Those that decode have their row already.
+            let prefills = !decodes(&self.running[works.len()]);
+            let waits = prefills && self.reuse(&works);
             let s = &self.running[works.len()];
             let pending = s.pending().len();
-            let of_prompt = s.prompt_len.saturating_sub(s.cache.len());
-            let prompt = self.apart && of_prompt > 0;
-            let mut rows = match prompt {
-                true => of_prompt,
-                false => pending,
-            };
-            if pending > 1 {
+            let mut rows = if waits { 0 } else { pending };
+            if prefills {
                 rows = rows.min(prompt_rows);
             }
             if s.reports_prompt() {
@@ -93,15 +108,14 @@ impl Scheduler {
                 false => usize::from(complete),
             };
             extra_logits -= logits.saturating_sub(1);
-            if pending > 1 {
+            if prefills {
                 prompt_rows -= rows;
             }
-            works.push(Work {
+            works.push(StepSlice {
                 rows,
                 logits,
                 complete,
-                decodes: pending == 1 && !prompt,
-                prompt,
+                decodes: pending == 1,
                 drafts: Vec::new(),
                 asked: false,
             });
@@ -114,12 +128,101 @@ impl Scheduler {
         works
     }
 
+    /// Takes the caches of texts that have grown so long that all their positions
+    /// are rotated otherwise: these are computed anew.
+    fn follow_rotations(&mut self) {
+        for i in 0..self.running.len() {
+            let tokens = self.running[i].tokens.len();
+            let since = rotated_since(&self.ropes, tokens);
+            if since != self.running[i].rotated_since {
+                let mut s = self.running.remove(i);
+                self.give_back(&mut s);
+                s.rotated_since = since;
+                self.running.insert(i, s);
+            }
+            self.running[i].cache.set_text_len(tokens);
+        }
+    }
+
+    /// How many of `most` guesses can follow a text without its being rotated
+    /// otherwise.
+    fn guesses(&self, i: usize, most: usize) -> usize {
+        let s = &self.running[i];
+        let same = |n: &usize| rotated_since(&self.ropes, s.tokens.len() + n) == s.rotated_since;
+        (1..=most).take_while(same).count()
+    }
+
+    /// Takes from the prefix cache what the sequence after those planned so far
+    /// is about to compute. Whether it should wait, since one of them computes
+    /// that in this step.
+    fn reuse(&mut self, planned: &[StepSlice]) -> bool {
+        let i = planned.len();
+        let s = &mut self.running[i];
+        let most = s.reusable();
+        if !s.cache.len().is_multiple_of(KV_BLOCK) {
+            return false;
+        }
+        let before = s.cache.len();
+        let mut cache = std::mem::take(&mut s.cache);
+        let s = &self.running[i];
+        let keys = s.keys(self.phases_differ);
+        self.prefixes
+            .find_blocks(&mut self.kv, &mut cache, &keys, most);
+        let has = cache.len();
+        // Who has, or will have after this step, the most that is the same.
+        let (mut soon, mut other) = (has, None);
+        for (j, o) in self.running.iter().enumerate().filter(|(j, _)| *j != i) {
+            let rows = planned.get(j).map_or(0, |slice| slice.rows);
+            let computed = o.cache.len();
+            if computed + rows <= has {
+                continue;
+            }
+            let common = o.keys(self.phases_differ).common(&keys, most);
+            soon = soon.max(common.min(computed + rows));
+            let common = common.min(computed);
+            if common > other.map_or(has, |(_, c)| c) {
+                other = Some((j, common));
+            }
+        }
+        let now = other.map_or(has, |(_, common)| common);
+        let waits = soon >= now + WORTH_WAITING;
+        let misses = (!waits).then(|| {
+            let other = other.map(|(j, common)| (&self.running[j].cache, common));
+            self.prefixes
+                .find_rest(&mut self.kv, &mut cache, &keys, most, other)
+        });
+        let found = cache.len();
+        let s = &mut self.running[i];
+        s.cache = cache;
+        s.sealed = s.sealed.max(found / KV_BLOCK);
+        if s.counted {
+            self.stats.prefix_hits += (found - before) as u64;
+            s.clock.cached_tokens += found - before;
+        }
+        self.count_reuse(i, misses);
+        waits
+    }
+
+    /// Counts what the prefix cache had for a sequence that is about to compute
+    /// its first rows, if `misses` says what it had not.
+    fn count_reuse(&mut self, i: usize, misses: Option<Misses>) {
+        let s = &mut self.running[i];
+        let Some(misses) = misses.filter(|_| !s.counted) else {
+            return;
+        };
+        s.counted = true;
+        s.clock.cached_tokens = s.cache.len();
+        self.stats.prefix_hits += s.cache.len() as u64;
+        self.stats.prefix_misses.add(misses);
+    }
+
     /// Adds guesses from what the texts said to a step that only decodes, `most`
     /// at most; returns how many more there may be.
-    fn look_up(&mut self, works: &mut [Work], mut most: usize) -> usize {
+    fn look_up(&mut self, works: &mut [StepSlice], mut most: usize) -> usize {
         let mut rows = works.len();
         for (i, w) in works.iter_mut().enumerate() {
-            let drafts = self.running[i].draft(most, &self.costs, rows);
+            let most_here = self.guesses(i, most);
+            let drafts = self.running[i].draft(most_here, &self.costs, rows);
             if !drafts.is_empty() && self.has_room(i, 1 + drafts.len()) {
                 rows += drafts.len();
                 most -= drafts.len();
@@ -130,12 +233,13 @@ impl Scheduler {
     }
 
     /// Adds guesses of the draft model.
-    fn draft(&mut self, works: &mut [Work], most: usize) {
+    fn draft(&mut self, works: &mut [StepSlice], most: usize) {
         let Some(mut drafter) = self.drafter.take() else {
             return;
         };
         let mut wanted = drafter.plan(&mut self.running, works, most, &self.costs);
         for (i, n) in wanted.iter_mut().enumerate() {
+            *n = self.guesses(i, *n);
             if *n > 0 && !self.has_room(i, 1 + *n) {
                 *n = 0;
             }
@@ -151,7 +255,7 @@ impl Scheduler {
         self.drafter = Some(drafter);
     }
 
-    fn add(&mut self, w: &mut Work, drafts: Vec<u32>) {
+    fn add(&mut self, w: &mut StepSlice, drafts: Vec<u32>) {
         self.stats.proposed += drafts.len() as u64;
         w.logits += drafts.len();
         w.drafts = drafts;
@@ -177,17 +281,20 @@ impl Scheduler {
             if spare > 0 && (hopeless || available <= spare) {
                 return;
             }
+            s.rotated_since = rotated_since(&self.ropes, s.tokens.len());
             let most = s.reusable();
-            let found = self
-                .prefixes
-                .find(&mut self.kv, &mut s.cache, &s.tokens, most);
+            let mut cache = std::mem::take(&mut s.cache);
+            let keys = s.keys(self.phases_differ);
+            self.prefixes
+                .find_blocks(&mut self.kv, &mut cache, &keys, most);
+            s.cache = cache;
             s.sealed = s.cache.len() / KV_BLOCK;
             let next = s.pending().len().min(rows).saturating_sub(s.cache.room());
             let needed = next.div_ceil(KV_BLOCK) + spare;
             if spare > 0 && needed > self.prefixes.available(&self.kv) {
                 let cache = std::mem::take(&mut s.cache);
-                self.prefixes
-                    .release(&mut self.kv, cache, &s.tokens, s.sealed);
+                let keys = s.keys(self.phases_differ);
+                self.prefixes.release(&mut self.kv, cache, &keys, s.sealed);
                 s.sealed = 0;
                 self.refused_at = Some(self.prefixes.available(&self.kv));
                 return;
@@ -195,9 +302,6 @@ impl Scheduler {
             self.refused_at = None;
             if s.clock.started.is_none() {
                 s.clock.started = Some(Instant::now());
-                s.clock.cached_tokens = found.hit;
-                self.stats.prefix_hits += found.hit as u64;
-                self.stats.prefix_misses.add(found.misses);
             }
             self.running.extend(self.waiting.pop_front());
         }
@@ -240,23 +344,26 @@ impl Scheduler {
         self.waiting.push_front(s);
     }
 
-    /// Takes a sequence's cache; what it computed stays findable.
+    /// Takes a sequence's cache; what it computed stays cached.
     fn give_back(&mut self, s: &mut Sequence) {
         let cache = std::mem::take(&mut s.cache);
-        self.prefixes
-            .release(&mut self.kv, cache, &s.tokens, s.sealed);
+        let keys = s.keys(self.phases_differ);
+        self.prefixes.release(&mut self.kv, cache, &keys, s.sealed);
         s.sealed = 0;
         if let Some(drafter) = &mut self.drafter {
             drafter.release(s);
         }
     }
 
-    /// Makes what the step completed findable.
+    /// Puts what the step completed into the prefix cache.
     pub fn seal(&mut self) {
         for s in &mut self.running {
+            let mut cache = std::mem::take(&mut s.cache);
+            let keys = s.keys(self.phases_differ);
             s.sealed = self
                 .prefixes
-                .seal(&mut self.kv, &mut s.cache, &s.tokens, s.sealed);
+                .seal(&mut self.kv, &mut cache, &keys, s.sealed);
+            s.cache = cache;
         }
     }
 

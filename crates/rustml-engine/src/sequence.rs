@@ -1,12 +1,13 @@
-//! A request at work.
+//! A request at slice.
 
 use crate::constraint::{Constraint, TokenMask};
 use crate::draft::Drafted;
 use crate::logprobs::Logprobs;
 use crate::lookup::Lookup;
+use crate::prefix::Keys;
 use crate::request::{Finish, Request, RequestId, Timings, Update};
 use crate::sampler::Sampler;
-use crate::speculate::{Costs, Record};
+use crate::speculate::{AcceptanceStats, StepTimeModel};
 use crate::stop::StopStrings;
 use rustml_model::KvSequence;
 use rustml_tokenizer::{Decode, Detokenizer, Tokenizer};
@@ -23,6 +24,12 @@ pub(crate) struct Sequence {
     pub cache: KvSequence,
     /// Blocks of the cache that others can find.
     pub sealed: usize,
+    /// Requests with another salt share nothing with it.
+    salt: u64,
+    /// How its positions are rotated: see [`rustml_model::spec::rotated_since`].
+    pub rotated_since: usize,
+    /// Whether the prefix cache's hits and misses were counted.
+    pub counted: bool,
     prompt_logprobs: bool,
     /// Tokens of the prompt, after the first, that were reported.
     reported: usize,
@@ -41,18 +48,16 @@ pub(crate) struct Sequence {
 }
 
 /// A sequence's part of a step.
-pub(crate) struct Work {
+pub(crate) struct StepSlice {
     /// Tokens computed.
     pub rows: usize,
     /// Of the last of these, the logits too.
     pub logits: usize,
     /// Whether nothing is pending then, so that a token follows.
     pub complete: bool,
-    /// Whether a single row was pending, and is none of `prompt`.
+    /// Whether a single row was pending.
     pub decodes: bool,
-    /// Whether its rows are a prompt's that is computed apart; else none of them is.
-    pub prompt: bool,
-    /// Guesses of what follows, which are computed as well, logits and all.
+    /// Draft tokens that follow, which are computed as well, logits and all.
     pub drafts: Vec<u32>,
     /// Whether the draft model was asked for them; it may have made none.
     pub asked: bool,
@@ -93,6 +98,9 @@ impl Sequence {
             max_tokens: request.max_tokens,
             cache: KvSequence::default(),
             sealed: 0,
+            salt: request.cache_salt,
+            rotated_since: 0,
+            counted: false,
             prompt_logprobs: request.prompt_logprobs,
             reported: 0,
             ignore_end: request.ignore_end,
@@ -119,6 +127,19 @@ impl Sequence {
         }
     }
 
+    /// The keys of its positions, for a model whose phases differ or not.
+    pub fn keys(&self, phases_differ: bool) -> Keys<'_> {
+        Keys {
+            // Texts that are rotated otherwise share nothing.
+            salt: self.salt ^ (self.rotated_since as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+            tokens: &self.tokens,
+            decoded_from: match phases_differ {
+                true => self.prompt_len,
+                false => usize::MAX,
+            },
+        }
+    }
+
     pub fn generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }
@@ -138,7 +159,7 @@ impl Sequence {
         let lookup = self.lookup.as_ref().map(|l| &l.record);
         let drafted = self.drafted.as_ref().map(|d| &d.record);
         let mut kinds = lookup.into_iter().chain(drafted).peekable();
-        kinds.peek().is_some() && kinds.all(Record::is_off)
+        kinds.peek().is_some() && kinds.all(AcceptanceStats::is_off)
     }
 
     /// Tokens that are not computed yet; at least one.
@@ -173,7 +194,7 @@ impl Sequence {
 
     /// Guesses what follows the next token, `most` tokens at most, in a step of
     /// so many rows.
-    pub fn draft(&mut self, most: usize, costs: &Costs, rows: usize) -> Vec<u32> {
+    pub fn draft(&mut self, most: usize, costs: &StepTimeModel, rows: usize) -> Vec<u32> {
         // The next token comes without a guess.
         let most = most.min(self.left().saturating_sub(1));
         let lookup = self.lookup.as_mut();
@@ -182,20 +203,24 @@ impl Sequence {
 
     /// Takes what a step computed. If it comes to its end, the last update, to
     /// be concluded, and the reason.
-    pub fn settle<'l>(
+    pub fn commit<'l>(
         &mut self,
-        work: &Work,
+        slice: &StepSlice,
         logits: impl Iterator<Item = &'l [f32]>,
         tokenizer: &Tokenizer,
         scratch: &mut Scratch,
         updates: &mut Vec<Update>,
     ) -> Option<(Update, Finish)> {
         let mut update = Update::of(self.id);
-        let rows = work.rows + work.drafts.len();
-        let first = self.cache.len() + rows - work.logits;
-        self.cache.advance(work.rows);
+        let rows = slice.rows + slice.drafts.len();
+        let first = self.cache.len() + rows - slice.logits;
+        self.cache.advance(slice.rows);
         let (mut finish, mut right) = (None, 0);
         for (position, logits) in (first + 1..).zip(logits) {
+            if !all_finite(logits) {
+                finish = Some(Finish::NotFinite(String::new()));
+                break;
+            }
             if position < self.prompt_len {
                 // It may have been computed and reported before it had to go.
                 if position <= self.reported {
@@ -205,10 +230,10 @@ impl Sequence {
                 let top = self.logprobs.unwrap_or(0);
                 let l = scratch.logprobs.of(logits, self.tokens[position], top);
                 update.prompt_logprobs.push(l);
-            } else if work.complete {
+            } else if slice.complete {
                 finish = self.next(&mut update, logits, tokenizer, scratch);
                 // The next row is computed for the guess, and is right with it.
-                if finish.is_some() || work.drafts.get(right).copied() != update.token {
+                if finish.is_some() || slice.drafts.get(right).copied() != update.token {
                     break;
                 }
                 right += 1;
@@ -216,7 +241,7 @@ impl Sequence {
                 updates.push(std::mem::replace(&mut update, Update::of(self.id)));
             }
         }
-        self.learn(work, right);
+        self.learn(slice, right);
         match finish {
             Some(why) => Some((update, why)),
             None => {
@@ -228,15 +253,15 @@ impl Sequence {
     }
 
     /// Takes note of how many guesses were right.
-    fn learn(&mut self, work: &Work, right: usize) {
-        let guessed = work.drafts.len();
+    fn learn(&mut self, slice: &StepSlice, right: usize) {
+        let guessed = slice.drafts.len();
         if guessed == 0 {
             return;
         }
         self.guesses.0 += guessed;
         self.guesses.1 += right;
         let record = match (&mut self.lookup, &mut self.drafted) {
-            (_, Some(d)) if work.asked => &mut d.record,
+            (_, Some(d)) if slice.asked => &mut d.record,
             (Some(l), _) => &mut l.record,
             _ => return,
         };
@@ -315,7 +340,10 @@ impl Sequence {
             let stop = self.stop.push(&mut rest);
             update.text.push_str(&rest);
             update.text.push_str(&self.stop.finish());
-            if let (Some(which), false) = (stop, matches!(why, Finish::Failed(_))) {
+            if let (Some(which), false) = (
+                stop,
+                matches!(why, Finish::Failed(_) | Finish::NotFinite(_)),
+            ) {
                 update.finish = Some((Finish::StopString(which), self.timings()));
                 return;
             }
@@ -343,4 +371,10 @@ impl Sequence {
             guesses_off: self.is_unguessed(),
         }
     }
+}
+/// Whether none is NaN or infinite: these have the largest exponent. Whole numbers are
+/// compared, for which a compiler makes vectors.
+fn all_finite(logits: &[f32]) -> bool {
+    let largest = logits.iter().map(|x| x.to_bits() & (u32::MAX >> 1)).max();
+    largest.unwrap_or(0) < f32::INFINITY.to_bits()
 }

@@ -29,7 +29,7 @@ const SURPRISE: f64 = 2.0;
 
 /// What steps of some rows take, as measured.
 #[derive(Default)]
-pub(crate) struct Costs {
+pub(crate) struct StepTimeModel {
     known: Vec<Option<f64>>,
     /// Guesses that are made whatever they cost.
     always: Option<usize>,
@@ -46,11 +46,11 @@ pub(crate) struct Best {
     pub gain: f64,
 }
 
-impl Costs {
+impl StepTimeModel {
     /// Nothing is known yet. With `always`, so many guesses are best whatever
     /// they cost.
-    pub fn new(always: Option<usize>) -> Costs {
-        Costs {
+    pub fn new(always: Option<usize>) -> StepTimeModel {
+        StepTimeModel {
             known: Vec::new(),
             always,
         }
@@ -137,7 +137,7 @@ impl Costs {
 }
 
 /// How well guesses about a request come true, and whether to make any.
-pub(crate) struct Record {
+pub(crate) struct AcceptanceStats {
     /// Guesses that were right, and those that were put to the test, the last
     /// ones above all.
     right: f64,
@@ -149,17 +149,17 @@ pub(crate) struct Record {
     patience: u32,
 }
 
-impl Default for Record {
+impl Default for AcceptanceStats {
     /// Half of them, for a beginning.
-    fn default() -> Record {
-        Record::expecting(0.5)
+    fn default() -> AcceptanceStats {
+        AcceptanceStats::expecting(0.5)
     }
 }
 
-impl Record {
+impl AcceptanceStats {
     /// A record that begins with an expectation.
-    pub fn expecting(rate: f64) -> Record {
-        Record {
+    pub fn expecting(rate: f64) -> AcceptanceStats {
+        AcceptanceStats {
             right: 2.0 * rate,
             tried: 2.0,
             off: false,
@@ -210,9 +210,9 @@ impl Record {
 /// Leaves a guess out from time to time, so that what steps cost without stays
 /// known.
 #[derive(Default)]
-pub(crate) struct Turns(u32);
+pub(crate) struct ProbeSchedule(u32);
 
-impl Turns {
+impl ProbeSchedule {
     /// Whether this one is left out.
     pub fn is_left_out(&mut self) -> bool {
         self.0 = (self.0 + 1) % (PROBE + 1);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn costs_are_those_measured() {
-        let mut c = Costs::default();
+        let mut c = StepTimeModel::default();
         assert_eq!(c.of(3), None);
         c.learn(1, 1.0);
         c.learn(5, 3.0);
@@ -244,7 +244,7 @@ mod tests {
     /// them share what guessing takes.
     #[test]
     fn the_best_guesses_are_found() {
-        let mut c = Costs::default();
+        let mut c = StepTimeModel::default();
         (1..40).for_each(|rows| c.learn(rows, 1.0 + 0.05 * (rows - 1) as f64));
         let free = |_: usize, _: usize| 0.0;
         let best = c.best(4, 32, &[0.9, 0.9, 0.01, 0.0], &free);
@@ -257,7 +257,7 @@ mod tests {
         assert_eq!(c.best(4, 32, &[0.7; 4], &dear).sequences, 4);
         assert_eq!(c.best(4, 3, &[0.9; 4], &free).sequences, 3, "no more rows");
         assert_eq!(c.best(4, 0, &[0.9; 4], &free).guesses, 0);
-        let mut c = Costs::default();
+        let mut c = StepTimeModel::default();
         assert_eq!(c.best(1, 32, &[0.9], &free).guesses, MOST);
         c.learn(2, 1.0);
         assert_eq!(c.best(1, 32, &[0.9], &free).guesses, 3, "four rows are new");
@@ -266,7 +266,7 @@ mod tests {
     /// Without guesses that pay, it is looked ever more rarely.
     #[test]
     fn looks_become_rare() {
-        let mut r = Record::default();
+        let mut r = AcceptanceStats::default();
         let looks: Vec<usize> = (0..1000).filter(|_| r.decide(0, 8) > 0).collect();
         assert_eq!(looks, [24, 73, 170, 363, 748]);
         assert!(r.is_off());
