@@ -44,6 +44,22 @@ pub enum Error {
         /// Positions it can have.
         most: usize,
     },
+    /// A text cannot be embedded, or what is beside the model does not say how.
+    #[error("{0}")]
+    Embedding(String),
+    /// The model gives values that are no finite numbers.
+    #[error("{0}")]
+    NotFinite(String),
+    /// There is no memory for the weights.
+    #[error("{}: its weights take {needed} MiB of memory, but only {available} MiB can be had; end other programs, raise the memory limit, take a smaller format, or give --force", path.display())]
+    Memory {
+        /// The model.
+        path: PathBuf,
+        /// MiB that it takes.
+        needed: u64,
+        /// MiB that there are.
+        available: u64,
+    },
     /// A conversation is as long as the context, so that no answer fits.
     #[error("the conversation is {tokens} tokens long now, but the context holds {context}; begin a new one, or raise --ctx-size")]
     ConversationTooLong {

@@ -18,22 +18,27 @@
 //! feature of that name, which is on by default; programs of their own do
 //! without it (`default-features = false`).
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 #[cfg(feature = "cli")]
 pub mod cli;
+mod embed;
 mod error;
 mod generate;
 mod logits;
+mod memory;
 mod model;
 mod session;
 
+pub use embed::{Embedder, Embedding, Pooling};
 pub use error::{Error, Result};
 pub use generate::{Generation, Options, Piece, Prompt};
+pub use logits::Weights;
+pub use memory::{available as available_memory, check_memory};
 pub use model::{
     available_threads, default_quantize, Context, LoadOptions, Model, DEFAULT_MODEL, STEP_ROWS,
 };
 pub use rustml_engine::{Finish, Observer, Refusal, Sampling, Timings};
 pub use rustml_model::{KvType, Quantize};
-pub use rustml_tokenizer::Message;
+pub use rustml_tokenizer::{Content, Message};
 pub use session::Session;

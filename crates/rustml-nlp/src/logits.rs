@@ -1,13 +1,61 @@
 //! The logits of every position of a text, for comparing and measuring.
 
-use crate::error::Result;
-use crate::model::{Model, STEP_ROWS};
+use crate::error::{Error, Result};
+use crate::model::{
+    available_threads, context, has_memory, load_weights, LoadOptions, Model, STEP_ROWS,
+};
 use rustml_engine::Refusal;
-use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence};
+use rustml_io::Store;
+use rustml_model::{Batch, Capacity, Exec, KvPool, KvSequence, KvType, Output};
 use rustml_trace::{Detail, Recorder};
+use std::path::Path;
 
 /// Bytes of logits that are computed at a time, if one row is not more.
 const LOGIT_BYTES: usize = 32 << 20;
+
+/// The weights of a model without its tokenizer, for tokens that are known by
+/// their ids.
+pub struct Weights {
+    model: rustml_model::Model,
+    context: usize,
+    kv_type: KvType,
+}
+
+impl Weights {
+    /// Loads the model at `path`, which needs no tokenizer.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be run here.
+    pub fn open(
+        path: &Path,
+        options: &LoadOptions,
+        progress: rustml_model::Progress,
+    ) -> Result<Weights> {
+        let store = Store::open(path)?;
+        has_memory(&store, options)?;
+        let threads = options.threads.unwrap_or_else(available_threads);
+        let team = rustml_model::team(threads)?;
+        let model = load_weights(&store, options.quantize, team, progress)?;
+        Ok(Weights {
+            context: context(path, options.context, model.spec())?,
+            kv_type: options.kv_type.unwrap_or(KvType::F16),
+            model,
+        })
+    }
+
+    /// Weights and architecture.
+    pub fn model(&self) -> &rustml_model::Model {
+        &self.model
+    }
+
+    /// As [`Model::logits`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn logits(&self, ids: &[u32], sink: &mut dyn FnMut(&[f32]) -> bool) -> Result<()> {
+        logits(&self.model, self.context, self.kv_type, ids, sink)
+    }
+}
 
 impl Model {
     /// Computes the logits that follow each of `ids`. `sink` gets them in
@@ -21,41 +69,63 @@ impl Model {
     /// large memory: rows are computed in chunks.
     ///
     /// # Errors
-    /// If there are no ids, more than the context holds, or one that is
-    /// outside the vocabulary, or the memory cannot be had.
+    /// If there are no ids, more than the context holds, or one that is outside the
+    /// vocabulary, if the logits are no finite numbers, or the memory cannot be had.
     pub fn logits(&self, ids: &[u32], sink: &mut dyn FnMut(&[f32]) -> bool) -> Result<()> {
-        let (model, context) = (self.model(), self.context());
-        let (spec, prompt) = (model.spec(), ids.len());
-        let vocab = spec.vocab;
-        if prompt == 0 {
-            return Err(Refusal::EmptyPrompt.into());
-        }
-        if prompt > context {
-            return Err(Refusal::PromptTooLong { prompt, context }.into());
-        }
-        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Refusal::UnknownToken { id, vocab }.into());
-        }
-        let rows = (LOGIT_BYTES / (4 * vocab)).clamp(1, STEP_ROWS).min(prompt);
-        let mut kv = KvPool::new(spec, prompt, self.kv_type())?;
-        let capacity = Capacity {
-            rows,
-            logit_rows: rows,
-        };
-        let mut exec = Exec::new(model, capacity, Recorder::new(Detail::Off));
-        let mut sequence = KvSequence::default();
-        let fits = kv.reserve(&mut sequence, prompt);
-        assert!(fits, "the pool was made for this sequence");
-        for chunk in ids.chunks(rows) {
-            let mut batch = Batch::default();
-            batch.push_as(true, &sequence, chunk, chunk.len());
-            let more = sink(model.forward(&batch, &mut kv, &mut exec));
-            sequence.advance(chunk.len());
-            if !more {
-                break;
-            }
-        }
-        kv.release(sequence);
-        Ok(())
+        logits(self.model(), self.context(), self.kv_type(), ids, sink)
     }
+}
+
+fn logits(
+    model: &rustml_model::Model,
+    context: usize,
+    kv_type: KvType,
+    ids: &[u32],
+    sink: &mut dyn FnMut(&[f32]) -> bool,
+) -> Result<()> {
+    let (spec, prompt) = (model.spec(), ids.len());
+    let vocab = spec.vocab;
+    if spec.head.is_none() {
+        let (path, arch) = (model.path().to_owned(), model.arch());
+        return Err(rustml_model::Error::NoHead { path, arch }.into());
+    }
+    if prompt == 0 {
+        return Err(Refusal::EmptyPrompt.into());
+    }
+    if prompt > context {
+        return Err(Refusal::PromptTooLong { prompt, context }.into());
+    }
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        return Err(Refusal::UnknownToken { id, vocab }.into());
+    }
+    let rows = (LOGIT_BYTES / (4 * vocab)).clamp(1, STEP_ROWS).min(prompt);
+    let mut kv = KvPool::new(spec, prompt, kv_type)?;
+    let capacity = Capacity {
+        rows,
+        logit_rows: rows,
+    };
+    let mut exec = Exec::new(model, capacity, Recorder::new(Detail::Off));
+    let mut sequence = KvSequence::default();
+    let fits = kv.reserve(&mut sequence, prompt);
+    assert!(fits, "the pool was made for this sequence");
+    sequence.set_text_len(prompt);
+    for chunk in ids.chunks(rows) {
+        let mut batch = Batch::default();
+        batch.push(&sequence, chunk, prompt, Output::Logits(chunk.len()));
+        let outputs = model.forward(&batch, &mut kv, &mut exec);
+        let mut finite = true;
+        let more = outputs.logits().all(|logits| {
+            finite = logits.iter().all(|x| x.is_finite());
+            finite && sink(logits)
+        });
+        if !finite {
+            return Err(Error::NotFinite(model.why_not_finite(ids)));
+        }
+        sequence.advance(chunk.len());
+        if !more {
+            break;
+        }
+    }
+    kv.release(sequence);
+    Ok(())
 }

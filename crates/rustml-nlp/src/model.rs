@@ -2,13 +2,15 @@
 
 use crate::error::{Error, Result};
 use crate::generate::{generate, Generation, Options, Piece, Prompt};
+use crate::memory::check_memory;
 use crate::session::Session;
 use rustml_engine::{Engine, EngineConfig, Observer};
 use rustml_hub::Hub;
 use rustml_io::{DType, FileFormat, Store};
 use rustml_model::spec::Spec;
 use rustml_model::{
-    Batch, Calibration, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Quantize, Team,
+    Batch, Calibration, Capacity, Exec, KvPool, KvSequence, KvType, LoadTimes, Output, Quantize,
+    Team,
 };
 use rustml_tokenizer::{Encode, Message, Tokenizer};
 use rustml_trace::{Detail, Recorder};
@@ -53,6 +55,9 @@ pub struct LoadOptions {
     /// Whether to run one step after loading, so that the first real one finds
     /// threads and memory awake.
     pub warm_up: bool,
+    /// Whether to load weights for which the machine, or the control group, says that it has
+    /// no memory.
+    pub force: bool,
 }
 
 impl Default for LoadOptions {
@@ -63,6 +68,7 @@ impl Default for LoadOptions {
             context: Context::default(),
             kv_type: None,
             warm_up: true,
+            force: false,
         }
     }
 }
@@ -80,6 +86,15 @@ pub fn default_quantize(format: FileFormat) -> Quantize {
 /// than its cgroup's quota grants, rounded down; at least 1.
 pub fn available_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Refuses a model for which there is no memory, unless told otherwise.
+pub(crate) fn has_memory(store: &Store, options: &LoadOptions) -> Result<()> {
+    if options.force {
+        return Ok(());
+    }
+    let quantize = options.quantize.unwrap_or(default_quantize(store.format()));
+    check_memory(store, quantize)
 }
 
 /// A loaded model.
@@ -122,9 +137,12 @@ impl Model {
             all: Vec::new(),
         };
         let store = Store::open(path)?;
+        // Of what is no model, its vocabulary is not the thing to complain of.
+        rustml_model::arch::Arch::of(&store)?;
         phases.end("open");
         let tokenizer = Model::tokenizer_of(&store)?;
         phases.end("tokenizer");
+        has_memory(&store, options)?;
         let team = rustml_model::team(options.threads.unwrap_or_else(available_threads))?;
         let model = load_weights(&store, options.quantize, team, progress)?;
         phases.end_load(&model.report().times);
@@ -168,6 +186,7 @@ impl Model {
             source,
         };
         rustml_engine::same_vocabulary(&self.tokenizer, &tokenizer).map_err(differs)?;
+        has_memory(&store, options)?;
         let team = self.model.team().clone();
         let draft = load_weights(&store, options.quantize, team, progress)?;
         if options.warm_up {
@@ -387,7 +406,7 @@ impl Phases {
 }
 
 /// Loads weights, for [`Quantize::Auto`] with what was measured before.
-fn load_weights(
+pub(crate) fn load_weights(
     store: &Store,
     quantize: Option<Quantize>,
     team: Arc<Team>,
@@ -423,7 +442,11 @@ fn warm_up(model: &rustml_model::Model, kv_type: KvType) -> Result<()> {
     let fits = kv.reserve(&mut sequence, 1);
     assert!(fits, "the pool was made for it");
     let mut batch = Batch::default();
-    batch.push(&sequence, &[0], 1);
+    let output = match model.spec().head {
+        Some(_) => Output::Logits(1),
+        None => Output::Hidden(1),
+    };
+    batch.push(&sequence, &[0], 1, output);
     model.forward(&batch, &mut kv, &mut exec);
     kv.release(sequence);
     Ok(())
@@ -441,7 +464,7 @@ fn formats_file() -> Option<PathBuf> {
 }
 
 /// The positions of a sequence, if the model can have that many.
-fn context(path: &Path, wanted: Context, spec: &Spec) -> Result<usize> {
+pub(crate) fn context(path: &Path, wanted: Context, spec: &Spec) -> Result<usize> {
     let most = match spec.embedding.learned_positions {
         true => spec.context,
         false => MAX_CONTEXT,

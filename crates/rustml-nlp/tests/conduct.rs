@@ -299,9 +299,62 @@ fn help_and_version_are_results() {
     );
 }
 
+#[test]
+fn texts_may_begin_with_a_dash() {
+    for prompt in ["- milk", "-1 + 2 =", "--chat"] {
+        let args = ["--prompt", prompt, "--format", "json", "--max-tokens", "1"];
+        let short = ["-p", prompt, "--format", "json", "--max-tokens", "1"];
+        for args in [args, short] {
+            let done = infer(&[&[tiny("llama").as_str()][..], &args].concat()).run();
+            assert_eq!(done.json_lines()[0]["prompt"], prompt);
+        }
+    }
+    let chat = ["--chat", "--system", "- brief", "--prompt", "a"];
+    infer(&[&[tiny("llama").as_str()][..], &chat].concat())
+        .run()
+        .ok();
+}
+
+#[test]
+fn byte_order_marks_are_no_part_of_prompts() {
+    let line = || infer(&[&tiny("llama"), "--format", "json", "--max-tokens", "1"]);
+    let done = line().stdin("\u{feff}a fox\u{feff}\n").run();
+    assert_eq!(done.json_lines()[0]["prompt"], "a fox\u{feff}");
+    let err = line().stdin("\u{feff}\n").run().failed(2);
+    assert!(err.contains("holds no prompt"), "{err}");
+}
+
 #[cfg(unix)]
 mod unix {
     use super::*;
+
+    #[test]
+    fn paths_need_not_be_text() {
+        use std::os::unix::ffi::OsStrExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(std::ffi::OsStr::from_bytes(b"m\xff.gguf"));
+        fs::copy(tiny("llama/model.gguf"), &path).unwrap();
+        let run = |path: &std::path::Path| {
+            assert_cmd::Command::new(env!("CARGO_BIN_EXE_rustml-infer"))
+                .arg(path)
+                .args(["--prompt", "a", "--max-tokens", "1"])
+                .output()
+                .unwrap()
+        };
+        let done = run(&path);
+        assert!(done.status.success(), "{done:?}");
+        let err = run(&path.with_extension("no")).stderr;
+        let err = String::from_utf8_lossy(&err);
+        assert!(err.contains("there is no file or directory"), "{err}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn results_that_nobody_can_get_are_an_error() {
+        let line = infer(&[&tiny("llama"), "--prompt", "a", "--max-tokens", "1"]);
+        let err = line.shell("exec \"$@\" >&-").failed(1);
+        assert!(err.contains("standard output: it was closed"), "{err}");
+    }
 
     /// A run that does not end by itself, of the tiny model.
     fn endless(args: &[&str]) -> Line {
@@ -343,6 +396,8 @@ mod unix {
     fn ctrl_c_while_waiting_for_the_prompt_ends_at_once() {
         let mut running = infer(&[&tiny("llama")]).start();
         std::thread::sleep(std::time::Duration::from_millis(500));
+        // Waiting would close it, and end the command for another reason.
+        let _stdin = running.0.stdin.take();
         running.signal("INT");
         let status = running.0.wait().unwrap();
         assert_eq!(status.code(), Some(130));

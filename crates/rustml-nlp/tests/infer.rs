@@ -361,3 +361,39 @@ fn gemma_3_goes_on_in_english() {
     let text = greedy(&model, &args).run().ok();
     assert!(text.starts_with(" the capital of the"), "{text}");
 }
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let copy = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(tiny("llama")).unwrap() {
+        let file = file.unwrap();
+        if file.file_type().unwrap().is_file() {
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).unwrap();
+        }
+    }
+    let path = copy.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    // A weight of every tensor, so that one is read whatever the prompt.
+    let json: Value = serde_json::from_slice(&bytes[8..header]).unwrap();
+    for (_, tensor) in json.as_object().unwrap() {
+        if let Some(at) = tensor["data_offsets"][0].as_u64() {
+            bytes[header + at as usize..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let model = copy.path().to_str().unwrap();
+    let done = infer(&[
+        model,
+        "--quantize",
+        "none",
+        "--prompt",
+        "a b",
+        "--max-tokens",
+        "4",
+    ])
+    .run();
+    let says = "embed_tokens.weight` holds a value that is not a finite number";
+    assert!(done.err.contains(says), "{}", done.err);
+    assert_eq!(done.status, Some(1), "{}", done.err);
+}

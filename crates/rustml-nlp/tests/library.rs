@@ -22,6 +22,7 @@ fn exact() -> LoadOptions {
         context: Context::Model,
         kv_type: Some(KvType::F32),
         warm_up: true,
+        force: false,
     }
 }
 
@@ -288,6 +289,35 @@ fn loading_is_accounted_for() {
     };
     m = Model::load(&tiny("gpt2"), &cold).unwrap();
     assert!(m.load_phases().iter().all(|p| p.0 != "warm up"));
+}
+
+/// A file of eight TiB, which lies on no block of the disk: the system would end the process
+/// somewhere on the way.
+#[cfg(target_os = "linux")]
+#[test]
+fn more_than_there_is_memory_for_is_refused_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(format!("{}/{file}", tiny("gpt2")), dir.path().join(file)).unwrap();
+    }
+    let bytes = 8u64 << 40;
+    let header = format!(
+        r#"{{"wte.weight":{{"dtype":"F32","shape":[1048576,2097152],"data_offsets":[0,{bytes}]}}}}"#
+    );
+    let mut start = (header.len() as u64).to_le_bytes().to_vec();
+    start.extend(header.as_bytes());
+    let file = dir.path().join("model.safetensors");
+    std::fs::write(&file, &start).unwrap();
+    let sparse = std::fs::OpenOptions::new().write(true).open(&file).unwrap();
+    sparse.set_len(start.len() as u64 + bytes).unwrap();
+    let began = Instant::now();
+    let path = dir.path().display().to_string();
+    let says = Model::load(&path, &exact()).err().unwrap().to_string();
+    assert!(
+        says.contains("its weights take 8388608 MiB of memory, but only"),
+        "{says}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(5));
 }
 
 /// What is written down of a run: steps add up to its wall time, operations to

@@ -4,10 +4,22 @@
 //! template speaks of: `<tool_call>{...}</tool_call>` (Hermes, Qwen),
 //! `[TOOL_CALLS] [{...}]` (Mistral), and an object alone (Llama 3). An object
 //! is `{"name": ..., "arguments": {...}}`, or `"parameters"` in the last case.
+//!
+//! What stands between `<think>` and `</think>` is never a call. What comes out
+//! does not depend on how the text is cut, and takes time in proportion to it.
+
+use crate::call_object::{Object, Step};
 
 /// What models put around a call.
 pub(crate) const OPEN: &str = "<tool_call>";
 pub(crate) const CLOSE: &str = "</tool_call>";
+
+/// What they put around their thoughts.
+pub(crate) const THINK: &str = "<think>";
+const THOUGHT: &str = "</think>";
+
+/// Bytes of brackets and commas that may lead to an object.
+const MAX_MARKS: usize = 256;
 
 /// A piece of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,10 +38,13 @@ pub(crate) struct CallParser {
     parallel: bool,
     /// Text that is not decided yet.
     held: String,
+    /// White space that goes out only with text after it.
+    blank: String,
+    /// Whether an object alone would be a call: no text came since the
+    /// beginning, a call, or thoughts.
+    fresh: bool,
+    thinking: bool,
     calls: usize,
-    /// Whether text came out, after which an object alone is no call.
-    said: bool,
-    /// The call that `held` begins with.
     call: Option<Open>,
     /// Whether there was the one call that may be.
     done: bool,
@@ -37,21 +52,27 @@ pub(crate) struct CallParser {
 
 /// A call that has begun.
 struct Open {
-    /// What stood before it.
+    /// What stood before its object.
     before: String,
-    /// Bytes of the arguments that came out; `None` before its name did.
-    sent: Option<usize>,
+    object: Object,
+    /// Its number, once it was told.
+    index: Option<usize>,
+    /// Whether the object is through, and what closes it may come.
+    over: bool,
 }
 
 impl CallParser {
     /// A parser of calls of these functions; of one alone, unless `parallel`.
-    pub fn new(names: Vec<String>, parallel: bool) -> CallParser {
+    /// With `thinking` the text begins within thoughts.
+    pub fn new(names: Vec<String>, parallel: bool, thinking: bool) -> CallParser {
         CallParser {
             names,
             parallel,
             held: String::new(),
+            blank: String::new(),
+            fresh: true,
+            thinking,
             calls: 0,
-            said: false,
             call: None,
             done: false,
         }
@@ -64,148 +85,196 @@ impl CallParser {
 
     /// Takes text; with `last`, nothing follows.
     pub fn push(&mut self, text: &str, last: bool) -> Vec<Piece> {
+        let mut out = Vec::new();
         if self.done {
-            return Vec::new();
+            return out;
         }
         self.held.push_str(text);
-        let mut out = Vec::new();
-        while match self.call {
-            Some(_) => self.in_call(&mut out, last),
+        while match self.call.take() {
+            Some(call) => self.in_call(call, &mut out, last),
+            None if self.thinking => self.in_thoughts(&mut out, last),
             None => self.in_text(&mut out, last),
         } {}
         out
     }
 
-    fn say(&mut self, text: String, out: &mut Vec<Piece>) {
-        // White space around calls is theirs.
-        let blank = text.trim().is_empty();
-        if !text.is_empty() && !(blank && (self.calls > 0 || !self.said)) {
-            self.said = true;
+    /// Puts out the first bytes of what is held.
+    fn say(&mut self, len: usize, out: &mut Vec<Piece>) {
+        let text: String = self.held.drain(..len).collect();
+        self.tell(text, out);
+    }
+
+    fn tell(&mut self, text: String, out: &mut Vec<Piece>) {
+        if self.fresh && text.trim().is_empty() {
+            self.blank.push_str(&text);
+        } else if !text.is_empty() {
+            self.fresh = false;
+            let text = std::mem::take(&mut self.blank) + &text;
             out.push(Piece::Text(text));
         }
     }
 
-    /// Returns whether there may be more.
+    /// Returns whether there may be more, as all of these do.
+    fn in_thoughts(&mut self, out: &mut Vec<Piece>, last: bool) -> bool {
+        let end = self.held.find(THOUGHT);
+        match end {
+            Some(at) => {
+                self.say(at + THOUGHT.len(), out);
+                (self.thinking, self.fresh) = (false, true);
+            }
+            None => {
+                let kept = if last {
+                    0
+                } else {
+                    overlap(&self.held, THOUGHT)
+                };
+                self.say(self.held.len() - kept, out);
+            }
+        }
+        end.is_some()
+    }
+
     fn in_text(&mut self, out: &mut Vec<Piece>, last: bool) -> bool {
-        if let Some(at) = self.held.find(OPEN) {
-            let text: String = self.held.drain(..at).collect();
-            self.say(text, out);
-            self.begin(OPEN.len());
-            return true;
-        }
-        let lead = self.held.len() - self.held.trim_start_matches(char::is_whitespace).len();
-        let rest = &self.held[lead..];
-        if !self.said || self.calls > 0 {
-            let marks = wrapping(rest);
-            let (object, over) = (rest[marks..].starts_with('{'), marks == rest.len());
-            if object {
-                self.begin(lead + marks);
-                return true;
-            }
-            // Nothing but marks so far, which mean nothing if nothing follows.
-            if marks > 0 && over {
-                if !last {
-                    return false;
+        if self.fresh {
+            let lead = self.held.len() - self.held.trim_start().len();
+            self.say(lead, out);
+            let (marks, open) = wrapping(&self.held);
+            if marks <= MAX_MARKS {
+                if self.held[marks..].starts_with('{') {
+                    self.begin(marks);
+                    return true;
                 }
-                if self.calls > 0 {
-                    self.held.clear();
+                // Nothing but marks so far, which mean nothing if nothing follows.
+                if open && marks > 0 {
+                    if !last {
+                        return false;
+                    }
+                    if self.calls > 0 && marks == self.held.len() {
+                        self.held.clear();
+                    }
                 }
             }
         }
-        let blank = self.held.trim().is_empty();
-        let held = match last {
-            true => 0,
-            false if !self.said && blank => self.held.len(),
-            false => [OPEN, "[TOOL_CALLS]", "<|python_tag|>"]
-                .iter()
-                .map(|m| overlap(&self.held, m))
-                .max()
-                .unwrap_or(0),
-        };
-        let text: String = self.held.drain(..self.held.len() - held).collect();
-        self.say(text, out);
-        false
+        let found = [OPEN, THINK].map(|mark| self.held.find(mark));
+        match found {
+            [Some(call), thought] if thought.is_none_or(|t| call < t) => {
+                self.say(call, out);
+                self.begin(OPEN.len());
+                true
+            }
+            [_, Some(thought)] => {
+                self.say(thought + THINK.len(), out);
+                self.thinking = true;
+                true
+            }
+            _ => {
+                let kept = overlap(&self.held, OPEN).max(overlap(&self.held, THINK));
+                let kept = if last { 0 } else { kept };
+                self.say(self.held.len() - kept, out);
+                false
+            }
+        }
     }
 
     /// What begins after `len` bytes may be a call.
     fn begin(&mut self, len: usize) {
-        let before = self.held.drain(..len).collect();
-        self.call = Some(Open { before, sent: None });
+        self.call = Some(Open {
+            before: self.held.drain(..len).collect(),
+            object: Object::default(),
+            index: None,
+            over: false,
+        });
     }
 
-    fn in_call(&mut self, out: &mut Vec<Piece>, last: bool) -> bool {
-        let Some(open) = &mut self.call else {
-            return false;
-        };
-        let found = scan(&self.held);
-        let known = |f: &Scan| f.name.as_ref().is_none_or(|n| self.names.contains(n));
-        let found = match found {
-            Some(f) if known(&f) && (f.name.is_some() || (f.end.is_none() && !last)) => f,
-            _ => return self.no_call(out),
-        };
-        let index = self.calls - usize::from(open.sent.is_some());
-        let ready = found.end.is_some() || found.arguments.is_some();
-        if let (None, Some(name), true) = (open.sent, &found.name, ready) {
-            out.push(Piece::Call {
-                index,
-                name: name.clone(),
-            });
-            open.sent = Some(0);
-            self.calls += 1;
-        }
-        if let Some(sent) = open.sent {
-            let text = match &found.arguments {
-                Some(range) => arguments(&self.held[range.clone()], found.complete),
-                None => "{}".into(),
-            };
-            if let Some(text) = text.get(sent..).filter(|t| !t.is_empty()) {
-                open.sent = Some(sent + text.len());
-                out.push(Piece::Arguments {
-                    index,
-                    text: text.into(),
-                });
+    fn in_call(&mut self, mut call: Open, out: &mut Vec<Piece>, last: bool) -> bool {
+        if !call.over {
+            call.object.push(&std::mem::take(&mut self.held));
+            let mut step = call.object.read();
+            while step == Step::Named {
+                let known = |n| self.names.iter().any(|name| name == n);
+                step = match call.object.name().is_some_and(known) {
+                    true => call.object.read(),
+                    false => Step::Not,
+                };
+            }
+            if step == Step::End && call.object.name().is_none() {
+                step = Step::Not;
+            }
+            self.report(&mut call, step == Step::End, out);
+            match step {
+                Step::End => {
+                    call.over = true;
+                    self.held = std::mem::take(&mut call.object).split().1;
+                }
+                Step::More if !last => {
+                    self.call = Some(call);
+                    return false;
+                }
+                // It is none, or is cut off.
+                _ => {
+                    let (read, rest) = call.object.split();
+                    self.held = rest;
+                    match call.index {
+                        Some(_) => self.end(),
+                        None => self.tell(call.before + &read, out),
+                    }
+                    return !self.held.is_empty() && !self.done;
+                }
             }
         }
-        let Some(end) = found.end else {
+        let lead = self.held.len() - self.held.trim_start().len();
+        self.held.drain(..lead);
+        if let Some(rest) = self.held.strip_prefix(CLOSE) {
+            self.held = rest.to_owned();
+        } else if CLOSE.starts_with(&self.held) && !last {
+            self.call = Some(call); // The closing tag may be on its way.
             return false;
-        };
-        let after = self.held[end..].trim_start();
-        let rest = after.strip_prefix(CLOSE);
-        if rest.is_none() && CLOSE.starts_with(after) && !last {
-            return false; // The closing tag may be on its way.
         }
-        self.held = rest.unwrap_or(after).to_owned();
-        self.call = None;
-        self.done = !self.parallel;
-        self.parallel
+        self.end();
+        !self.done
     }
 
-    /// What looked like a call was none, or is cut off.
-    fn no_call(&mut self, out: &mut Vec<Piece>) -> bool {
-        let Some(open) = self.call.take() else {
-            return false;
-        };
-        if open.sent.is_none() {
-            let text = open.before + &std::mem::take(&mut self.held);
-            self.said = true;
-            out.push(Piece::Text(text));
+    /// Puts out what is new of a call.
+    fn report(&mut self, call: &mut Open, over: bool, out: &mut Vec<Piece>) {
+        let ready = over || call.object.has_arguments();
+        if let (None, Some(name), true) = (call.index, call.object.name(), ready) {
+            let (index, name) = (self.calls, name.to_owned());
+            out.push(Piece::Call { index, name });
+            call.index = Some(index);
+            self.calls += 1;
         }
-        self.held.clear();
-        false
+        if let Some(index) = call.index {
+            let text = call.object.take_arguments();
+            if !text.is_empty() {
+                out.push(Piece::Arguments { index, text });
+            }
+        }
+    }
+
+    /// A call is over.
+    fn end(&mut self) {
+        self.fresh = true;
+        self.blank.clear();
+        self.done = !self.parallel;
     }
 }
 
 /// Bytes of what models put before an object that is a call, white space
-/// included.
-fn wrapping(text: &str) -> usize {
+/// included, and whether more of it may follow.
+fn wrapping(text: &str) -> (usize, bool) {
+    let long = ["[TOOL_CALLS]", "<|python_tag|>"];
     let mut rest = text;
-    while let Some(after) = ["[TOOL_CALLS]", "<|python_tag|>", "[", "]", ","]
-        .iter()
-        .find_map(|mark| rest.strip_prefix(mark))
-    {
-        rest = after.trim_start();
+    loop {
+        let begun = |mark: &&str| mark.starts_with(rest);
+        if rest.is_empty() || long.iter().any(begun) {
+            return (text.len(), true);
+        }
+        let marks = long.iter().chain(&["[", "]", ","]);
+        match marks.into_iter().find_map(|m| rest.strip_prefix(m)) {
+            Some(after) => rest = after.trim_start(),
+            None => return (text.len() - rest.len(), false),
+        }
     }
-    text.len() - rest.len()
 }
 
 /// The longest end of `text` that `mark` begins with.
@@ -217,118 +286,12 @@ fn overlap(text: &str, mark: &str) -> usize {
         .unwrap_or(0)
 }
 
-/// Arguments as they come out: an object that a model wrote as a string is what
-/// the string holds, once it is complete.
-fn arguments(raw: &str, complete: bool) -> String {
-    if !raw.starts_with('"') {
-        return raw.into();
-    }
-    match complete {
-        true => serde_json::from_str(raw).unwrap_or_else(|_| raw.into()),
-        false => String::new(),
-    }
-}
-
-/// What is known of a call as far as it goes.
-#[derive(Debug, Default, PartialEq)]
-struct Scan {
-    name: Option<String>,
-    /// Bytes of the arguments.
-    arguments: Option<std::ops::Range<usize>>,
-    /// Whether those are all.
-    complete: bool,
-    /// Where the object ends.
-    end: Option<usize>,
-}
-
-/// Reads the beginning of an object; `None` if it is no JSON.
-fn scan(text: &str) -> Option<Scan> {
-    let mut found = Scan::default();
-    let skip = |at: usize| at + text[at..].len() - text[at..].trim_start().len();
-    let mut at = skip(0);
-    if at == text.len() {
-        return Some(found);
-    }
-    at = text[at..].starts_with('{').then_some(at + 1)?;
-    loop {
-        at = skip(at);
-        match text.as_bytes().get(at) {
-            None => return Some(found),
-            Some(b'}') => {
-                found.end = Some(at + 1);
-                return Some(found);
-            }
-            Some(b',') => {
-                at += 1;
-                continue;
-            }
-            Some(b'"') => {}
-            Some(_) => return None,
-        }
-        let (end, complete) = value(text, at);
-        if !complete {
-            return Some(found);
-        }
-        let key: String = serde_json::from_str(&text[at..end]).ok()?;
-        at = skip(end);
-        match text.as_bytes().get(at) {
-            None => return Some(found),
-            Some(b':') => at = skip(at + 1),
-            Some(_) => return None,
-        }
-        let (end, complete) = value(text, at);
-        match key.as_str() {
-            "name" if complete => found.name = Some(serde_json::from_str(&text[at..end]).ok()?),
-            "arguments" | "parameters" if end > at => {
-                found.arguments = Some(at..end);
-                found.complete = complete;
-            }
-            _ => {}
-        }
-        if !complete {
-            return Some(found);
-        }
-        at = end;
-    }
-}
-
-/// Where the value that begins at `from` ends, and whether it is all there.
-fn value(text: &str, from: usize) -> (usize, bool) {
-    let (mut depth, mut string, mut escaped) = (0usize, false, false);
-    for (i, b) in text.bytes().enumerate().skip(from) {
-        if string {
-            match b {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => {
-                    string = false;
-                    if depth == 0 {
-                        return (i + 1, true);
-                    }
-                }
-                _ => {}
-            }
-            continue;
-        }
-        match b {
-            b'"' => string = true,
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' if depth > 1 => depth -= 1,
-            b'}' | b']' if depth == 1 => return (i + 1, true),
-            b',' | b'}' | b']' if depth == 0 => return (i, i > from),
-            _ if depth == 0 && b.is_ascii_whitespace() => return (i, i > from),
-            _ => {}
-        }
-    }
-    (text.len(), false)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn parser(parallel: bool) -> CallParser {
-        CallParser::new(vec!["add".into(), "now".into()], parallel)
+        CallParser::new(vec!["add".into(), "now".into()], parallel, false)
     }
 
     /// The pieces put together: text, and calls.
@@ -390,6 +353,111 @@ mod tests {
             ("", vec![add("{}")]),
             "one call alone"
         );
+    }
+
+    /// A key that came twice used to send what was left of the longer value.
+    #[test]
+    fn the_first_of_two_keys_counts() {
+        for (text, arguments) in [
+            (
+                r#"{"name":"add","arguments":{"a": 1},"parameters":{"bb": 22}}"#,
+                r#"{"a": 1}"#,
+            ),
+            (
+                r#"{"name":"add","parameters":{"a":1},"arguments":{"bbbbb":2}}"#,
+                r#"{"a":1}"#,
+            ),
+            (
+                r#"{"name":"add","arguments":"{}","arguments":{"b":2}}"#,
+                "{}",
+            ),
+            (
+                r#"{"arguments":{"a":1},"arguments":[1,2,3],"name":"add"}"#,
+                r#"{"a":1}"#,
+            ),
+            (r#"{"name":"add","name":"now","arguments":{}}"#, "{}"),
+            (
+                r#"{"name":"add","name":7,"x":[{"name":"y"}],"arguments":{}}"#,
+                "{}",
+            ),
+        ] {
+            for step in [1, 2, 5, 1000] {
+                let call = ("add".to_owned(), arguments.to_owned());
+                assert_eq!(
+                    read(text, true, step),
+                    (String::new(), vec![call]),
+                    "{text} by {step}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn thoughts_hold_no_calls() {
+        let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+        let now = vec![("now".to_owned(), "{}".to_owned())];
+        let thought = format!("<think>\nMaybe {call}?\n</think>");
+        for step in [1, 3, 1000] {
+            let text = format!("{thought}\n\nHello");
+            assert_eq!(read(&text, true, step), (text.clone(), vec![]));
+            let text = format!("{thought}\n{call}");
+            assert_eq!(read(&text, true, step), (thought.clone(), now.clone()));
+            let text = format!("{thought}\n{{\"name\": \"now\"}}");
+            assert_eq!(read(&text, true, step), (thought.clone(), now.clone()));
+            let open = format!("<think>{call}");
+            assert_eq!(read(&open, true, step), (open.clone(), vec![]));
+        }
+        // The prompt may have begun the thoughts.
+        let mut p = CallParser::new(vec!["now".into()], true, true);
+        let text = format!("hm {call} </think>{call}");
+        let pieces = p.push(&text, true);
+        assert_eq!(pieces[0], Piece::Text(format!("hm {call} </think>")));
+        assert_eq!((pieces.len(), p.calls()), (3, 1));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn cuts_change_nothing(parts in proptest::collection::vec(0usize..27, 0..14), step in 1usize..9, parallel in proptest::bool::ANY) {
+            let all = [
+                "<tool_call>", "</tool_call>", "<think>", "</think>", "{\"name\": \"add\", \"arguments\": {\"a\": [\"}\"]}}",
+                "{\"name\": \"now\"}", "[TOOL_CALLS]", "[", "]", ", ", " ", "\n", "text", "{", "}", "\"name\":", "\"add\"",
+                "\"arguments\":", "\"parameters\": {\"b\": 1}", "{\"a\": 1}", "<tool", "<|python_tag|>", "ü", "\\", "\"",
+                "{\"name\": \"who\"}", "7",
+            ];
+            let text: String = parts.iter().map(|&i| all[i]).collect();
+            let whole = read(&text, parallel, usize::MAX);
+            proptest::prop_assert_eq!(read(&text, parallel, step), whole, "{}", text);
+        }
+    }
+
+    /// A quadratic parser takes hours for these.
+    #[test]
+    fn long_texts_are_read_once() {
+        let long = "x ".repeat(250_000);
+        let many = "{\"name\":\"now\"},".repeat(20_000);
+        // With how much must come out at least; white space alone is nothing said.
+        for (text, least) in [
+            (
+                format!("{{\"name\": \"add\", \"arguments\": {{\"a\": \"{long}\"}}}}"),
+                500_000,
+            ),
+            (format!("{{\"arguments\": {{\"a\": \"{long}\""), 500_000),
+            (" ".repeat(500_000), 0),
+            ("[ ".repeat(250_000), 400_000),
+            ("<think>".repeat(70_000), 400_000),
+            ("<tool_call>".repeat(45_000), 400_000),
+            ("{\"name\": \"now\"}".to_owned() + &" ".repeat(500_000), 5),
+            (many, 50_000),
+        ] {
+            let (said, calls) = read(&text, true, 3);
+            let long = calls.iter().map(|(n, a)| n.len() + a.len());
+            let came = said.len() + long.sum::<usize>();
+            assert!(
+                came >= least,
+                "{came} of {least}: {}",
+                &text[..40.min(text.len())]
+            );
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use crate::body::Fields;
-use crate::calls::{CallParser, Piece};
+use crate::calls::{CallParser, Piece, THINK};
 use crate::job::{self, Answers as _, Job};
 use crate::prepare::{self, any_number, likeliest, tally, Head};
 use crate::sse::{Pieces, Shape};
@@ -19,7 +19,7 @@ use std::sync::Arc;
     post,
     path = "/v1/chat/completions",
     operation_id = "createChatCompletion",
-    request_body = ChatRequest,
+    request_body(content = ChatRequest, example = json!({"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 8})),
     responses(
         (status = 200, description = "The answer", content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
@@ -59,18 +59,20 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
     }
     let prompt = app.conversation(own.messages, tools.as_ref(), true)?;
     app.fits(&prompt)?;
+    let max_tokens = app.told(app.room(max_tokens, prompt.len()), (n, 0), logprobs)?;
     let seed = common.seed.map_or_else(any_number, |s| s as u64);
     let request = |i| {
         Ok(Request {
             prompt: prompt.clone(),
-            max_tokens: app.room(max_tokens, prompt.len()),
+            max_tokens,
             logprobs,
             ..app.request(&common, seed, i)?
         })
     };
     let requests = (0..n).map(request).collect::<Result<_, ApiError>>()?;
+    let thinking = app.ends_with(&prompt, THINK);
     let answer = |_| Growing {
-        parser: tools.as_ref().map(Tools::parser),
+        parser: tools.as_ref().map(|t| t.parser(thinking)),
         ..Growing::default()
     };
     Ok(Job {

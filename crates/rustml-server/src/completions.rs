@@ -11,7 +11,6 @@ use axum::extract::State;
 use axum::response::Response;
 use rustml_engine::{Finish, Request, TokenLogprobs, Update};
 use rustml_tokenizer::{Decode, Encode};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Tokens of an answer, unless the request says how many: OpenAI's number.
@@ -22,7 +21,7 @@ const MAX_TOKENS: usize = 16;
     post,
     path = "/v1/completions",
     operation_id = "createCompletion",
-    request_body = CompletionRequest,
+    request_body(content = CompletionRequest, example = json!({"prompt": "The longest river is", "max_tokens": 8})),
     responses(
         (status = 200, description = "The answer", content((Completion = "application/json"), (Completion = "text/event-stream"))),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
@@ -52,14 +51,18 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
     let logprobs = own.logprobs.map(|n| likeliest("logprobs", n)).transpose()?;
     let echo = own.echo == Some(true);
     let shape = app.shape(&common)?;
+    let all = n * prompts.len();
     let seed = common.seed.map_or_else(any_number, |s| s as u64);
     let mut requests = Vec::new();
     let mut answers = Vec::new();
     for (p, (prompt, words)) in prompts.iter().enumerate() {
+        let room = app.room(max_tokens, prompt.len());
+        let echoed = if echo { prompt.len() } else { 0 };
+        let max_tokens = app.told(room, (all, echoed), logprobs)?;
         for i in 0..n {
             requests.push(Request {
                 prompt: prompt.clone(),
-                max_tokens: app.room(max_tokens, prompt.len()),
+                max_tokens,
                 logprobs,
                 prompt_logprobs: echo && logprobs.is_some(),
                 continues: true,
@@ -168,13 +171,8 @@ impl Growing {
         self.offset += text.chars().count();
         l.tokens.push(name(app, token));
         l.token_logprobs.push(known.map(|k| k.logprob));
-        let top = |k: &TokenLogprobs| -> BTreeMap<String, f32> {
-            k.top
-                .iter()
-                .rev()
-                .map(|&(id, logprob)| (name(app, id), logprob))
-                .collect()
-        };
+        let named = |&(id, logprob): &(u32, f32)| (name(app, id), logprob);
+        let top = |k: &TokenLogprobs| Likeliest::new(k.top.iter().map(named).collect());
         l.top_logprobs
             .push(known.map(top).filter(|top| !top.is_empty()));
     }

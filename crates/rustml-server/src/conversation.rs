@@ -4,7 +4,7 @@ use crate::calls::{CLOSE, OPEN};
 use crate::tools::Tools;
 use crate::types::{ApiError, ChatMessage, Content, Part, ToolCall};
 use crate::App;
-use rustml_tokenizer::{ChatTemplate, Message};
+use rustml_tokenizer::{ChatTemplate, Content as Said, Message};
 use serde_json::{json, Value};
 
 impl App {
@@ -44,7 +44,7 @@ impl App {
             extra = tools.extra();
         }
         let text = template.render(&messages, answer, extra).map(|mut text| {
-            text += tools.map_or("", Tools::beginning);
+            text.push_template(tools.map_or("", Tools::beginning));
             text
         });
         let ids = text.and_then(|text| self.tokenizer.encode_chat(&text));
@@ -71,38 +71,40 @@ fn message(i: usize, m: ChatMessage, native: bool) -> Result<Message, ApiError> 
             "only the assistant calls tools",
         ));
     }
-    let mut text = match m.content {
-        None if role == "assistant" => String::new(),
+    let mut said = match m.content {
+        None if role == "assistant" => Said::Nothing,
         None => {
             return Err(ApiError::field(
                 field("content"),
                 format!("a message of the {role} needs content"),
             ))
         }
-        Some(Content::Text(text)) => text,
-        Some(Content::Parts(parts)) => join(parts, &field("content"))?,
+        Some(Content::Text(text)) => Said::Text(text),
+        Some(Content::Parts(parts)) => Said::Parts(texts(parts, &field("content"))?),
     };
-    if !native {
+    if !native && role == "tool" {
+        let text = format!("<tool_response>\n{said}\n</tool_response>");
+        return Ok(Message::new("user", text));
+    }
+    if !native && !calls.is_empty() {
+        let mut text = said.text().into_owned();
         for call in &calls {
             text += &format!("{OPEN}\n{}\n{CLOSE}\n", called(call)["function"]);
         }
-        if role == "tool" {
-            return Ok(Message::new(
-                "user",
-                format!("<tool_response>\n{text}\n</tool_response>"),
-            ));
-        }
+        said = Said::Text(text);
     }
-    let mut message = Message::new(role, text);
+    let mut message = Message::new(role, said);
     let mut add = |name: &str, value: Option<Value>| {
         message
             .extra
             .extend(value.map(|value| (name.to_owned(), value)));
     };
     add("name", m.name.map(Value::from));
+    let thoughts = m.reasoning_content.or(m.reasoning);
+    add("reasoning_content", thoughts.map(Value::from));
     if native {
         add("tool_call_id", m.tool_call_id.map(Value::from));
-        let calls: Vec<_> = calls.iter().map(called).collect();
+        let calls: Vec<_> = calls.iter().map(|call| json!(call)).collect();
         add(
             "tool_calls",
             (!calls.is_empty()).then_some(Value::from(calls)),
@@ -111,7 +113,8 @@ fn message(i: usize, m: ChatMessage, native: bool) -> Result<Message, ApiError> 
     Ok(message)
 }
 
-/// A call as templates expect it: its arguments are an object, not text.
+/// A call as a model without a template for it is shown it: with its arguments
+/// as an object, if they are one.
 fn called(call: &ToolCall) -> Value {
     let arguments: Value = match serde_json::from_str(&call.function.arguments) {
         Ok(object @ Value::Object(_)) => object,
@@ -124,27 +127,21 @@ fn called(call: &ToolCall) -> Value {
     })
 }
 
-fn join(parts: Vec<Part>, field: &str) -> Result<String, ApiError> {
-    let mut all = String::new();
-    for (i, part) in parts.into_iter().enumerate() {
-        match part.text {
-            Some(text) if part.kind == "text" => all += &text,
-            _ if part.kind == "text" => {
-                return Err(ApiError::field(
-                    format!("{field}[{i}].text"),
-                    "a text part needs text",
-                ))
-            }
-            _ => {
-                let says = format!(
-                    "the model reads text alone, no parts of type {:?}",
-                    part.kind
-                );
-                return Err(
-                    ApiError::field(format!("{field}[{i}].type"), says).code("unsupported_content")
-                );
-            }
+fn texts(parts: Vec<Part>, field: &str) -> Result<Vec<String>, ApiError> {
+    let text = |(i, part): (usize, Part)| match part.text {
+        Some(text) if part.kind == "text" => Ok(text),
+        _ if part.kind == "text" => Err(ApiError::field(
+            format!("{field}[{i}].text"),
+            "a text part needs text",
+        )),
+        _ => {
+            let says = format!(
+                "the model reads text alone, no parts of type {:?}",
+                part.kind
+            );
+            let field = format!("{field}[{i}].type");
+            Err(ApiError::field(field, says).code("unsupported_content"))
         }
-    }
-    Ok(all)
+    };
+    parts.into_iter().enumerate().map(text).collect()
 }

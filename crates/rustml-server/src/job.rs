@@ -1,11 +1,12 @@
 //! From a request's bytes to its answers, whole or in pieces: what chats and
 //! plain completions have in common.
 
+use crate::connections::Kept;
 use crate::prepare::{self, failure};
 use crate::sse::{self, Shape};
 use crate::types::{ApiError, CommonFields};
 use crate::worker::{Event, Running};
-use crate::{body, App};
+use crate::{auth, body, App};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use axum::Json;
@@ -56,21 +57,35 @@ pub(crate) async fn answer<A: Answers>(
     kind: &'static str,
     read: Read<A>,
 ) -> Result<Response, ApiError> {
-    let bytes = body::read(request, &app.config).await?;
+    let salt = auth::cache_salt(&app, &request);
+    let bytes = body::read(request, &app).await?;
     let shared = app.clone();
     let mut job = app
         .reading(bytes.len(), move || read(shared, &bytes))
         .await?;
+    for request in &mut job.requests {
+        request.cache_salt = salt;
+    }
     app.constrain(&mut job.requests, job.shape).await?;
+    let large = job.requests.iter().any(|r| r.logprobs.is_some());
+    let kept = match large {
+        true => Some(app.large.clone().acquire_owned().await),
+        false => None,
+    };
+    let kept = kept.transpose().map_err(|_| ApiError::busy())?;
     let streams = job.stream.is_some();
     let running = app.worker.submit(kind, job.requests, streams).await?;
-    match job.stream {
+    let mut response = match job.stream {
         Some(include_usage) => {
             let chunks = job.answers.chunks(include_usage);
-            Ok(sse::respond(&app, running, chunks))
+            sse::respond(&app, running, chunks)
         }
-        None => Ok(Json(whole(running, job.answers).await?).into_response()),
+        None => Json(whole(running, job.answers).await?).into_response(),
+    };
+    if let Some(kept) = kept {
+        response.extensions_mut().insert::<Kept>(Arc::new(kept));
     }
+    Ok(response)
 }
 
 /// Waits for all answers.

@@ -4,6 +4,7 @@
 //! megabytes or a grammar, goes one at a time on a lane of its kind, so that it
 //! never has all of the threads, and holds up nobody who asks for little.
 
+use crate::limits::SMALL_BODY;
 use crate::types::ApiError;
 use crate::App;
 use std::sync::Arc;
@@ -11,10 +12,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Threads for this: one for each lane, and two for whatever is short.
 pub(crate) const THREADS: usize = 4;
-
-/// Bytes of a body that is large: its text takes more than a moment to become
-/// tokens, about a microsecond a byte where there is no space in it.
-const LARGE: usize = 64 << 10;
 
 /// One at a time.
 pub(crate) struct Lane {
@@ -52,13 +49,15 @@ impl Lane {
 }
 
 impl App {
-    /// Reads a body of so many bytes.
+    /// Reads a body of so many bytes. The text of a large one takes more than a
+    /// moment to become tokens, about a microsecond a byte where there is no space
+    /// in it.
     pub async fn reading<T: Send + 'static>(
         &self,
         bytes: usize,
         read: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
-        let turn = match bytes > LARGE {
+        let turn = match bytes > SMALL_BODY {
             true => Some(self.reading.turn().await?),
             false => None,
         };

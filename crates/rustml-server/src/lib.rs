@@ -19,19 +19,21 @@
 //! use std::net::TcpListener;
 //! use std::sync::atomic::AtomicBool;
 //! # fn example(served: Served) -> std::io::Result<()> {
-//! let listener = TcpListener::bind("127.0.0.1:8080")?;
+//! let listeners = vec![TcpListener::bind("127.0.0.1:8080")?];
 //! static STOP: AtomicBool = AtomicBool::new(false);
-//! serve(listener, served, Config::default(), &STOP)
+//! serve(listeners, served, Config::default(), &STOP)
 //! # }
 //! ```
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod auth;
 mod body;
+mod call_object;
 mod calls;
 mod chat;
 mod completions;
+mod connections;
 mod conversation;
 mod job;
 mod lane;
@@ -41,6 +43,7 @@ mod models;
 mod openapi;
 mod page;
 mod prepare;
+mod routes;
 mod serve;
 mod sse;
 mod tokenize;
@@ -48,6 +51,7 @@ mod tools;
 mod types;
 mod worker;
 
+pub use body::check_body;
 pub use limits::Config;
 pub use serve::serve;
 pub use worker::MakeEngine;
@@ -59,6 +63,7 @@ use rustml_tokenizer::Tokenizer;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::Semaphore;
 use worker::Worker;
 
 /// The model that is served.
@@ -87,8 +92,12 @@ pub(crate) struct App {
     grammars: OnceLock<Result<Grammars, GrammarError>>,
     /// Schemas and grammars that are compiled.
     compiling: Lane,
-    /// Large bodies that are read.
+    /// Large bodies that become requests.
     reading: Lane,
+    /// Large bodies that arrive.
+    bodies: body::Places,
+    /// Answers with log probabilities, which may be large, until they are sent.
+    large: Arc<Semaphore>,
     context: usize,
     fingerprint: String,
     created: u64,
@@ -108,6 +117,8 @@ impl App {
             grammars: OnceLock::new(),
             compiling: Lane::new(config.queue),
             reading: Lane::new(config.queue),
+            bodies: body::Places::new(),
+            large: Arc::new(Semaphore::new(config.slots.max(1))),
             context: served.context,
             fingerprint: served.fingerprint,
             created: now(),

@@ -9,6 +9,7 @@ use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::{exponential_buckets, Histogram};
 use prometheus_client::registry::Registry;
 use rustml_engine::{Stats, Timings};
+use rustml_trace::lost::Sample;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -286,6 +287,24 @@ impl Collector for OfEngine {
         ] {
             let counter = ConstCounter::new(value);
             counter.encode(to.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        if let Some(threads) = Sample::now(false) {
+            let (ran, waited) = threads.totals();
+            for (name, help, seconds) in [
+                (
+                    "compute_run_seconds",
+                    "Time that the threads that compute ran, of all together",
+                    ran,
+                ),
+                (
+                    "compute_wait_seconds",
+                    "Time that they were ready to run while the machine ran something else",
+                    waited,
+                ),
+            ] {
+                let counter = ConstCounter::new(seconds);
+                counter.encode(to.encode_descriptor(name, help, None, counter.metric_type())?)?;
+            }
         }
         for (name, help, seconds) in [
             (

@@ -1,12 +1,13 @@
 //! From what a client asks for to requests for the engine.
 
 use crate::lane::blocking;
-use crate::types::{ApiError, CommonFields, ResponseFormat, Usage};
+use crate::limits::LOGPROBS;
+use crate::types::{ApiError, CommonFields, ResponseFormat, Usage, NO_LIMIT};
 use crate::worker::refused;
 use crate::App;
 use axum::http::StatusCode;
-use rustml_engine::grammar::{GrammarError, Grammars};
-use rustml_engine::{Constraint, Finish, Refusal, Request, Sampling, Update, MAX_LOGPROBS};
+use rustml_engine::grammar::{Grammar, GrammarError, Grammars};
+use rustml_engine::{Finish, Refusal, Request, Sampling, Update, MAX_LOGPROBS};
 use serde_json::Value;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -92,6 +93,7 @@ impl App {
     ) -> Result<usize, ApiError> {
         let most = self.config.max_tokens.unwrap_or(self.context);
         match asked {
+            Some(NO_LIMIT) => Ok(most),
             Some(asked) if self.config.max_tokens.is_some() && asked > most => {
                 Err(ApiError::field(
                     field,
@@ -118,15 +120,50 @@ impl App {
         max_tokens.min(self.context.saturating_sub(prompt).max(1))
     }
 
+    /// The tokens of each of `answers` whose log probabilities are told with those
+    /// of `likeliest` others, if they are; at most what a whole answer has room
+    /// for, or [`crate::limits::LOGPROBS`] would be passed. What is echoed comes first.
+    pub fn told(
+        &self,
+        max_tokens: usize,
+        (answers, echoed): (usize, usize),
+        likeliest: Option<usize>,
+    ) -> Result<usize, ApiError> {
+        let Some(likeliest) = likeliest else {
+            return Ok(max_tokens);
+        };
+        let each = LOGPROBS / (answers.max(1) * (likeliest + 1));
+        if echoed >= each && echoed > 0 {
+            let says = format!(
+                "logprobs of {answers} times {echoed} tokens of the prompt, with {likeliest} others each, \
+                 are more than an answer holds ({LOGPROBS}); ask for fewer, or for fewer answers"
+            );
+            return Err(ApiError::field("logprobs", says).code("too_many_logprobs"));
+        }
+        Ok(max_tokens.min(each - echoed))
+    }
+
     /// What the answer at `index` is asked for, but for its prompt and what it
     /// has to be like. Answers to one request get different dice.
     pub fn request(&self, c: &CommonFields, seed: u64, index: usize) -> Result<Request, ApiError> {
+        let repetition_penalty = match (c.repetition_penalty, c.repeat_penalty) {
+            (Some(a), Some(b)) if a != b => {
+                let says = "repeat_penalty is another name of repetition_penalty, and differs";
+                return Err(ApiError::field("repeat_penalty", says));
+            }
+            (a, b) => a.or(b).unwrap_or(1.0),
+        };
+        // The least of a probability that tokens can reach together is one token.
+        let (top_k, top_p) = match c.top_p {
+            Some(0.0) => (1, 1.0),
+            top_p => (c.top_k.unwrap_or(0), top_p.unwrap_or(1.0)),
+        };
         let sampling = Sampling {
             temperature: c.temperature.unwrap_or(1.0),
-            top_k: c.top_k.unwrap_or(0),
-            top_p: c.top_p.unwrap_or(1.0),
+            top_k,
+            top_p,
             min_p: c.min_p.unwrap_or(0.0),
-            repetition_penalty: c.repetition_penalty.unwrap_or(1.0),
+            repetition_penalty,
             presence_penalty: c.presence_penalty.unwrap_or(0.0),
             frequency_penalty: c.frequency_penalty.unwrap_or(0.0),
             seed: seed.wrapping_add(index as u64),
@@ -147,6 +184,7 @@ impl App {
             sampling,
             logit_bias: bias(c)?,
             stop,
+            ignore_end: c.ignore_eos == Some(true),
             ..Request::default()
         })
     }
@@ -166,16 +204,19 @@ impl App {
         Ok(match (format, grammar, regex) {
             (_, Some(grammar), _) => Shape::Grammar(grammar.clone()),
             (_, _, Some(regex)) => Shape::Regex(regex.clone()),
-            (Some(ResponseFormat::JsonObject), ..) => Shape::Object,
-            (Some(ResponseFormat::JsonSchema { json_schema }), ..) => match &json_schema.schema {
-                Some(schema) => Shape::Schema(schema.clone()),
-                None => Shape::Object,
-            },
+            (Some(ResponseFormat::JsonObject { schema }), ..) => {
+                let schema = schema.clone();
+                schema.map_or(Shape::Object, Shape::Schema)
+            }
+            (Some(ResponseFormat::JsonSchema { json_schema }), ..) => {
+                Shape::Schema(json_schema.schema.clone())
+            }
             _ => Shape::Any,
         })
     }
 
-    /// Makes answers be like that.
+    /// Makes answers be like that. What is asked for is compiled once, and each
+    /// answer gets its own copy.
     pub async fn constrain(
         self: &Arc<App>,
         requests: &mut [Request],
@@ -187,36 +228,49 @@ impl App {
         let turn = self.compiling.turn().await?;
         let (app, n) = (self.clone(), requests.len());
         let made = blocking(Some(turn), move || {
-            (0..n)
-                .map(|_| app.constraint(&shape))
-                .collect::<Result<Vec<_>, _>>()
+            let grammar = app.grammar(&shape)?;
+            Ok((0..n).map(|_| grammar.constraint()).collect::<Vec<_>>())
         });
         for (request, constraint) in requests.iter_mut().zip(made.await?) {
-            request.constraint = constraint;
+            request.constraint = Some(constraint);
         }
         Ok(())
     }
 
-    /// What makes one answer be like that.
-    fn constraint(&self, shape: &Shape) -> Result<Option<Box<dyn Constraint>>, ApiError> {
-        let grammars = || self.grammars();
+    /// What all answers have to be like.
+    fn grammar(&self, shape: &Shape) -> Result<Grammar, ApiError> {
+        let grammars = self.grammars()?;
         let (field, made) = match shape {
-            Shape::Any => return Ok(None),
-            Shape::Object => ("response_format", grammars()?.json_object()),
-            Shape::Schema(schema) => ("response_format", grammars()?.json_schema(schema)),
-            Shape::Call(schema) => ("tools", grammars()?.json_schema(schema)),
-            Shape::Grammar(text) => ("grammar", grammars()?.lark(text)),
-            Shape::Regex(text) => ("regex", grammars()?.regex(text)),
+            Shape::Any | Shape::Object => ("response_format", grammars.json_object()),
+            Shape::Schema(schema) => ("response_format", grammars.json_schema(schema)),
+            Shape::Call(schema) => ("tools", grammars.json_schema(schema)),
+            Shape::Grammar(text) => ("grammar", grammars.lark(text)),
+            Shape::Regex(text) => ("regex", grammars.regex(text)),
         };
-        let refused =
-            |e: GrammarError| ApiError::field(field, e.to_string()).code("invalid_grammar");
-        made.map(Some).map_err(refused)
+        made.map_err(|e| {
+            let e = match (shape, e) {
+                (Shape::Call(schema), GrammarError::Schema { at, why }) => {
+                    let at = crate::tools::place(schema, &at);
+                    GrammarError::Schema { at, why }
+                }
+                (_, e) => e,
+            };
+            ApiError::field(field, e.to_string()).code("invalid_grammar")
+        })
     }
 
     /// What makes constraints; made when it is first asked for.
     fn grammars(&self) -> Result<&Grammars, ApiError> {
         let made = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer));
         made.as_ref().map_err(|e| ApiError::bad(e.to_string()))
+    }
+
+    /// Whether a prompt ends with this, but for white space.
+    pub fn ends_with(&self, prompt: &[u32], mark: &str) -> bool {
+        // Each token but the last few has a byte at least.
+        let last = &prompt[prompt.len().saturating_sub(mark.len() + 8)..];
+        let text: String = last.iter().map(|&id| self.token(id).0).collect();
+        text.trim_end().ends_with(mark)
     }
 
     /// A token's text and bytes.
@@ -244,7 +298,8 @@ fn out_of_range(says: String) -> ApiError {
 fn bias(c: &CommonFields) -> Result<Vec<(u32, f32)>, ApiError> {
     let given = c.logit_bias.iter().flatten();
     let mut all = given
-        .map(|(id, &bias)| match id.parse() {
+        .map(|(id, bias)| (id, *bias))
+        .map(|(id, bias)| match id.parse::<u32>() {
             _ if !(-100.0..=100.0).contains(&bias) => Err(ApiError::field(
                 "logit_bias",
                 format!("logit_bias of token {id} is {bias}, but must be from -100 to 100"),
@@ -259,7 +314,13 @@ fn bias(c: &CommonFields) -> Result<Vec<(u32, f32)>, ApiError> {
         })
         .collect::<Result<Vec<_>, _>>()?;
     all.sort_unstable_by_key(|b| b.0);
-    Ok(all)
+    match all.windows(2).find(|two| two[0].0 == two[1].0) {
+        Some(two) => Err(ApiError::field(
+            "logit_bias",
+            format!("logit_bias has token {} twice", two[0].0),
+        )),
+        None => Ok(all),
+    }
 }
 
 /// How many of the likeliest tokens to tell, if that many can be.
@@ -291,6 +352,7 @@ pub(crate) fn failure(why: &Finish) -> Option<ApiError> {
         Finish::Failed(why) => {
             Some(ApiError::bad(format!("the answer could not go on: {why}")).code("grammar_failed"))
         }
+        Finish::NotFinite(why) => Some(ApiError::internal(why.clone())),
         Finish::Timeout | Finish::Cancelled => Some(ApiError::unavailable(
             "the server ended the answer before it was complete",
         )),

@@ -1,28 +1,27 @@
-//! Routes, connections, and the way to an end.
+//! Connections, and the way to an end.
 
-use crate::types::ApiError;
-use crate::{auth, chat, completions, lane, models, openapi, page, tokenize};
+use crate::connections::{Connections, Held, Kept, Noted, Place};
+use crate::{lane, routes};
 use crate::{App, Config, Served};
 use axum::body::Body;
-use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
-use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::extract::Request;
+use axum::response::Response;
 use axum::Router;
+use futures_util::future::select_all;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
-use std::any::Any;
+use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::ServiceExt;
 
 /// Time between two looks at whether to end.
 const GLANCE: Duration = Duration::from_millis(20);
@@ -31,16 +30,20 @@ const GLANCE: Duration = Duration::from_millis(20);
 /// answer to flow, and few enough that a stuck client is soon noticed.
 const SEND_BUFFER: usize = 256 << 10;
 
+/// Bytes of a request's head; and of a body, and of an answer, that HTTP keeps at a
+/// time.
+const MAX_HEAD: usize = 64 << 10;
+
 /// Time for connections to close, once nothing is left to answer.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Serves until `stop` is set, and then until running requests are through or
-/// [`Config::drain_timeout`] is.
+/// Serves at these addresses until `stop` is set, and then until running requests
+/// are through or [`Config::drain_timeout`] is.
 ///
 /// # Errors
 /// If the engine or the runtime cannot be made.
 pub fn serve(
-    listener: std::net::TcpListener,
+    listeners: Vec<std::net::TcpListener>,
     served: Served,
     config: Config,
     stop: &AtomicBool,
@@ -55,8 +58,12 @@ pub fn serve(
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        listener.set_nonblocking(true)?;
-        accept(TcpListener::from_std(listener)?, app, stop).await;
+        let own = |listener: std::net::TcpListener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        };
+        let listeners = listeners.into_iter().map(own);
+        accept(&listeners.collect::<io::Result<Vec<_>>>()?, app, stop).await;
         io::Result::Ok(())
     })?;
     runtime.shutdown_timeout(CLOSING);
@@ -78,22 +85,27 @@ fn stand_back() {
     }
 }
 
-async fn accept(listener: TcpListener, app: Arc<App>, stop: &AtomicBool) {
-    let places = Arc::new(Semaphore::new(app.config.connections));
+async fn accept(listeners: &[TcpListener], app: Arc<App>, stop: &AtomicBool) {
+    let connections = Connections::new(app.config.connections);
     let graceful = GracefulShutdown::new();
-    let service = TowerToHyperService::new(router(app.clone()));
+    let router = routes::router(app.clone());
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new())
-        .header_read_timeout(app.config.read_timeout);
+        .max_buf_size(MAX_HEAD)
+        .header_read_timeout(app.config.idle_timeout);
     let mut end = None;
     let mut glance = tokio::time::interval(GLANCE);
+    // Came, but there is no place yet.
+    let mut waiting: Option<(TcpStream, SocketAddr)> = None;
     loop {
-        let connection = async {
-            let place = places.clone().acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
-            accepted = connection => accepted,
+        tokio::select! {
+            accepted = next(listeners), if waiting.is_none() => match accepted {
+                Ok(came) => waiting = Some(came),
+                Err(e) => {
+                    tracing::warn!(target: "rustml_server", "cannot accept a connection: {e}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
             _ = glance.tick() => {
                 if stop.load(Ordering::Relaxed) {
                     let end = *end.get_or_insert_with(|| begin_end(&app));
@@ -101,29 +113,58 @@ async fn accept(listener: TcpListener, app: Arc<App>, stop: &AtomicBool) {
                         break;
                     }
                 }
-                continue;
             }
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let connection =
-                    http.serve_connection(TokioIo::new(guarded(stream, &app)), service.clone());
-                let connection = graceful.watch(connection);
-                tokio::spawn(async move {
+        let Some(place) = waiting
+            .as_ref()
+            .and_then(|(_, from)| connections.enter(from.ip()))
+        else {
+            continue;
+        };
+        if let Some((stream, _)) = waiting.take() {
+            let service = service(router.clone(), place.clone());
+            let io = TokioIo::new(guarded(stream, &app, place.clone()));
+            let connection = graceful.watch(http.serve_connection(io, service));
+            let head = app.config.read_timeout;
+            tokio::spawn(async move {
+                tokio::select! {
                     // Its errors are the client's: it left, or was too slow.
-                    let _ = connection.await;
-                    drop(place);
-                });
-            }
-            Err(e) => {
-                tracing::warn!(target: "rustml_server", "cannot accept a connection: {e}");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+                    _ = connection => {}
+                    () = place.closed(head) => {}
+                }
+            });
         }
     }
-    drop(listener);
     app.worker.cancel_all();
     let _ = tokio::time::timeout(CLOSING, graceful.shutdown()).await;
+}
+
+/// The next connection that comes to any of the addresses.
+async fn next(listeners: &[TcpListener]) -> io::Result<(TcpStream, SocketAddr)> {
+    let coming = listeners.iter().map(|l| Box::pin(l.accept()));
+    select_all(coming).await.0
+}
+
+/// What answers the requests of a connection.
+fn service(
+    router: Router,
+    place: Arc<Place>,
+) -> impl hyper::service::Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>
+{
+    service_fn(move |request: Request<Incoming>| {
+        let busy = place.begin();
+        let mut request = request.map(Body::new);
+        if let Some(uri) = routes::meant(request.uri()) {
+            *request.uri_mut() = uri;
+        }
+        request.extensions_mut().insert(place.clone());
+        let answer = router.clone().oneshot(request);
+        async move {
+            let mut response = answer.await?;
+            let kept = response.extensions_mut().remove::<Kept>();
+            Ok(response.map(|body| Body::new(Held::new(body, busy, kept))))
+        }
+    })
 }
 
 /// New requests are refused from here on; when running ones have to be through.
@@ -138,81 +179,14 @@ fn begin_end(app: &App) -> Instant {
 }
 
 /// A connection whose client has to take what it is sent.
-fn guarded(stream: TcpStream, app: &App) -> std::pin::Pin<Box<TimeoutStream<TcpStream>>> {
+fn guarded(stream: TcpStream, app: &App, place: Arc<Place>) -> Noted<TimeoutStream<TcpStream>> {
     // Pieces are small, and each is waited for.
     let _ = stream.set_nodelay(true);
     let _ = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(app.config.write_timeout));
-    Box::pin(stream)
-}
-
-fn router(app: Arc<App>) -> Router {
-    let guarded = Router::new()
-        .route("/v1/chat/completions", post(chat::complete))
-        .route("/v1/completions", post(completions::complete))
-        .route("/v1/embeddings", post(tokenize::embeddings))
-        .route("/tokenize", post(tokenize::tokenize))
-        .route("/detokenize", post(tokenize::detokenize))
-        .route("/v1/models", get(models::list))
-        .route("/v1/models/{*id}", get(models::one))
-        .route("/metrics", get(models::counters))
-        .route_layer(middleware::from_fn_with_state(app.clone(), auth::check));
-    let open = Router::new()
-        .route("/", get(page::index))
-        .route("/openapi.json", get(openapi::document))
-        .route("/page/{name}", get(page::file))
-        .route("/health", get(models::health))
-        .route("/ready", get(models::ready));
-    guarded
-        .merge(open)
-        .fallback(not_found)
-        .method_not_allowed_fallback(not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(auth::cors(&app.config.cors_origins))
-        .layer(middleware::from_fn_with_state(app.clone(), observe))
-        .with_state(app)
-}
-
-async fn not_found(request: Request<Body>) -> ApiError {
-    let path = request.uri().path();
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        format!("there is no {path} here; /openapi.json lists what there is"),
-    )
-    .code("not_found")
-}
-
-async fn not_allowed(request: Request<Body>) -> ApiError {
-    let says = format!(
-        "{} does not take {}",
-        request.uri().path(),
-        request.method()
-    );
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, says).code("method_not_allowed")
-}
-
-fn panicked(_: Box<dyn Any + Send>) -> Response {
-    ApiError::internal("this request made the server fail").into_response()
-}
-
-/// Refuses new work at the end, and counts answers.
-async fn observe(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
-    let path = request.extensions().get::<MatchedPath>().cloned();
-    let began = Instant::now();
-    let method = request.method().clone();
-    let response = match method.as_str() {
-        "POST" if app.draining.load(Ordering::SeqCst) => {
-            ApiError::unavailable("the server is ending; it takes no new requests").into_response()
-        }
-        _ => next.run(request).await,
-    };
-    let path = path.as_ref().map_or("", MatchedPath::as_str);
-    let status = response.status().as_u16();
-    app.metrics.answered(path, status);
-    tracing::debug!(
-        target: "rustml_server::http",
-        %method, path, status, ms = began.elapsed().as_secs_f64() * 1e3,
-    );
-    response
+    Noted {
+        stream: Box::pin(stream),
+        place,
+    }
 }

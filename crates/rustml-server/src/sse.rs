@@ -116,5 +116,7 @@ pub(crate) fn respond<S: Shape>(app: &App, running: Running, shape: S) -> Respon
     let alive = KeepAlive::new()
         .interval(app.config.keep_alive)
         .text("keep-alive");
-    Sse::new(events).keep_alive(alive).into_response()
+    // Proxies hand each piece on.
+    let headers = [("x-accel-buffering", "no")];
+    (headers, Sse::new(events).keep_alive(alive)).into_response()
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[utoipa::path(
     post,
     path = "/tokenize",
-    request_body = TokenizeRequest,
+    request_body(content = TokenizeRequest, example = json!({"prompt": "Name a river."})),
     responses(
         (status = 200, description = "The answer", body = TokenizeResponse),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
@@ -27,7 +27,7 @@ pub(crate) async fn tokenize(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Json<TokenizeResponse>, ApiError> {
-    let bytes = body::read(request, &app.config).await?;
+    let bytes = body::read(request, &app).await?;
     let shared = app.clone();
     app.reading(bytes.len(), move || {
         let app = shared;
@@ -52,7 +52,7 @@ fn tokens(app: &App, asked: &TokenizeRequest) -> Result<Vec<u32>, ApiError> {
         (Some(text), None) if asked.tools.is_none() => {
             let options = Encode {
                 add_special: asked.add_special_tokens != Some(false),
-                parse_special: true,
+                parse_special: asked.parse_special == Some(true),
             };
             let ids = app.tokenizer.encode(text, options);
             ids.map_err(|e| ApiError::field("prompt", e.to_string()))
@@ -74,7 +74,7 @@ fn tokens(app: &App, asked: &TokenizeRequest) -> Result<Vec<u32>, ApiError> {
 #[utoipa::path(
     post,
     path = "/detokenize",
-    request_body = DetokenizeRequest,
+    request_body(content = DetokenizeRequest, example = json!({"tokens": [1, 2, 3]})),
     responses(
         (status = 200, description = "The answer", body = DetokenizeResponse),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
@@ -86,7 +86,7 @@ pub(crate) async fn detokenize(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Json<DetokenizeResponse>, ApiError> {
-    let bytes = body::read(request, &app.config).await?;
+    let bytes = body::read(request, &app).await?;
     let shared = app.clone();
     app.reading(bytes.len(), move || {
         let app = shared;
@@ -115,7 +115,7 @@ pub(crate) async fn detokenize(
     post,
     path = "/v1/embeddings",
     operation_id = "createEmbedding",
-    request_body = EmbeddingsRequest,
+    request_body(content = EmbeddingsRequest, example = json!({"input": "Name a river."})),
     responses(
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
         (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
@@ -126,8 +126,10 @@ pub(crate) async fn embeddings(
     State(app): State<Arc<App>>,
     request: Request<Body>,
 ) -> Result<Json<()>, ApiError> {
-    let bytes = body::read(request, &app.config).await?;
-    let asked: EmbeddingsRequest = Fields::parse(&bytes)?.read()?;
+    let bytes = body::read(request, &app).await?;
+    let mut fields = Fields::parse(&bytes)?;
+    let asked: EmbeddingsRequest = fields.read()?;
+    fields.end()?;
     let model = app.model(asked.model.as_deref())?;
     let says = format!("the model {model} generates text and does not embed; embeddings need one that was trained for them");
     Err(ApiError::field("model", says).code("model_does_not_embed"))

@@ -8,6 +8,9 @@ use crate::types::{ApiError, Tool, ToolChoice, ToolMode};
 use rustml_tokenizer::{ChatTemplate, Message};
 use serde_json::{json, Map, Value};
 
+/// Letters of a function's name; proxies put theirs before those of others.
+const MAX_NAME: usize = 128;
+
 /// Functions of a request.
 pub(crate) struct Tools {
     pub tools: Vec<Tool>,
@@ -105,45 +108,33 @@ impl Tools {
             list.join("\n")
         );
         match messages.first_mut().filter(|m| m.role == "system") {
-            Some(system) => system.content = format!("{}\n\n{text}", system.content),
+            Some(system) => system.content = format!("{}\n\n{text}", system.content).into(),
             None => messages.insert(0, Message::new("system", text)),
         }
     }
 
     /// What an answer has to be that has to be a call.
+    ///
+    /// A tool's parameters are a resource of their own (JSON Schema, section
+    /// 8.2.1): what they refer to as `#` is their root, so that two tools may
+    /// define the same name, and no reference has to be rewritten.
     pub fn schema(&self) -> Value {
-        let mut shared = Map::new();
-        let calls: Vec<_> = self
-            .tools
-            .iter()
-            .map(|t| self.call(t, &mut shared))
-            .collect();
-        let mut schema = match <[Value; 1]>::try_from(calls) {
+        let calls = self.tools.iter().enumerate().map(|(i, t)| self.call(i, t));
+        let calls: Vec<_> = calls.collect();
+        match <[Value; 1]>::try_from(calls) {
             Ok([call]) => call,
             Err(calls) => json!({ "anyOf": calls }),
-        };
-        if let Some(schema) = schema.as_object_mut() {
-            schema.extend(shared);
         }
-        schema
     }
 
-    /// The schema of a call. What its parameters define for themselves, and
-    /// refer to from the root, moves to the root.
-    fn call(&self, tool: &Tool, shared: &mut Map<String, Value>) -> Value {
-        let mut parameters = tool
-            .function
-            .parameters
-            .clone()
-            .unwrap_or(json!({"type": "object"}));
+    /// The schema of a call of the tool at `index`.
+    fn call(&self, index: usize, tool: &Tool) -> Value {
+        let parameters = tool.function.parameters.clone();
+        let mut parameters = parameters.unwrap_or(json!({"type": "object"}));
         if let Some(object) = parameters.as_object_mut() {
-            for key in ["$defs", "definitions"] {
-                if let Some(Value::Object(defined)) = object.remove(key) {
-                    let all = shared.entry(key).or_insert_with(|| json!({}));
-                    all.as_object_mut()
-                        .into_iter()
-                        .for_each(|all| all.extend(defined.clone()));
-                }
+            let id = object.entry("$id").or_insert(Value::Null);
+            if !id.is_string() {
+                *id = json!(format!("tool:{index}"));
             }
         }
         let mut properties = Map::new();
@@ -157,10 +148,33 @@ impl Tools {
         })
     }
 
-    /// Reads an answer that may have calls in it.
-    pub fn parser(&self) -> CallParser {
+    /// Reads an answer that may have calls in it; `thinking` if the prompt
+    /// ends within thoughts.
+    pub fn parser(&self, thinking: bool) -> CallParser {
         let names = self.tools.iter().map(|t| t.function.name.clone());
-        CallParser::new(names.collect(), self.parallel)
+        CallParser::new(names.collect(), self.parallel, thinking)
+    }
+}
+
+/// Where in a tool's parameters a place in [`Tools::schema`] is, for a message.
+pub(crate) fn place(schema: &Value, at: &str) -> String {
+    let one = at.strip_prefix("/anyOf/").and_then(|at| at.split_once('/'));
+    let (call, inner) = match one {
+        Some((index, inner)) => (
+            index.parse().ok().map(|i: usize| &schema["anyOf"][i]),
+            inner,
+        ),
+        None => (Some(schema), at.trim_start_matches('/')),
+    };
+    let keys = ["properties/arguments", "properties/parameters"];
+    let inner = keys.iter().find_map(|key| inner.strip_prefix(key));
+    match (call, inner) {
+        (Some(call), Some(inner)) => {
+            let name = &call["properties"]["name"]["const"];
+            let root = if inner.is_empty() { "#" } else { "" };
+            format!("parameters of {name}, {root}{inner}")
+        }
+        _ => at.to_owned(),
     }
 }
 
@@ -176,8 +190,9 @@ fn check(tools: &[Tool]) -> Result<(), ApiError> {
             return Err(ApiError::field(field("type"), says));
         }
         let fits = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-        if name.is_empty() || name.len() > 64 || !name.chars().all(fits) {
-            let says = format!("{name:?} is no name: letters, digits, _, - and . are, 64 at most");
+        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(fits) {
+            let says =
+                format!("{name:?} is no name: letters, digits, _, - and . are, {MAX_NAME} at most");
             return Err(ApiError::field(field("function.name"), says));
         }
         if tool
@@ -198,18 +213,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemas_of_calls_keep_their_references() {
-        let tool = json!({"type": "function", "function": {"name": "f", "parameters": {
-            "type": "object", "properties": {"x": {"$ref": "#/$defs/X"}}, "$defs": {"X": {"type": "integer"}}}}});
+    fn parameters_are_resources_of_their_own() {
+        let tool = |name: &str, modes: [&str; 2]| {
+            json!({"type": "function", "function": {"name": name, "parameters": {
+            "type": "object", "properties": {"mode": {"$ref": "#/$defs/Mode"}}, "$defs": {"Mode": {"enum": modes}}}}})
+        };
         let template = ChatTemplate::new("{{ tools }}", None, None).unwrap();
         let choice = ToolChoice::Mode(ToolMode::Required);
-        let tools = vec![serde_json::from_value(tool).unwrap()];
-        let tools = Tools::new(tools, Some(choice), true, &template)
-            .unwrap()
-            .unwrap();
-        let schema = tools.schema();
-        assert_eq!(schema["$defs"]["X"]["type"], "integer");
-        assert_eq!(schema["properties"]["name"]["const"], "f");
-        assert!(schema["properties"]["arguments"]["$defs"].is_null());
+        let tools = [tool("f", ["on", "off"]), tool("g", ["red", "blue"])];
+        let tools = tools.map(|t| serde_json::from_value(t).unwrap());
+        let tools = Tools::new(tools.into(), Some(choice), true, &template);
+        let schema = tools.unwrap().unwrap().schema();
+        let of = |i: usize| &schema["anyOf"][i]["properties"]["arguments"];
+        assert_eq!(of(0)["$defs"]["Mode"]["enum"][0], "on");
+        assert_eq!(of(1)["$defs"]["Mode"]["enum"][0], "red");
+        assert_ne!(of(0)["$id"], of(1)["$id"]);
+        let at = place(&schema, "/anyOf/1/properties/arguments/properties/mode");
+        assert_eq!(at, "parameters of \"g\", /properties/mode");
+        let at = place(&schema["anyOf"][0], "/properties/arguments");
+        assert_eq!(at, "parameters of \"f\", #");
     }
 }

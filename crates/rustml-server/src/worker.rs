@@ -11,7 +11,7 @@ use rustml_engine::{Engine, Finish, Refusal, Request, RequestId, Timings, Update
 use std::collections::HashMap;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{mpsc as queue, Arc};
+use std::sync::{mpsc as queue, Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
@@ -20,8 +20,9 @@ use tokio::sync::{mpsc, oneshot};
 /// have to be replaced.
 pub type MakeEngine = Box<dyn FnMut() -> Result<Engine, String> + Send>;
 
-/// A step that takes longer than this is taken for stuck.
-const STUCK: Duration = Duration::from_secs(30);
+/// Counts parts of steps, so that a step that goes on can be told from one that is
+/// stuck.
+type Progress = Arc<AtomicU64>;
 
 /// What steps brought for a job's answers, or why that job is over.
 pub(crate) enum Event {
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     to: queue::Sender<Message>,
     shared: Arc<Shared>,
     backlog: usize,
+    /// Time without a sign of life after which the engine is taken for stuck.
+    stuck: Duration,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -64,15 +67,36 @@ struct Shared {
     /// sent.
     open: AtomicUsize,
     idle: AtomicBool,
-    /// Milliseconds from `Worker`'s start to the latest sign of life.
-    alive: AtomicU64,
-    started: std::sync::OnceLock<Instant>,
+    /// Rounds of the thread.
+    rounds: AtomicU64,
+    /// Of the engine that is there now.
+    progress: Mutex<Option<Progress>>,
+    /// The latest sign of life that somebody saw, and when.
+    seen: Mutex<Option<((u64, u64), Instant)>>,
 }
 
 impl Shared {
-    fn now(&self) -> u64 {
-        let elapsed = self.started.get_or_init(Instant::now).elapsed();
-        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    /// Whether there was a sign of life within `patience`, or since somebody looked
+    /// last.
+    fn is_alive(&self, patience: Duration) -> bool {
+        let progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts = progress
+            .as_ref()
+            .map_or(0, |parts| parts.load(Ordering::Relaxed));
+        let now = (self.rounds.load(Ordering::Relaxed), parts);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        match *seen {
+            Some((then, at)) if then == now => at.elapsed() < patience,
+            _ => {
+                *seen = Some((now, Instant::now()));
+                true
+            }
+        }
+    }
+
+    fn watch(&self, engine: &Engine) {
+        let progress = Some(engine.progress());
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
     }
 }
 
@@ -94,8 +118,9 @@ impl Worker {
                 Err(e) => return drop(made.send(Err(e))),
             };
             let _ = made.send(Ok(()));
+            mine.watch(&engine);
             Loop {
-                engine,
+                engine: Some(engine),
                 make,
                 from,
                 shared: mine,
@@ -116,6 +141,7 @@ impl Worker {
             to,
             shared,
             backlog: config.backlog,
+            stuck: config.stuck_after,
             thread: Some(thread),
         })
     }
@@ -169,9 +195,8 @@ impl Worker {
     /// Whether the thread is stepping, or ready to.
     pub fn is_alive(&self) -> bool {
         let thread = self.thread.as_ref().is_some_and(|t| !t.is_finished());
-        let alive = self.shared.alive.load(Ordering::Relaxed);
-        let quiet = self.shared.now().saturating_sub(alive);
-        thread && (self.shared.idle.load(Ordering::Relaxed) || quiet < STUCK.as_millis() as u64)
+        let alive = self.shared.is_alive(self.stuck);
+        thread && (self.shared.idle.load(Ordering::Relaxed) || alive)
     }
 }
 
@@ -237,7 +262,8 @@ struct Log {
 }
 
 struct Loop {
-    engine: Engine,
+    /// There but while another one is made.
+    engine: Option<Engine>,
     make: MakeEngine,
     from: queue::Receiver<Message>,
     shared: Arc<Shared>,
@@ -250,12 +276,19 @@ struct Loop {
 }
 
 impl Loop {
+    fn engine(&mut self) -> &mut Engine {
+        self.engine
+            .as_mut()
+            .expect("it is replaced, or the thread ends")
+    }
+
     fn run(mut self) {
         while self.take_messages() {
-            let stepped = catch_unwind(AssertUnwindSafe(|| self.engine.step()));
+            let stepped = catch_unwind(AssertUnwindSafe(|| self.engine().step()));
             match stepped {
                 Ok(updates) => {
-                    self.metrics.engine(self.engine.stats());
+                    let stats = self.engine().stats();
+                    self.metrics.engine(stats);
                     self.deliver(updates);
                 }
                 Err(_) => {
@@ -271,7 +304,7 @@ impl Loop {
     fn wait(&mut self) -> Option<Message> {
         loop {
             match self.from.try_recv() {
-                Err(queue::TryRecvError::Empty) if self.engine.tidy() => {}
+                Err(queue::TryRecvError::Empty) if self.engine().tidy() => {}
                 Err(queue::TryRecvError::Empty) => return self.from.recv().ok(),
                 other => return other.ok(),
             }
@@ -282,15 +315,11 @@ impl Loop {
     /// else to do; whether to go on.
     fn take_messages(&mut self) -> bool {
         loop {
-            self.shared
-                .alive
-                .store(self.shared.now(), Ordering::Relaxed);
-            let message = if self.engine.is_idle() {
+            self.shared.rounds.fetch_add(1, Ordering::Relaxed);
+            let message = if self.engine().is_idle() {
                 self.shared.idle.store(true, Ordering::Relaxed);
                 let message = self.wait();
-                self.shared
-                    .alive
-                    .store(self.shared.now(), Ordering::Relaxed);
+                self.shared.rounds.fetch_add(1, Ordering::Relaxed);
                 self.shared.idle.store(false, Ordering::Relaxed);
                 message
             } else {
@@ -303,11 +332,11 @@ impl Loop {
                 Some(Message::Submit(job)) => self.submit(job),
                 Some(Message::Cancel(key)) => self.cancel(key),
                 Some(Message::CancelAll) => {
-                    let updates = self.engine.cancel_all(Finish::Cancelled);
+                    let updates = self.engine().cancel_all(Finish::Cancelled);
                     self.deliver(updates);
                 }
                 Some(Message::Stop) | None => {
-                    self.engine.cancel_all(Finish::Cancelled);
+                    self.engine().cancel_all(Finish::Cancelled);
                     return false;
                 }
             }
@@ -351,7 +380,7 @@ impl Loop {
         }
         let mut ids = Vec::new();
         for request in requests {
-            let engine = &mut self.engine;
+            let engine = self.engine();
             let submit = AssertUnwindSafe(|| engine.submit(request));
             let done = match catch_unwind(submit) {
                 Ok(done) => done.map_err(refused),
@@ -361,7 +390,7 @@ impl Loop {
                 Ok(id) => ids.push(id),
                 Err(e) => {
                     for id in ids {
-                        self.engine.cancel(id, Finish::Cancelled);
+                        self.engine().cancel(id, Finish::Cancelled);
                     }
                     return Err(e);
                 }
@@ -377,7 +406,7 @@ impl Loop {
         };
         for id in active.ids.iter_mut().filter_map(Option::take) {
             self.owners.remove(&id);
-            let update = self.engine.cancel(id, Finish::Cancelled);
+            let update = self.engine().cancel(id, Finish::Cancelled);
             if let Some((why, timings)) = update.and_then(|u| u.finish) {
                 self.metrics.answer(why.name(), &timings);
                 active.log.add(&why, &timings);
@@ -444,10 +473,14 @@ impl Loop {
             let _ = active.events.try_send(Event::Failed);
             self.close(&active);
         }
+        // There is memory for one cache, not for two.
+        let gone = self.engine.take();
+        let _ = catch_unwind(AssertUnwindSafe(move || drop(gone)));
         match (self.make)() {
             Ok(engine) => {
                 tracing::error!(target: "rustml_server", "the engine failed and was replaced");
-                self.engine = engine;
+                self.shared.watch(&engine);
+                self.engine = Some(engine);
                 true
             }
             Err(e) => {
@@ -483,7 +516,9 @@ impl Loop {
 
     fn count(&self) {
         // After a cancellation there may be no step that would tell.
-        self.metrics.engine(self.engine.stats());
+        if let Some(engine) = &self.engine {
+            self.metrics.engine(engine.stats());
+        }
         self.metrics.in_engine(self.owners.len());
     }
 }

@@ -247,6 +247,23 @@ fn a_panic_ends_a_request_and_not_the_server() {
 }
 
 #[test]
+fn an_engine_without_progress_is_not_ready() {
+    let knobs = Arc::<Knobs>::default();
+    let config = Config {
+        stuck_after: Duration::from_millis(50),
+        ..Config::default()
+    };
+    let s = Server::with(config, knobs.clone());
+    knobs.slow.store(500, Ordering::SeqCst);
+    let stream = s.begin(TEXT, &long(true));
+    until("it says so", || s.get("/ready").status == 503);
+    assert_eq!(s.get("/health").status, 200);
+    drop(stream);
+    knobs.slow.store(0, Ordering::SeqCst);
+    until("it goes on", || s.get("/ready").status == 200);
+}
+
+#[test]
 fn the_slow_are_not_waited_for() {
     let s = Server::start(Config {
         read_timeout: Duration::from_millis(200),

@@ -42,6 +42,11 @@ fn what_is_wrong_is_named() {
         ),
         (
             json!({"messages": user(json!([{"type": "image_url", "image_url": {"url": "x"}}]))}),
+            "messages[0].content[0].image_url",
+            "unsupported_content",
+        ),
+        (
+            json!({"messages": user(json!([{"type": "image_file"}]))}),
             "messages[0].content[0].type",
             "unsupported_content",
         ),
@@ -56,12 +61,12 @@ fn what_is_wrong_is_named() {
         (json!({"n": 17}), "n", ""),
         (json!({"n": -1}), "n", "invalid_type"),
         (json!({"n": 1.5}), "n", "invalid_type"),
-        (json!({"max_tokens": -1}), "max_tokens", "invalid_type"),
+        (json!({"max_tokens": -2}), "max_tokens", "invalid_type"),
         (json!({"max_tokens": 1e30}), "max_tokens", "invalid_type"),
         (json!({"temperature": -1}), "temperature", ""),
         (json!({"temperature": 1e39}), "temperature", ""),
         (json!({"temperature": "hot"}), "temperature", "invalid_type"),
-        (json!({"top_p": 0}), "top_p", ""),
+        (json!({"top_p": -0.1}), "top_p", ""),
         (json!({"min_p": 2}), "min_p", ""),
         (json!({"repetition_penalty": 0}), "repetition_penalty", ""),
         (json!({"presence_penalty": 1000}), "presence_penalty", ""),
@@ -130,7 +135,7 @@ fn what_is_wrong_is_named() {
             "unsupported_parameter",
         ),
         (
-            json!({"functions": []}),
+            json!({"functions": [{}]}),
             "functions",
             "unsupported_parameter",
         ),
@@ -154,7 +159,9 @@ fn what_is_wrong_is_named() {
         (json!({"prompt": []}), "prompt", ""),
         (json!({"prompt": [[1], []]}), "prompt", ""),
         (json!({"prompt": [4_000_000]}), "", ""),
-        (json!({"prompt": [-1]}), "prompt", "invalid_type"),
+        (json!({"prompt": [-1]}), "prompt[0]", "invalid_type"),
+        (json!({"prompt": ["x", 1]}), "prompt", "invalid_type"),
+        (json!({"temperature": [1e3]}), "temperature", "invalid_type"),
         (json!({"prompt": vec!["x"; 17]}), "n", ""),
         (json!({"best_of": 2}), "best_of", "unsupported_parameter"),
         (json!({"suffix": "x"}), "suffix", "unsupported_parameter"),
@@ -188,13 +195,19 @@ fn what_is_wrong_is_named() {
         b"{\"messages\": \"\xff\"}",
         deep.as_bytes(),
         b"null",
-        b"{\"a\": 1e999}",
     ] {
         assert_eq!(
             typed(json_type, body),
             (400, String::new(), "invalid_json".into())
         );
     }
+    assert_eq!(
+        typed(
+            json_type,
+            b"{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}], \"seed\": 1e999}"
+        ),
+        (400, "seed".into(), "invalid_json".into())
+    );
     assert_eq!(typed("text/plain", b"{}").0, 415);
     assert_eq!(
         typed(json_type, b"{}"),

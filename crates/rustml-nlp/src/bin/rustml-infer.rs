@@ -1,5 +1,7 @@
 //! The classic command: a prompt in, text out. The same as `rustml infer`.
 
+#![forbid(unsafe_code)]
+
 use clap::Parser;
 use rustml_nlp::cli::{fail, infer, init_logging, InferArgs, Signals};
 use std::process::ExitCode;

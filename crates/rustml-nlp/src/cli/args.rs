@@ -2,6 +2,7 @@
 
 use crate::{Context, KvType, LoadOptions, Options, Quantize, Sampling, DEFAULT_MODEL};
 use clap::{Args, ValueEnum};
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,18 +28,23 @@ pub struct SourceArgs {
     /// its GGUF files, org/name/file.gguf, org/name@revision. Without it, and
     /// without --safetensors, the model is HuggingFaceTB/SmolLM2-135M-Instruct.
     #[arg(value_name = "GGUF_PATH", conflicts_with = "safetensors")]
-    pub model: Option<String>,
+    pub model: Option<OsString>,
 
     /// A model in safetensors: a name on the hub (org/name) or a directory
     #[arg(long, value_name = "ID|DIR", help_heading = "Model")]
-    pub safetensors: Option<String>,
+    pub safetensors: Option<OsString>,
 }
 
 impl SourceArgs {
     /// The model's name or path.
-    pub fn name(&self) -> &str {
+    pub fn name(&self) -> &OsStr {
         let name = self.model.as_deref().or(self.safetensors.as_deref());
-        name.unwrap_or(DEFAULT_MODEL)
+        name.unwrap_or(OsStr::new(DEFAULT_MODEL))
+    }
+
+    /// The same for people to read.
+    pub fn shown(&self) -> String {
+        self.name().to_string_lossy().into_owned()
     }
 }
 
@@ -72,6 +78,10 @@ pub struct LoadArgs {
     /// Load without a warm-up, so that the first step is slower
     #[arg(long, help_heading = "Model")]
     pub no_warmup: bool,
+
+    /// Load also if there seems to be no memory for it
+    #[arg(long, help_heading = "Model")]
+    pub force: bool,
 }
 
 impl LoadArgs {
@@ -83,6 +93,7 @@ impl LoadArgs {
             context: self.ctx_size.map_or(Context::Model, Context::Exactly),
             kv_type: self.kv_type,
             warm_up: !self.no_warmup,
+            force: self.force,
         }
     }
 }
@@ -97,7 +108,7 @@ pub struct DraftArgs {
     /// same. What is gained is measured for each request, and where nothing is,
     /// no more guesses are made.
     #[arg(long, value_name = "MODEL", help_heading = "Model")]
-    pub draft: Option<String>,
+    pub draft: Option<OsString>,
 }
 
 /// How tokens are chosen, and how many.
@@ -223,7 +234,12 @@ pub struct ProfileArgs {
 #[derive(Args, Clone, Debug)]
 pub struct SystemArgs {
     /// What the model is told before the conversation
-    #[arg(id = "system", long = "system", value_name = "TEXT")]
+    #[arg(
+        id = "system",
+        long = "system",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
     pub text: Option<String>,
 }
 
@@ -240,7 +256,13 @@ pub struct InferArgs {
     pub draft: DraftArgs,
 
     /// The text to continue, or with --chat to answer [default: standard input]
-    #[arg(long, short, value_name = "TEXT", conflicts_with = "batch_file")]
+    #[arg(
+        long,
+        short,
+        value_name = "TEXT",
+        conflicts_with = "batch_file",
+        allow_hyphen_values = true
+    )]
     pub prompt: Option<String>,
 
     /// A file of prompts, one a line, that are decoded together; the answers

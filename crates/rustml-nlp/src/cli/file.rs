@@ -1,122 +1,95 @@
-//! Files that appear whole or not at all.
+//! What is written, and what must not be written over.
 
 use super::output::Failure;
-use std::fs::File;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
+use rustml_io::Output;
+use std::io;
+use std::path::Path;
 
-/// A file that takes its name when it is complete, so that a failure leaves the
-/// older one. What is no regular file, as a pipe or /dev/stdout, is written to
-/// as it is.
-pub struct Output {
-    path: PathBuf,
-    to: To,
+/// The sentence for a file that could not be written.
+pub fn cannot_write(path: &Path, e: io::Error) -> Failure {
+    Output::failed(path, e).into()
 }
 
-enum To {
-    New(NamedTempFile, PathBuf),
-    Stream(File),
+/// Refuses to write over a file of the model that is read: the model would be
+/// lost, and it is never what was meant.
+///
+/// # Errors
+/// If `path` leads to the model's file, to another part of a split one, or to
+/// a file of the model's directory.
+pub fn spare_model(path: &Path, model: &Path) -> Result<(), Failure> {
+    let Ok(target) = path.canonicalize() else {
+        // Nothing is there yet.
+        return Ok(());
+    };
+    let is_target = |file: &Path| file.canonicalize().is_ok_and(|file| file == target);
+    let belongs = |file: &Path| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let parts = [".gguf", ".json", ".jinja", ".safetensors"];
+        parts.iter().any(|end| name.ends_with(end)) && is_target(file)
+    };
+    let beside = |directory: &Path, of: &dyn Fn(&Path) -> bool| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).any(|file| of(&file))
+    };
+    let hit = match (model.is_dir(), stem_of_parts(model)) {
+        (true, _) => beside(model, &belongs),
+        (false, Some(stem)) => beside(model.parent().unwrap_or(Path::new(".")), &|file| {
+            stem_of_parts(file) == Some(stem) && is_target(file)
+        }),
+        (false, None) => is_target(model),
+    };
+    match hit {
+        true => Err(Failure::Other(format!(
+            "cannot write {}: it belongs to the model that is read; name another file",
+            path.display()
+        ))),
+        false => Ok(()),
+    }
 }
 
-impl Output {
-    /// Whether the file could be begun: to be asked before work that takes
-    /// long. Nothing is left of the attempt.
-    ///
-    /// # Errors
-    /// A sentence if it could not.
-    pub fn check(path: &Path) -> Result<(), Failure> {
-        let parent = path.parent().filter(|p| *p != Path::new(""));
-        let parent = parent.unwrap_or(Path::new("."));
-        match parent.is_dir() {
-            _ if path.is_dir() => Err(Failure::Other(format!(
-                "cannot write {}: it is a directory",
-                path.display()
-            ))),
-            // A pipe's reader would see it closed.
-            true if path.exists() && !path.is_file() => Ok(()),
-            true => Output::create(path).map(drop),
-            false => Err(Failure::Other(format!(
-                "cannot write {}: there is no directory {}",
-                path.display(),
-                parent.display()
-            ))),
+/// Of a part of a split GGUF file, what all parts are called.
+fn stem_of_parts(file: &Path) -> Option<&str> {
+    let name = file.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let (rest, _) = name.rsplit_once("-of-")?;
+    rest.rsplit_once('-').map(|(stem, _)| stem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn files_of_the_model_are_spared_and_others_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir(at("model")).unwrap();
+        for name in [
+            "one.gguf",
+            "two.gguf",
+            "s-00001-of-00002.gguf",
+            "s-00002-of-00002.gguf",
+            "model/config.json",
+            "model/model.safetensors",
+            "model/notes.txt",
+        ] {
+            fs::write(at(name), "").unwrap();
         }
-    }
-
-    /// The sentence for an error.
-    pub fn failed(path: &Path, e: io::Error) -> Failure {
-        // Behind the name of a temporary file, which says nothing to anybody.
-        let inner = e.get_ref().and_then(|e| e.source());
-        let e = inner.map_or(e.to_string(), |e| e.to_string());
-        Failure::Other(format!("cannot write {}: {e}", path.display()))
-    }
-
-    /// Begins the file.
-    ///
-    /// # Errors
-    /// If nothing can be written there.
-    pub fn create(path: &Path) -> Result<Output, Failure> {
-        let to = create(path).map_err(|e| Output::failed(path, e))?;
-        let path = path.to_owned();
-        Ok(Output { path, to })
-    }
-
-    /// Puts the file in its place.
-    ///
-    /// # Errors
-    /// If it cannot be written to the end; the older file is then still there.
-    pub fn finish(mut self) -> Result<(), Failure> {
-        let done = match self.to {
-            To::New(file, path) => {
-                let synced = file.as_file().sync_all();
-                synced.and_then(|()| file.persist(path).map(drop).map_err(|e| e.error))
-            }
-            To::Stream(ref mut file) => file.flush(),
-        };
-        done.map_err(|e| Output::failed(&self.path, e))
-    }
-
-    /// Writes a whole file.
-    ///
-    /// # Errors
-    /// If it cannot be written; the older file is then still there.
-    pub fn put(path: &Path, text: &str) -> Result<(), Failure> {
-        let mut output = Output::create(path)?;
-        let written = output.write_all(text.as_bytes());
-        written.map_err(|e| Output::failed(path, e))?;
-        output.finish()
-    }
-}
-
-fn create(path: &Path) -> io::Result<To> {
-    // Through links, so that they stay.
-    let path = std::fs::canonicalize(path).unwrap_or(path.to_owned());
-    if path.exists() && !path.is_file() {
-        return Ok(To::Stream(File::options().write(true).open(path)?));
-    }
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".rustml-").suffix(".part");
-    // Temporary files are private; this is to be as readable as others.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let parent = path.parent().filter(|p| *p != Path::new(""));
-    let file = builder.tempfile_in(parent.unwrap_or(Path::new(".")))?;
-    Ok(To::New(file, path))
-}
-
-impl Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.to {
-            To::New(file, _) => file.write(bytes),
-            To::Stream(file) => file.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match &mut self.to {
-            To::New(file, _) => file.flush(),
-            To::Stream(file) => file.flush(),
+        for (path, model, refused) in [
+            ("one.gguf", "one.gguf", true),
+            ("model/../one.gguf", "one.gguf", true),
+            ("two.gguf", "one.gguf", false),
+            ("new.gguf", "one.gguf", false),
+            ("s-00002-of-00002.gguf", "s-00001-of-00002.gguf", true),
+            ("one.gguf", "s-00001-of-00002.gguf", false),
+            ("model/config.json", "model", true),
+            ("model/model.safetensors", "model", true),
+            ("model/notes.txt", "model", false),
+            ("model/logits.safetensors", "model", false),
+            ("one.gguf", "model", false),
+        ] {
+            let done = spare_model(&at(path), &at(model));
+            assert_eq!(done.is_err(), refused, "{path} {model}");
         }
     }
 }

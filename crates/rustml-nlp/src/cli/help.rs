@@ -1,6 +1,7 @@
 //! What stands below the flags in the help.
 
 use super::args::InferArgs;
+use rustml_simd::Isa;
 
 /// Bold and underlined like the other headings; left out where clap leaves
 /// out colours.
@@ -17,17 +18,58 @@ pub fn examples(all: &[(&str, &str)]) -> String {
     out
 }
 
-/// The variables that every command listens to.
-pub const ENVIRONMENT: &str = "\
-\x1b[1m\x1b[4mEnvironment:\x1b[0m
-  RUST_LOG          rustml=debug: where each step's time goes; rustml=trace: each layer's
-  RUSTML_ISA        force an instruction set: scalar, sse4.1, avx2, avx2-vnni, avx512-vnni,
-                    neon, neon-dotprod
-  RUSTML_PIN        1: each compute thread stays on a CPU of its own
-  HF_HOME           where models are cached [default: ~/.cache/huggingface]
-  HF_HUB_OFFLINE    1: download nothing
-  HF_TOKEN          an access token, for models that need one
-  NO_COLOR          no colours";
+/// The variables that every command listens to, and what each does.
+/// docs/command-line.md has the same, and says more; a test compares them.
+pub const VARIABLES: [(&str, &str); 12] = [
+    (
+        "RUST_LOG",
+        "rustml=debug: where each step's time goes; rustml=trace: each layer's",
+    ),
+    ("RUSTML_ISA", "force an instruction set: "),
+    (
+        "RUSTML_PIN",
+        "1: each compute thread stays on a CPU of its own",
+    ),
+    (
+        "RUSTML_HUGE_PAGES",
+        "0: keep weights and cache on small pages",
+    ),
+    (
+        "HF_HOME",
+        "where models are cached [default: ~/.cache/huggingface]",
+    ),
+    ("HF_HUB_CACHE", "the directory of the models alone"),
+    ("HF_ENDPOINT", "another server than https://huggingface.co"),
+    ("HF_TOKEN", "an access token, for models that need one"),
+    ("HF_HUB_OFFLINE", "1: download nothing"),
+    (
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "seconds that the server may be silent [default: 30]",
+    ),
+    (
+        "HF_HUB_DISABLE_PROGRESS_BARS",
+        "1: no progress bars for downloads",
+    ),
+    ("NO_COLOR", "set to anything: no colours"),
+];
+
+/// The variables, for the end of a command's long help.
+pub fn environment() -> String {
+    let mut out = heading("Environment");
+    for (name, what) in VARIABLES {
+        let more = match name {
+            "RUSTML_ISA" => Isa::ALL.map(Isa::name).join(", "),
+            _ => String::new(),
+        };
+        let width = VARIABLES
+            .iter()
+            .map(|(name, _)| name.len())
+            .max()
+            .unwrap_or(0);
+        out += &format!("\n  {name:width$}  {what}{more}");
+    }
+    out
+}
 
 impl InferArgs {
     /// Examples for the command, which is called `program`.
@@ -54,6 +96,50 @@ impl InferArgs {
 
     /// The examples, and the environment.
     pub fn long_help(program: &str) -> String {
-        format!("{}\n\n{ENVIRONMENT}", InferArgs::examples(program))
+        format!("{}\n\n{}", InferArgs::examples(program), environment())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The help and the docs list the same variables and instruction sets.
+    #[test]
+    fn the_docs_say_what_the_help_says() {
+        let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/command-line.md");
+        let docs = std::fs::read_to_string(docs).unwrap();
+        let rows: Vec<&str> = docs
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .collect();
+        let row = |name: &str| {
+            let found = rows.iter().find(|row| row.contains(&format!("`{name}`")));
+            found.unwrap_or_else(|| panic!("docs/command-line.md has no row for {name}"))
+        };
+        for (name, _) in VARIABLES {
+            row(name);
+        }
+        let sets = row("RUSTML_ISA");
+        for isa in Isa::ALL {
+            assert!(
+                sets.contains(&format!("`{}`", isa.name())),
+                "{}",
+                isa.name()
+            );
+            assert!(environment().contains(isa.name()));
+        }
+        let is_ours = |word: &&str| {
+            ["RUSTML_", "HF_"]
+                .iter()
+                .any(|start| word.starts_with(start))
+        };
+        let first = rows.iter().filter_map(|row| row.split('`').nth(1));
+        for name in first.filter(is_ours) {
+            assert!(
+                VARIABLES.iter().any(|v| v.0 == name),
+                "--help has no {name}"
+            );
+        }
     }
 }

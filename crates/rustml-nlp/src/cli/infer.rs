@@ -61,7 +61,13 @@ pub fn infer(args: &InferArgs, signals: &Signals) -> Result<(), Failure> {
     }
     conclude(&results, elapsed, args);
     profile.map_or(Ok(()), Profile::finish)?;
-    signals.end()
+    signals.end()?;
+    // What there is was printed; that it is not all must not look like success.
+    let failed = results.iter().find_map(|r| match &r.finish {
+        Finish::Failed(why) | Finish::NotFinite(why) => Some(why.clone()),
+        _ => None,
+    });
+    failed.map_or(Ok(()), |why| Err(Failure::Other(why)))
 }
 
 /// The prompts: of the flag, the file, or standard input.
@@ -124,7 +130,12 @@ pub fn stdin() -> Result<String, Failure> {
     utf8(bytes, "standard input")
 }
 
-fn utf8(bytes: Vec<u8>, from: &str) -> Result<String, Failure> {
+/// The text, without the byte order mark that some editors put before one.
+fn utf8(mut bytes: Vec<u8>, from: &str) -> Result<String, Failure> {
+    const MARK: &[u8] = "\u{feff}".as_bytes();
+    if bytes.starts_with(MARK) {
+        bytes.drain(..MARK.len());
+    }
     String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
         let line = 1 + e.as_bytes()[..at].iter().filter(|&&b| b == b'\n').count();

@@ -15,14 +15,16 @@ mod output;
 mod profile;
 mod signals;
 
+pub use rustml_io::Output;
+
 pub use args::{
     DraftArgs, Format, InferArgs, LoadArgs, ModelArgs, ProfileArgs, SamplingArgs, SourceArgs,
     SystemArgs,
 };
-pub use file::Output;
-pub use help::{examples, ENVIRONMENT};
+pub use file::{cannot_write, spare_model};
+pub use help::{environment, examples, VARIABLES};
 pub use infer::{infer, stdin};
-pub use open::{locate, open, open_draft, open_tokenizer};
+pub use open::{locate, locate_weights, open, open_draft, open_tokenizer, open_weights};
 pub use output::{
     colours, complain, fail, harmless, init_logging, note, print, print_text, Failure,
 };

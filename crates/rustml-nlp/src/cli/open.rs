@@ -2,11 +2,12 @@
 
 use super::args::DraftArgs;
 use super::output::{note, Failure};
-use crate::{Error, LoadOptions, Model};
+use crate::{Error, LoadOptions, Model, Weights};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustml_hub::Hub;
 use rustml_io::Store;
 use rustml_tokenizer::Tokenizer;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// The model's file or directory: a local path of that name, else the cache,
@@ -14,21 +15,53 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// If it cannot be found or downloaded.
-pub fn locate(name: &str) -> Result<PathBuf, Failure> {
+pub fn locate(name: impl AsRef<OsStr>) -> Result<PathBuf, Failure> {
+    let name = name.as_ref();
     if name.is_empty() {
         return Err(Failure::Usage("the name of the model is empty".into()));
     }
     if Path::new(name).is_file() {
         return Ok(name.into());
     }
-    Ok(Hub::from_env()?.resolve(name)?)
+    match name.to_str() {
+        Some(name) => Ok(Hub::from_env()?.resolve(name)?),
+        // What is no text can be nothing but a path.
+        None if Path::new(name).is_dir() => Ok(name.into()),
+        None => Err(Failure::Other(format!(
+            "there is no file or directory {}",
+            Path::new(name).display()
+        ))),
+    }
+}
+
+/// The same for weights alone: a local directory may lack a tokenizer.
+///
+/// # Errors
+/// As for [`locate`].
+pub fn locate_weights(name: impl AsRef<OsStr>) -> Result<PathBuf, Failure> {
+    let path = Path::new(name.as_ref());
+    match path.is_dir() && Store::open(path).is_ok() {
+        true => Ok(path.to_owned()),
+        false => locate(name),
+    }
+}
+
+/// Loads the weights at `path` alone, saying on standard error what was done to
+/// them.
+///
+/// # Errors
+/// If they cannot be read, or run here.
+pub fn open_weights(path: &Path, options: &LoadOptions) -> Result<Weights, Failure> {
+    let weights = with_bar("Loading", |progress| Weights::open(path, options, progress))?;
+    tell(weights.model().report());
+    Ok(weights)
 }
 
 /// Finds and loads a model, saying on standard error what was done to it.
 ///
 /// # Errors
 /// If it cannot be found, read, or run here.
-pub fn open(name: &str, options: &LoadOptions) -> Result<Model, Failure> {
+pub fn open(name: impl AsRef<OsStr>, options: &LoadOptions) -> Result<Model, Failure> {
     let path = locate(name)?;
     let model = with_bar("Loading", |progress| Model::open(&path, options, progress))?;
     let report = model.model().report();
@@ -84,9 +117,25 @@ fn with_bar<T>(what: &'static str, load: impl FnOnce(rustml_model::Progress) -> 
 
 /// Says what was done to a model.
 fn tell(report: &rustml_model::LoadReport) {
+    if report.untied {
+        note(
+            "warning: the configuration says that the head is tied to the embedding \
+             (tie_word_embeddings), but the file holds another one; it is used",
+        );
+    }
     for (from, to, count) in &report.quantised {
         note(format_args!(
             "Quantized {count} linear layers {from} -> {to}"
+        ));
+    }
+    for recoded in &report.recoded {
+        let (from, to, count) = (recoded.from, recoded.to, recoded.matrices);
+        note(format_args!(
+            "Read {count} matrices {from} -> {to}, {}",
+            match recoded.error() {
+                0.0 => "exactly".into(),
+                error => format!("rounded by {:.2} % (root mean square)", 100.0 * error),
+            }
         ));
     }
     for (kept, width, count) in &report.kept {
@@ -101,7 +150,8 @@ fn tell(report: &rustml_model::LoadReport) {
 ///
 /// # Errors
 /// If it cannot be found or read.
-pub fn open_tokenizer(name: &str) -> Result<Tokenizer, Failure> {
+pub fn open_tokenizer(name: impl AsRef<OsStr>) -> Result<Tokenizer, Failure> {
+    let name = name.as_ref();
     let dir = Path::new(name);
     if dir.join("tokenizer.json").is_file() {
         return Tokenizer::from_dir(dir).map_err(|source| {

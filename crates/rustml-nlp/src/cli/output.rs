@@ -1,5 +1,6 @@
 //! Printing, logging, failing.
 
+use rustml_io::stdout_is_closed;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -60,6 +61,10 @@ pub fn colours(stream: &impl IsTerminal) -> bool {
 /// # Errors
 /// If it cannot be written; a closed pipe is told apart.
 pub fn print(text: &str) -> Result<(), Failure> {
+    if stdout_is_closed() {
+        let text = "cannot write to standard output: it was closed from the start";
+        return Err(Failure::Other(text.into()));
+    }
     let mut out = io::stdout().lock();
     let done = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     done.map_err(|e| match e.kind() {

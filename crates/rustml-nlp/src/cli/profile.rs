@@ -1,9 +1,10 @@
 //! `--profile`: a trace of every step, for the usual viewers.
 
 use super::args::ProfileArgs;
-use super::file::Output;
+use super::file::{cannot_write, spare_model};
 use super::output::Failure;
 use crate::Model;
+use rustml_io::Output;
 use rustml_trace::chrome::Trace;
 use rustml_trace::Detail;
 use std::io::{self, BufWriter};
@@ -29,8 +30,9 @@ impl Profile {
     /// # Errors
     /// If the file cannot be created.
     pub fn begin(path: &Path, model: &mut Model) -> Result<Profile, Failure> {
+        spare_model(path, model.path())?;
         let out = BufWriter::with_capacity(1 << 18, Output::create(path)?);
-        let trace = Trace::new(out).map_err(|e| Output::failed(path, e))?;
+        let trace = Trace::new(out).map_err(|e| cannot_write(path, e))?;
         let state = State {
             trace,
             failed: None,
@@ -58,7 +60,7 @@ impl Profile {
     /// # Errors
     /// If it could not be written.
     pub fn finish(self) -> Result<(), Failure> {
-        let failed = |e| Output::failed(&self.path, e);
+        let failed = |e| cannot_write(&self.path, e);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = state.take() else {
             return Ok(());
@@ -68,7 +70,7 @@ impl Profile {
         }
         let out = state.trace.finish().map_err(failed)?;
         let out = out.into_inner().map_err(|e| failed(e.into_error()))?;
-        out.finish()
+        Ok(out.finish()?)
     }
 }
 
@@ -88,6 +90,6 @@ impl ProfileArgs {
     /// # Errors
     /// A sentence if it cannot.
     pub fn check(&self) -> Result<(), Failure> {
-        self.profile.as_deref().map_or(Ok(()), Output::check)
+        Ok(self.profile.as_deref().map_or(Ok(()), Output::check)?)
     }
 }

@@ -1,6 +1,7 @@
 //! `POST /v1/chat/completions`.
 
 use super::common::{CommonFields, FinishReason, Usage};
+use super::read;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -19,9 +20,11 @@ pub struct ChatRequest {
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub struct ChatFields {
     /// What was said so far.
+    #[schema(min_items = 1)]
     pub messages: Vec<ChatMessage>,
     /// The newer name of `max_tokens`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "read::limit")]
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub max_completion_tokens: Option<usize>,
     /// Whether to tell how likely each token was.
     #[serde(default)]
@@ -45,6 +48,7 @@ pub struct ChatFields {
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub struct ChatMessage {
     /// `system`, `developer` (the same), `user`, `assistant` or `tool`.
+    #[schema(pattern = "^(system|developer|user|assistant|tool)$")]
     pub role: String,
     /// What is said.
     #[serde(default)]
@@ -58,15 +62,21 @@ pub struct ChatMessage {
     /// The call that a tool answers.
     #[serde(default)]
     pub tool_call_id: Option<String>,
+    /// What the assistant thought before, for templates that tell.
+    #[serde(default)]
+    pub reasoning_content: Option<String>,
+    /// The same by another name, which counts if the first is left out.
+    #[serde(default)]
+    pub reasoning: Option<String>,
 }
 
 /// What a message says.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(untagged, expecting = "a string, or a list of text parts")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Content {
     /// A text.
     Text(String),
-    /// Parts, which are joined.
+    /// Parts: a list, for templates that take one, or else lines.
     Parts(Vec<Part>),
 }
 
@@ -75,6 +85,7 @@ pub enum Content {
 pub struct Part {
     /// Always `text`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^text$")]
     pub kind: String,
     /// The text.
     #[serde(default)]
@@ -86,6 +97,7 @@ pub struct Part {
 pub struct Tool {
     /// Always `function`.
     #[serde(rename = "type")]
+    #[schema(pattern = "^function$")]
     pub kind: String,
     /// The function.
     pub function: Function,
@@ -95,21 +107,24 @@ pub struct Tool {
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
 pub struct Function {
     /// Its name.
+    #[schema(pattern = "^[A-Za-z0-9_.-]{1,128}$")]
     pub name: String,
     /// What it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// A JSON schema of its arguments.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "read::value",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(value_type = Option<Object>)]
     pub parameters: Option<serde_json::Value>,
 }
 
 /// Whether functions may be called.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "\"none\", \"auto\", \"required\", or {\"type\": \"function\", \"function\": {\"name\": ...}}"
-)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum ToolChoice {
     /// `none`, `auto` or `required`.
     Mode(ToolMode),
@@ -117,6 +132,7 @@ pub enum ToolChoice {
     Named {
         /// Always `function`.
         #[serde(rename = "type")]
+        #[schema(pattern = "^function$")]
         kind: String,
         /// Which.
         function: FunctionName,
@@ -150,6 +166,7 @@ pub struct ToolCall {
     pub id: String,
     /// Always `function`.
     #[serde(rename = "type", default = "function")]
+    #[schema(pattern = "^function$")]
     pub kind: String,
     /// What is called.
     pub function: FunctionCall,

@@ -1,7 +1,7 @@
 //! Fields that chat and plain completions share.
 
+use super::read;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
 use utoipa::ToSchema;
 
 /// Fields of both kinds of completions.
@@ -14,7 +14,10 @@ pub struct CommonFields {
     pub stream: Option<bool>,
     /// How to send it in pieces.
     pub stream_options: Option<StreamOptions>,
-    /// Tokens of an answer at most. Chats take what fits, texts 16.
+    /// Tokens of an answer at most; -1 is what fits. Chats take what fits, texts
+    /// 16.
+    #[serde(deserialize_with = "read::limit")]
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub max_tokens: Option<usize>,
     /// Answers to each prompt. 1 if left out.
     #[schema(minimum = 1)]
@@ -22,10 +25,13 @@ pub struct CommonFields {
     /// How freely tokens are chosen; 0 always takes the likeliest. 1 if left out.
     #[schema(minimum = 0, maximum = 100)]
     pub temperature: Option<f32>,
-    /// Only the likeliest tokens that together reach this probability.
-    #[schema(maximum = 1)]
+    /// Only the likeliest tokens that together reach this probability; 0 leaves
+    /// the likeliest alone.
+    #[schema(minimum = 0, maximum = 1)]
     pub top_p: Option<f32>,
-    /// Only the `k` likeliest tokens; 0 is all. Extension.
+    /// Only the `k` likeliest tokens; 0 or -1 is all. Extension.
+    #[serde(deserialize_with = "read::or_off")]
+    #[schema(value_type = Option<i64>, minimum = -1)]
     pub top_k: Option<usize>,
     /// Only tokens at least this likely relative to the likeliest. Extension.
     #[schema(minimum = 0, maximum = 1)]
@@ -40,8 +46,14 @@ pub struct CommonFields {
     pub frequency_penalty: Option<f32>,
     /// Divisor of the logits of tokens that occurred, prompt included. Extension.
     pub repetition_penalty: Option<f32>,
+    /// llama.cpp's name of `repetition_penalty`. Extension.
+    pub repeat_penalty: Option<f32>,
+    /// Goes on when the model would end, for measuring. Extension.
+    pub ignore_eos: Option<bool>,
     /// Added to the logits of tokens, by id, from -100 to 100.
-    pub logit_bias: Option<HashMap<String, f32>>,
+    #[serde(deserialize_with = "read::biases")]
+    #[schema(value_type = Option<std::collections::HashMap<String, f32>>)]
+    pub logit_bias: Option<Vec<(String, f32)>>,
     /// What the answer has to look like.
     pub response_format: Option<ResponseFormat>,
     /// A Lark grammar that the answer has to follow. Extension.
@@ -59,8 +71,8 @@ pub struct StreamOptions {
 }
 
 /// Where an answer ends.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(untagged, expecting = "a string, or a list of strings")]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Stop {
     /// At this string.
     One(String),
@@ -79,13 +91,17 @@ impl Stop {
 }
 
 /// What an answer has to look like.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum ResponseFormat {
     /// Text, which is the default.
     Text,
     /// A JSON object.
-    JsonObject,
+    JsonObject {
+        /// Or JSON that fits this schema. Extension, as llama.cpp has it.
+        #[schema(value_type = Option<Object>)]
+        schema: Option<serde_json::Value>,
+    },
     /// JSON that fits a schema.
     JsonSchema {
         /// The schema.
@@ -101,7 +117,9 @@ pub struct NamedSchema {
     /// What it is for, which has no effect.
     pub description: Option<String>,
     /// The JSON schema.
-    pub schema: Option<serde_json::Value>,
+    #[serde(deserialize_with = "read::some_value")]
+    #[schema(value_type = Object)]
+    pub schema: serde_json::Value,
     /// Answers always fit the schema, strict or not.
     pub strict: Option<bool>,
 }

@@ -2,7 +2,6 @@
 
 use super::common::{CommonFields, FinishReason, Usage};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// A text to be continued.
@@ -34,11 +33,8 @@ pub struct CompletionFields {
 }
 
 /// What is continued.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-#[serde(
-    untagged,
-    expecting = "a string, a list of strings, a list of tokens, or a list of lists of tokens"
-)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[serde(untagged)]
 pub enum Prompt {
     /// A text.
     Text(String),
@@ -95,7 +91,34 @@ pub struct TextLogprobs {
     /// The logarithms of their probabilities; null for the first of a prompt.
     pub token_logprobs: Vec<Option<f32>>,
     /// The likeliest tokens, with theirs.
-    pub top_logprobs: Vec<Option<BTreeMap<String, f32>>>,
+    #[schema(value_type = Vec<Option<std::collections::BTreeMap<String, f32>>>)]
+    pub top_logprobs: Vec<Option<Likeliest>>,
     /// Where in the text they begin, in characters.
     pub text_offset: Vec<usize>,
+}
+
+/// The likeliest tokens by name, each once. A list of pairs takes a third of a
+/// tree's memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Likeliest(Vec<(String, f32)>);
+
+impl Likeliest {
+    /// Of pairs, likeliest first. Of tokens that read alike, the first counts.
+    pub fn new(mut pairs: Vec<(String, f32)>) -> Likeliest {
+        pairs.sort_by(|a, b| a.0.cmp(&b.0));
+        pairs.dedup_by(|later, first| later.0 == first.0);
+        pairs.shrink_to_fit();
+        Likeliest(pairs)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Likeliest {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(self.0.iter().map(|(name, logprob)| (name, logprob)))
+    }
 }

@@ -5,6 +5,7 @@ mod common;
 mod completions;
 mod error;
 mod models;
+mod read;
 mod tokenize;
 
 pub(crate) use chat::*;
@@ -12,4 +13,5 @@ pub(crate) use common::*;
 pub(crate) use completions::*;
 pub(crate) use error::{ApiError, ErrorResponse};
 pub(crate) use models::*;
+pub(crate) use read::NO_LIMIT;
 pub(crate) use tokenize::*;

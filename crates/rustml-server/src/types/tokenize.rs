@@ -21,6 +21,9 @@ pub struct TokenizeRequest {
     pub add_generation_prompt: Option<bool>,
     /// Whether to add what texts begin with. True if left out.
     pub add_special_tokens: Option<bool>,
+    /// Whether control tokens that are written in the prompt count as such.
+    /// False if left out.
+    pub parse_special: Option<bool>,
     /// Whether to tell each token's text.
     pub return_token_strs: Option<bool>,
 }
@@ -62,5 +65,13 @@ pub struct EmbeddingsRequest {
     #[serde(default)]
     pub model: Option<String>,
     /// The texts.
-    pub input: serde_json::Value,
+    #[serde(deserialize_with = "super::read::value")]
+    #[schema(value_type = Object)]
+    pub input: Option<serde_json::Value>,
+    /// `float` or `base64`.
+    #[serde(default)]
+    pub encoding_format: Option<String>,
+    /// Values of an embedding.
+    #[serde(default)]
+    pub dimensions: Option<usize>,
 }

@@ -109,7 +109,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let stop: &'static AtomicBool = Box::leak(Box::default());
-        let thread = std::thread::spawn(move || serve(listener, served, config, stop));
+        let thread = std::thread::spawn(move || serve(vec![listener], served, config, stop));
         let server = Server {
             at,
             stop,
@@ -146,7 +146,10 @@ impl Server {
     }
 
     pub fn get(&self, path: &str) -> Answer {
-        self.raw(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+        self.raw(
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Answer {
@@ -201,7 +204,7 @@ impl Drop for Server {
 /// The bytes of a POST.
 pub fn request(path: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     );
     [head.as_bytes(), body].concat()
