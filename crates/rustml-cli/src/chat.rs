@@ -89,7 +89,7 @@ pub fn run(args: &ChatArgs, signals: &Signals) -> Result<(), Failure> {
     open_draft(&mut model, &args.draft, &load)?;
     let input = Input::new(NAMES)?;
     if input.is_terminal() {
-        greet(args.model.source.name(), &model);
+        greet(&args.model.source.shown(), &model);
     }
     let profile = args.profile.begin(&mut model)?;
     let session = model.session(args.system.text.as_deref())?;
@@ -255,9 +255,9 @@ fn tell(answer: &Generation) {
         Finish::Context => "; the context is full: /clear begins a new conversation",
         Finish::Timeout => "; stopped by --timeout",
         Finish::Cancelled => "; stopped",
-        Finish::Failed(_) => "; it failed: ",
+        Finish::Failed(_) | Finish::NotFinite(_) => "; it failed: ",
     };
-    if let Finish::Failed(why) = &answer.finish {
+    if let Finish::Failed(why) | Finish::NotFinite(why) = &answer.finish {
         line += why;
     }
     match colours(&io::stderr()) {

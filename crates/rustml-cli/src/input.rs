@@ -107,6 +107,12 @@ fn piped_line(read: &mut usize) -> Result<Option<String>, Failure> {
     }
     *read += 1;
     let line = line.strip_suffix(b"\n").unwrap_or(&line);
+    // Some editors begin a text with a byte order mark.
+    let mark = "\u{feff}".as_bytes();
+    let line = line
+        .strip_prefix(mark)
+        .filter(|_| *read == 1)
+        .unwrap_or(line);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match std::str::from_utf8(line) {
         Ok(line) => Ok(Some(line.to_owned())),

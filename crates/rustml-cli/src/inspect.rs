@@ -3,6 +3,7 @@
 use crate::summary::{About, Vocabulary};
 use crate::text::{bytes, count, cut, table, Align};
 use rustml_io::{Array, FileFormat, Store, TensorInfo, Value};
+use rustml_model::arch::{Arch, ALL};
 use rustml_nlp::cli::{examples, harmless, locate, print, Failure, SourceArgs};
 use serde_json::{json, Map, Value as Json};
 use std::path::Path;
@@ -27,12 +28,17 @@ const LONGEST: usize = 90;
     after_help = examples(&[
         ("What is it, and does it run here?", "rustml inspect model.gguf"),
         ("All tensors, as a table", "rustml inspect model.gguf --tensors"),
+        ("Which models run here?", "rustml inspect --architectures"),
         ("How many layers?", "rustml inspect model.gguf --json | jq .shape.layers"),
     ]),
 )]
 pub struct InspectArgs {
     #[command(flatten)]
     source: SourceArgs,
+
+    /// List the architectures that run here, and the names files call them by
+    #[arg(long, conflicts_with_all = ["model", "safetensors", "tensors"])]
+    architectures: bool,
 
     /// Print one object
     #[arg(long)]
@@ -45,6 +51,9 @@ pub struct InspectArgs {
 
 /// Runs the command.
 pub fn run(args: &InspectArgs) -> Result<(), Failure> {
+    if args.architectures {
+        return print(&architectures(args.json));
+    }
     let name = args.source.name();
     // A directory may hold something that no hub would take for a model.
     let store = match Path::new(name).is_dir() {
@@ -60,6 +69,20 @@ pub fn run(args: &InspectArgs) -> Result<(), Failure> {
         false => to_text(&store, &about, args.tensors),
     };
     print(&text)
+}
+
+/// All architectures: what people know them by, and their names in files.
+fn architectures(json: bool) -> String {
+    if json {
+        let one = |a: &&Arch| json!({"models": a.about, "gguf": a.gguf, "safetensors": a.hf});
+        let all: Vec<Json> = ALL.iter().map(one).collect();
+        return format!("{:#}\n", Json::from(all));
+    }
+    let head = ["MODELS", "IN GGUF", "IN CONFIG.JSON"];
+    let mut rows = vec![head.map(String::from).to_vec()];
+    let row = |a: &&Arch| vec![a.about.to_owned(), a.gguf.to_owned(), a.hf.join(", ")];
+    rows.extend(ALL.iter().map(row));
+    table(&rows, &[Align::Left; 3])
 }
 
 fn bits(bytes: u64, parameters: u64) -> f64 {

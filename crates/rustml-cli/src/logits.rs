@@ -1,6 +1,9 @@
 //! `rustml logits`: the numbers behind the text.
 
-use rustml_nlp::cli::{examples, open, stdin, Failure, ModelArgs, Output, Signals};
+use rustml_nlp::cli::{
+    cannot_write, examples, locate_weights, open_weights, spare_model, stdin, Failure, ModelArgs,
+    Output, Signals,
+};
 use rustml_nlp::{KvType, Quantize};
 use serde_json::json;
 use std::io::Write;
@@ -48,10 +51,10 @@ pub struct LogitsArgs {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct Ids(Vec<u32>);
+pub(crate) struct Ids(pub(crate) Vec<u32>);
 
 /// Ids with anything usual between them, also as a list in JSON.
-fn parse_ids(text: &str) -> Result<Ids, String> {
+pub(crate) fn parse_ids(text: &str) -> Result<Ids, String> {
     let text = text.trim();
     let list = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
     let separator = |c: char| c == ',' || c.is_whitespace();
@@ -79,10 +82,12 @@ pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
     load.kv_type.get_or_insert(KvType::F32);
     // Before the work, which may take long.
     Output::check(&args.output)?;
-    let model = open(args.model.source.name(), &load)?;
+    let path = locate_weights(args.model.source.name())?;
+    spare_model(&args.output, &path)?;
+    let model = open_weights(&path, &load)?;
 
     let cancel = signals.begin();
-    let failed = |e| Output::failed(&args.output, e);
+    let failed = |e| cannot_write(&args.output, e);
     let mut output = Output::create(&args.output)?;
     let shape = [ids.len(), model.model().spec().vocab];
     let mut written = output.write_all(&header(shape));
@@ -96,7 +101,7 @@ pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
     written.map_err(failed)?;
     // Nothing half done takes the file's name.
     signals.end()?;
-    output.finish()
+    Ok(output.finish()?)
 }
 
 /// The beginning of a safetensors file with one tensor: the length of the

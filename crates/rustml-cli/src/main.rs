@@ -4,11 +4,13 @@
 //! standard output, which exit status says what), are defined once, in
 //! [`rustml_nlp::cli`]; `rustml infer` is `rustml-infer`.
 
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 
 mod bench;
 mod bench_serve;
 mod chat;
+mod embed;
+mod fingerprint;
 mod hub;
 mod input;
 mod inspect;
@@ -23,7 +25,7 @@ mod tokenize;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use rustml_nlp::cli::{
-    examples, fail, infer, init_logging, print, Failure, InferArgs, Signals, ENVIRONMENT,
+    environment, examples, fail, infer, init_logging, print, Failure, InferArgs, Signals,
 };
 use std::process::ExitCode;
 
@@ -39,7 +41,7 @@ use std::process::ExitCode;
     max_term_width = 100,
     arg_required_else_help = true,
     after_help = overview(),
-    after_long_help = format!("{}\n\n{ENVIRONMENT}", overview()),
+    after_long_help = format!("{}\n\n{}", overview(), environment()),
 )]
 struct Cli {
     #[command(subcommand)]
@@ -57,6 +59,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
+    Embed(embed::EmbedArgs),
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
     BenchServe(bench_serve::BenchServeArgs),
@@ -121,6 +124,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args, &signals),
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Logits(args) => logits::run(args, &signals),
         Command::Bench(args) => bench::run(args),
         Command::BenchServe(args) => bench_serve::run(args),

@@ -1,22 +1,24 @@
 //! `rustml serve`: OpenAI's API and a chat page.
 
-use crate::memory;
-use rustml_kernels::attention::KvShape;
+use crate::fingerprint;
 use rustml_kernels::roof;
-use rustml_model::spec::Spec;
-use rustml_model::KV_BLOCK;
+use rustml_model::{KvPool, KV_BLOCK};
 use rustml_nlp::cli::{
     examples, note, open, open_draft, DraftArgs, Failure, ModelArgs, Profile, ProfileArgs, Signals,
 };
-use rustml_nlp::{KvType, Model};
+use rustml_nlp::Model;
 use rustml_server::{serve, Config, Served};
-use std::net::{TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// The part of the free memory that the cache takes unless told otherwise.
 const SHARE: f64 = 0.5;
+
+/// Time after the first signal in which a second one is the same: `timeout` and
+/// supervisors send theirs to a process and to its group.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// For measuring how fast memory is.
 const ROOF_TIME: Duration = Duration::from_millis(50);
@@ -89,6 +91,17 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ORIGIN", help_heading = "Network")]
     cors_origin: Vec<String>,
 
+    /// A name by which browsers may call a server that listens to this machine
+    /// alone and asks for no key, beside localhost; may be repeated. Where others
+    /// are let in: the only names by which they may
+    #[arg(long, value_name = "NAME", help_heading = "Network")]
+    allow_host: Vec<String>,
+
+    /// Let requests with different keys find in the cache what others computed:
+    /// faster, but times then tell one what another asked
+    #[arg(long, help_heading = "Network")]
+    share_prefix_cache: bool,
+
     /// Another name for the model, for clients that ask for one they know; may
     /// be repeated
     #[arg(long, value_name = "NAME", help_heading = "Network")]
@@ -135,21 +148,24 @@ pub struct ServeArgs {
 
 /// Runs the command.
 pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
-    let config = config(args)?;
+    let mut config = config(args)?;
     args.profile.check()?;
-    let listener = listen(args, config.api_keys.is_empty())?;
+    let listeners = listen(args, config.api_keys.is_empty())?;
+    config.hosts = hosts(args, &listeners, config.api_keys.is_empty());
     let load = args.model.load.options();
-    let name = args.model.source.name();
-    let mut model = open(name, &load)?;
+    let name = &args.model.source.shown();
+    let mut model = open(args.model.source.name(), &load)?;
     open_draft(&mut model, &args.draft, &load)?;
     let profile = args.profile.begin(&mut model)?;
-    let positions = positions(args, &model)?;
+    let positions = positions(args, &model, config.memory())?;
     let mut names = vec![own_name(name)];
     names.extend(args.alias.iter().cloned());
-    tell(args, &names[0], &listener, &model, positions);
-    // As large as what decoding reads, up to what no cache holds.
-    let weights = model.model().report().bytes as usize;
-    let roof = roof::read_bandwidth(model.model().team(), weights, ROOF_TIME);
+    tell(args, &names[0], &listeners[0], &model, positions);
+    // What decoding reads, up to what no cache holds.
+    let weights = model.model().weights().matrices();
+    let roof = roof::read_weights(model.model().team(), weights, usize::MAX, ROOF_TIME);
+    let fingerprint = fingerprint::of(&model, args.draft.draft.as_deref());
+    let fingerprint = fingerprint.map_err(|e| Failure::Other(e.to_string()))?;
     let (model, slots, speculate) = (Arc::new(model), args.slots, args.speculate);
     let served = Served {
         names,
@@ -157,13 +173,18 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
         // A request cannot have more than there is.
         context: model.context().min(positions),
         roof,
-        fingerprint: fingerprint(&model),
+        fingerprint,
         engine: Box::new(move || {
             let engine = model.engine(slots, positions, speculate);
             engine.map_err(|e| e.to_string())
         }),
     };
-    serve(listener, served, config, &signals.begin())?;
+    serve(
+        listeners,
+        served,
+        config,
+        &signals.begin_patiently(PATIENCE),
+    )?;
     note("Ended: nothing is left to answer");
     profile.map_or(Ok(()), Profile::finish)
 }
@@ -179,6 +200,7 @@ fn config(args: &ServeArgs) -> Result<Config, Failure> {
     Ok(Config {
         api_keys: keys(&args.api_key)?,
         cors_origins: args.cors_origin.clone(),
+        share_prefixes: args.share_prefix_cache,
         max_body: usize::try_from(args.max_body).unwrap_or(usize::MAX),
         max_choices: args.max_choices.max(1),
         max_tokens: args.max_tokens,
@@ -216,8 +238,17 @@ fn keys(given: &[String]) -> Result<Vec<String>, Failure> {
     Ok(keys)
 }
 
-/// Takes the port, before the model is loaded for nothing.
-fn listen(args: &ServeArgs, anonymous: bool) -> Result<TcpListener, Failure> {
+/// The names by which the server may be called: any, unless browsers could be led to
+/// a server that listens to this machine alone and lets everybody in.
+fn hosts(args: &ServeArgs, listeners: &[TcpListener], anonymous: bool) -> Option<Vec<String>> {
+    let own = |l: &TcpListener| l.local_addr().is_ok_and(|a| a.ip().is_loopback());
+    let open = anonymous && listeners.iter().all(own);
+    (open || !args.allow_host.is_empty()).then(|| args.allow_host.clone())
+}
+
+/// Takes the port, before the model is loaded for nothing. `localhost` is at two
+/// addresses, and clients may try either first.
+fn listen(args: &ServeArgs, anonymous: bool) -> Result<Vec<TcpListener>, Failure> {
     let at = (args.host.as_str(), args.port);
     let wrong = |e| Failure::Other(format!("cannot listen at {}:{}: {e}", args.host, args.port));
     let addresses: Vec<_> = at.to_socket_addrs().map_err(wrong)?.collect();
@@ -228,7 +259,20 @@ fn listen(args: &ServeArgs, anonymous: bool) -> Result<TcpListener, Failure> {
             args.host
         )));
     }
-    TcpListener::bind(&addresses[..]).map_err(wrong)
+    let first = TcpListener::bind(&addresses[..]).map_err(wrong)?;
+    let mut listeners = vec![first];
+    if args.host.eq_ignore_ascii_case("localhost") {
+        let at = listeners[0].local_addr().map_err(wrong)?;
+        let other: IpAddr = match at.ip() {
+            IpAddr::V4(_) => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv4Addr::LOCALHOST.into(),
+        };
+        match TcpListener::bind((other, at.port())) {
+            Ok(second) => listeners.push(second),
+            Err(e) => note(format_args!("localhost is {} alone: {other}: {e}", at.ip())),
+        }
+    }
+    Ok(listeners)
 }
 
 /// Of a path the last part, without the ending; of the hub's names, all.
@@ -242,55 +286,57 @@ fn own_name(name: &str) -> String {
     last.map_or(name.into(), |last| last.to_string_lossy().into_owned())
 }
 
-/// Changes with whatever may change the tokens for a seed.
-fn fingerprint(model: &Model) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut h = DefaultHasher::new();
-    let report = model.model().report();
-    env!("CARGO_PKG_VERSION").hash(&mut h);
-    (report.parameters, report.bytes).hash(&mut h);
-    let isa = model.model().team().isa;
-    (isa.name(), isa.dots_bf16()).hash(&mut h);
-    format!("{:?} {:?}", model.kv_type(), model.model().spec()).hash(&mut h);
-    format!("fp_{:012x}", h.finish() >> 16)
-}
-
-/// Bytes of a block of the cache.
-fn block_bytes(spec: &Spec, kv_type: KvType) -> usize {
-    let layers = spec.layers.iter().map(|l| KvShape {
-        kv_heads: l.attention.kv_heads,
-        head_dim: l.attention.head_dim,
-        kv_type,
-    });
-    layers.map(|shape| 2 * shape.block_bytes()).sum()
-}
-
 /// Bytes of so many blocks of the caches, the draft model's included.
 fn cache_bytes(model: &Model, blocks: usize) -> usize {
     let draft = model.draft().map(|d| d.spec());
     let specs = [model.model().spec()].into_iter().chain(draft);
-    let block: usize = specs.map(|s| block_bytes(s, model.kv_type())).sum();
+    let block: usize = specs.map(|s| KvPool::block_bytes(s, model.kv_type())).sum();
     blocks * block
 }
 
-/// Positions of the cache.
-fn positions(args: &ServeArgs, model: &Model) -> Result<usize, Failure> {
+/// Positions of the cache. What requests take at most stays free beside it.
+fn positions(args: &ServeArgs, model: &Model, requests: usize) -> Result<usize, Failure> {
     let block = cache_bytes(model, 1).max(1);
     let useful = model
         .context()
         .div_ceil(KV_BLOCK)
         .saturating_mul(args.slots);
-    let blocks = match (args.kv_memory, memory::available()) {
+    let free = rustml_nlp::available_memory();
+    let blocks = match (args.kv_memory, free) {
         (Some(bytes), _) => (bytes / block as u64) as usize,
-        (None, Some(free)) => (free as f64 * SHARE / block as f64) as usize,
+        (None, Some(free)) => {
+            let share = (free as f64 * SHARE) as u64;
+            let beside = free.saturating_sub(requests as u64).max(free / 8);
+            (share.min(beside) / block as u64) as usize
+        }
         (None, None) => model.context().div_ceil(KV_BLOCK),
     };
+    if !args.model.load.force {
+        check_cache(
+            (blocks.min(useful) as u64).saturating_mul(block as u64),
+            free,
+        )?;
+    }
     match blocks.min(useful) {
         0 => Err(Failure::Usage(format!(
             "--kv-memory: {KV_BLOCK} tokens, the least there can be, take {} KiB",
             block.div_ceil(1024)
         ))),
         blocks => Ok(blocks * KV_BLOCK),
+    }
+}
+
+/// Refuses a cache that is larger than what is free. Its pages come when they are written, and
+/// the system would end the server then.
+fn check_cache(wanted: u64, free: Option<u64>) -> Result<(), Failure> {
+    match free.filter(|&free| wanted > free) {
+        None => Ok(()),
+        Some(free) => Err(Failure::Other(format!(
+            "--kv-memory: the cache takes {} MiB, but only {} MiB can be had; give it less, or \
+             --force",
+            wanted.div_ceil(1 << 20),
+            free >> 20
+        ))),
     }
 }
 
@@ -312,10 +358,10 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
         model.threads(),
     ));
     if let (Some(draft), Some(name)) = (model.draft(), &args.draft.draft) {
-        let cache = positions / KV_BLOCK * block_bytes(draft.spec(), model.kv_type());
+        let cache = positions / KV_BLOCK * KvPool::block_bytes(draft.spec(), model.kv_type());
         note(format_args!(
             "{} guesses tokens ahead: {} MiB of weights beside these, {} MiB of that cache",
-            own_name(name),
+            own_name(&name.to_string_lossy()),
             draft.report().bytes >> 20,
             cache >> 20,
         ));
@@ -358,6 +404,19 @@ fn parse_size(s: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_that_does_not_fit_is_refused_with_its_numbers() {
+        let says = |wanted, free| match check_cache(wanted, free) {
+            Err(Failure::Other(text)) => Some(text),
+            Err(_) => panic!("another kind of failure"),
+            Ok(()) => None,
+        };
+        assert_eq!(says(3 << 30, Some(3 << 30)), None);
+        assert_eq!(says(u64::MAX, None), None, "nothing is known");
+        let text = says((3 << 30) + 1, Some(1 << 30)).unwrap();
+        assert!(text.contains("takes 3073 MiB, but only 1024 MiB"), "{text}");
+    }
 
     #[test]
     fn sizes_have_units() {

@@ -2,7 +2,7 @@
 
 use rustml_io::{FileFormat, Store};
 use rustml_model::arch::Arch;
-use rustml_model::spec::{Activation, Layer, NormKind, Spec, Wiring};
+use rustml_model::spec::{Activation, Attention, Block, Layer, NormKind, NormPlacement, Spec};
 use rustml_nlp::Model;
 use serde_json::{json, Value};
 
@@ -77,7 +77,7 @@ impl About {
             }
             seen.join("; or ")
         };
-        let windows = spec.layers.iter().filter_map(|l| l.attention.window);
+        let windows = spec.layers.iter().filter_map(|l| l.attention()?.window);
         let windows: Vec<usize> = windows.collect();
         let layers = match windows.first() {
             Some(window) => format!(
@@ -88,7 +88,9 @@ impl About {
             None => spec.layers.len().to_string(),
         };
         let attention = all(&|l| {
-            let a = &l.attention;
+            let Some(a) = l.attention() else {
+                return "none".into();
+            };
             let norm = if a.qk_norm.is_some() { ", qk-norm" } else { "" };
             format!(
                 "{} heads of {}, {} for keys and values{norm}",
@@ -96,20 +98,32 @@ impl About {
             )
         });
         let feed_forward = all(&|l| {
-            let f = &l.feed_forward;
+            let Some(f) = l.feed_forward() else {
+                return "none".into();
+            };
             let gated = if f.gated { ", gated" } else { "" };
             format!("{}, {}{gated}", f.inner, activation(f.activation))
         });
-        let head = match spec.head.tied {
-            true => "shared with the embedding",
-            false => "weights of its own",
+        let head = match spec.head.map(|h| h.tied) {
+            Some(true) => "shared with the embedding",
+            Some(false) => "weights of its own",
+            None => "none: it encodes texts",
         };
         let norm = all(&|l| {
-            let wiring = match l.wiring {
-                Wiring::Pre => "before each part",
-                Wiring::Sandwich => "before and after each part",
+            let of = |b: &Block| {
+                let place = match b.norm {
+                    NormPlacement::None => return "none".to_owned(),
+                    NormPlacement::Pre(_) => "before",
+                    NormPlacement::Post(_) => "after",
+                    NormPlacement::Sandwich(_) => "before and after",
+                    NormPlacement::Sum(_) => "of the sum after",
+                };
+                let kind = b.norm.norm().map_or("", |n| norm(n.kind));
+                format!("{kind}, {place} each part")
             };
-            format!("{}, {wiring}", norm(l.norm.kind))
+            let mut all: Vec<String> = l.blocks.iter().map(of).collect();
+            all.dedup();
+            all.join(", then ")
         });
         let positions = match (spec.embedding.learned_positions, spec.ropes.is_empty()) {
             (true, _) => "learned".to_owned(),
@@ -145,16 +159,18 @@ impl About {
             return Value::Null;
         };
         let layer = |l: &Layer| {
+            let (a, f) = (l.attention(), l.feed_forward());
+            let first = l.blocks.first().and_then(|b| b.norm.norm());
             json!({
-                "heads": l.attention.heads,
-                "kv_heads": l.attention.kv_heads,
-                "head_size": l.attention.head_dim,
-                "window": l.attention.window,
-                "qk_norm": l.attention.qk_norm.is_some(),
-                "feed_forward": l.feed_forward.inner,
-                "gated": l.feed_forward.gated,
-                "activation": activation(l.feed_forward.activation),
-                "norm": norm(l.norm.kind),
+                "heads": a.map(|a| a.heads),
+                "kv_heads": a.map(|a| a.kv_heads),
+                "head_size": a.map(|a| a.head_dim),
+                "window": a.and_then(|a| a.window),
+                "qk_norm": a.map(|a| a.qk_norm.is_some()),
+                "feed_forward": f.map(|f| f.inner),
+                "gated": f.map(|f| f.gated),
+                "activation": f.map(|f| activation(f.activation)),
+                "norm": first.map(|n| norm(n.kind)),
             })
         };
         json!({
@@ -162,7 +178,7 @@ impl About {
             "hidden": spec.hidden,
             "context": spec.context,
             "vocabulary": spec.vocab,
-            "tied_head": spec.head.tied,
+            "tied_head": spec.head.map(|h| h.tied),
             "learned_positions": spec.embedding.learned_positions,
             "rope_bases": spec.ropes.iter().map(|r| r.base).collect::<Vec<_>>(),
             "kv_bytes_per_token": kv_bytes(spec),
@@ -173,21 +189,34 @@ impl About {
 
 /// Bytes of keys and values of one token in all layers, in half precision.
 fn kv_bytes(spec: &Spec) -> usize {
-    let of = |l: &Layer| 4 * l.attention.kv_heads * l.attention.head_dim;
-    spec.layers.iter().map(of).sum()
+    let of = |a: &Attention| 4 * a.kv_heads * a.head_dim;
+    spec.layers
+        .iter()
+        .filter_map(Layer::attention)
+        .map(of)
+        .sum()
 }
 
 fn activation(a: Activation) -> &'static str {
     match a {
         Activation::Silu => "SiLU",
         Activation::GeluTanh => "GELU (tanh)",
+        Activation::GeluErf => "GELU",
+        Activation::QuickGelu => "quick GELU",
         Activation::Relu => "ReLU",
+        Activation::SquaredRelu => "squared ReLU",
+        Activation::Sigmoid => "sigmoid",
+        Activation::Tanh => "tanh",
+        Activation::Identity => "identity",
+        Activation::ClampedSwiglu { .. } => "clamped SwiGLU",
+        Activation::Xielu { .. } => "xIELU",
     }
 }
 
 fn norm(n: NormKind) -> &'static str {
     match n {
         NormKind::Rms => "RMS norm",
+        NormKind::L2 => "L2 norm",
         NormKind::Layer => "layer norm",
     }
 }

@@ -4,7 +4,7 @@ use crate::text;
 use indicatif::{ProgressBar, ProgressStyle};
 use rustml_io::{DType, Store};
 use rustml_model::synth::{Shape, Synth};
-use rustml_nlp::cli::{examples, note, Failure};
+use rustml_nlp::cli::{examples, note, spare_model, Failure, Output};
 use std::path::{Path, PathBuf};
 
 /// Write a GGUF file with the shape of a model and random weights
@@ -30,7 +30,7 @@ pub struct SynthArgs {
     shape: Shape,
 
     /// Type of the matrices: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q2_k,
-    /// q3_k, q4_k, q5_k, q6_k, iq4_nl or iq4_xs
+    /// q3_k, q4_k, q5_k, q6_k, iq4_nl, iq4_xs or mxfp4
     #[arg(long = "type", value_name = "TYPE", value_parser = parse_type)]
     dtype: DType,
 
@@ -73,8 +73,11 @@ fn parse_type(text: &str) -> Result<DType, String> {
 
 /// Runs the command.
 pub fn run(args: &SynthArgs) -> Result<(), Failure> {
+    // Before the work, which may take long.
+    Output::check(&args.output)?;
     let mut synth = Synth::new(args.shape.clone(), args.dtype).seed(args.seed);
     if let Some(path) = &args.like {
+        spare_model(&args.output, path)?;
         let store = Store::open(path)?;
         let like = synth.like(store.metadata());
         synth = like.map_err(|e| Failure::Other(format!("{}: {e}", path.display())))?;

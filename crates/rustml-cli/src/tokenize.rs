@@ -22,8 +22,9 @@ pub struct TokenizeArgs {
     #[command(flatten)]
     source: SourceArgs,
 
-    /// The text [default: standard input, to the last byte]
-    #[arg(long, value_name = "TEXT")]
+    /// The text [default: standard input, to the last byte, but without
+    /// a byte order mark]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     text: Option<String>,
 
     /// Add nothing at the beginning or the end, even where the model's rule

@@ -171,3 +171,47 @@ fn what_cannot_be_measured_is_refused_at_once() {
     }
     bench("no-such.gguf", "").failed(1);
 }
+
+/// Beside a loop on the same CPU half of the time goes to that: the row of `bench` says so, and
+/// the first sentence of `report`.
+#[cfg(target_os = "linux")]
+#[test]
+fn time_that_others_have_is_said() {
+    use std::process::{Child, Command};
+
+    /// Ends with the test, however that ends.
+    struct Busy(Child);
+    impl Drop for Busy {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let cpus = status
+        .lines()
+        .find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+    let cpu = cpus.unwrap().trim().split([',', '-']).next().unwrap();
+    let busy = Command::new("taskset")
+        .args(["-c", cpu, "sh", "-c", "while :; do :; done"])
+        .spawn()
+        .expect("taskset, of util-linux");
+    let _busy = Busy(busy);
+    let beside = |command: &str, model: &str, args: &str| {
+        let rustml = env!("CARGO_BIN_EXE_rustml");
+        let mut line = vec!["-c", cpu, rustml, command, model];
+        line.extend(args.split_whitespace());
+        Line::new("taskset", &line).run().ok()
+    };
+    let args = "--prompt-tokens 0 --max-tokens 60 --repeat 150 --threads 1 --output json";
+    let rows = beside("bench", &tiny("llama/model.gguf"), args);
+    let rows: Vec<Value> = serde_json::from_str(&rows).unwrap();
+    let lost = rows[0]["lost_percent"].as_f64().expect("Linux counts");
+    // A fair share of the CPU is half of it, or less beside still others.
+    assert!((20.0..=100.0).contains(&lost), "{lost}");
+    let report = beside("report", &tiny("llama"), "--repeat 60 --threads 1");
+    let first = report.lines().find(|l| l.starts_with("The machine gave "));
+    let says = first.unwrap_or_else(|| panic!("{report}"));
+    assert!(says.contains(" of the time to others while "), "{says}");
+    assert!(report.contains("| time that the machine gave to others"));
+}

@@ -57,60 +57,90 @@ fn a_port_that_is_taken_is_said_before_the_model_is_loaded() {
     assert!(said.contains(&port) && !said.contains("slots"), "{said}");
 }
 
+/// A server that runs, and what it says.
+#[cfg(unix)]
+struct Running {
+    process: std::process::Child,
+    lines: std::io::BufReader<std::process::ChildStderr>,
+    /// Where it listens, as it says.
+    at: String,
+}
+
+#[cfg(unix)]
+impl Running {
+    fn start(flags: &[&str]) -> Running {
+        use std::io::BufRead;
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/tiny/llama");
+        let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_rustml"))
+            .args(["serve", model, "--port", "0", "--threads", "1"])
+            .args(flags)
+            .env_remove("RUSTML_API_KEY")
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        let at = loop {
+            line.clear();
+            assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended too early");
+            if let Some((_, rest)) = line.split_once(" at http://") {
+                break rest.split(": ").next().unwrap().to_owned();
+            }
+        };
+        Running { process, lines, at }
+    }
+
+    /// Sends a request, whose answer is to be read.
+    fn ask(&self, at: &str, host: &str, body: &str) -> std::net::TcpStream {
+        use std::io::Write;
+        let mut stream = std::net::TcpStream::connect(at).unwrap();
+        write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream
+    }
+
+    /// Asks it to end, so many times.
+    fn kill(&self, times: usize) {
+        let id = self.process.id().to_string();
+        let asked = std::process::Command::new("kill")
+            .args(vec![id; times])
+            .status();
+        assert!(asked.unwrap().success());
+    }
+
+    /// Its exit status, and what else it said.
+    fn end(mut self) -> (Option<i32>, String) {
+        let rest = text(&mut self.lines);
+        (self.process.wait().unwrap().code(), rest)
+    }
+}
+
+#[cfg(unix)]
+fn text(from: &mut impl std::io::Read) -> String {
+    let mut all = String::new();
+    from.read_to_string(&mut all).unwrap();
+    all
+}
+
 /// It starts, says where, and ends with status 0 when asked to.
 #[cfg(unix)]
 #[test]
 fn it_ends_when_asked_to() {
-    use std::io::{BufRead, BufReader, Read, Write};
-    use std::process::{Command, Stdio};
     let dir = tempfile::tempdir().unwrap();
     let profile = dir.path().join("profile.json");
-    let mut server = Command::new(env!("CARGO_BIN_EXE_rustml"))
-        .args([
-            "serve",
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/tiny/llama"),
-            "--port",
-            "0",
-            "--threads",
-            "1",
-            "--draft",
-            concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../../testdata/tiny/llama-sharded"
-            ),
-            "--profile",
-        ])
-        .arg(&profile)
-        .env_remove("RUSTML_API_KEY")
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(server.stderr.take().unwrap());
-    let mut line = String::new();
-    let at = loop {
-        line.clear();
-        assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended too early");
-        if let Some((_, rest)) = line.split_once(" at http://") {
-            break rest.split(": ").next().unwrap().to_owned();
-        }
-    };
+    let draft = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../../testdata/tiny/llama-sharded"
+    );
+    let server = Running::start(&["--draft", draft, "--profile", profile.to_str().unwrap()]);
     let body = r#"{"prompt": "Hello", "max_tokens": 3}"#;
-    let mut stream = std::net::TcpStream::connect(at).unwrap();
-    write!(stream, "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let answer = text(&mut server.ask(&server.at, "localhost", body));
     assert!(
         answer.starts_with("HTTP/1.1 200") && answer.contains("\"finish_reason\""),
         "{answer}"
     );
-    let asked = Command::new("kill")
-        .arg(server.id().to_string())
-        .status()
-        .unwrap();
-    assert!(asked.success());
-    let mut rest = String::new();
-    lines.read_to_string(&mut rest).unwrap();
-    assert_eq!(server.wait().unwrap().code(), Some(0), "{rest}");
+    server.kill(1);
+    let (code, rest) = server.end();
+    assert_eq!(code, Some(0), "{rest}");
     assert!(
         rest.contains("llama-sharded guesses tokens ahead"),
         "{rest}"
@@ -123,4 +153,50 @@ fn it_ends_when_asked_to() {
     assert!(std::fs::read_to_string(profile)
         .unwrap()
         .contains("traceEvents"));
+}
+
+/// `timeout` signals a process and then its group.
+#[cfg(unix)]
+#[test]
+fn signals_that_come_together_are_one() {
+    use std::io::Read;
+    let server = Running::start(&[]);
+    let body =
+        r#"{"prompt": "Hello", "max_tokens": 1500, "ignore_eos": true, "stream": true, "seed": 1}"#;
+    let mut stream = server.ask(&server.at, "localhost", body);
+    stream.read_exact(&mut [0; 400]).unwrap();
+    server.kill(3);
+    let answer = text(&mut stream);
+    assert!(answer.contains("[DONE]") && !answer.contains("\"error\""));
+    let (code, rest) = server.end();
+    assert_eq!(code, Some(0), "{rest}");
+}
+
+#[cfg(unix)]
+#[test]
+fn localhost_is_at_both_its_addresses_and_has_no_other_name() {
+    let server = Running::start(&["--host", "localhost", "--allow-host", "chat.lan"]);
+    let port = server.at.rsplit(':').next().unwrap().to_owned();
+    let body = r#"{"prompt": "Hello", "max_tokens": 1}"#;
+    let mut places = vec!["127.0.0.1"];
+    if TcpListener::bind("[::1]:0").is_ok() {
+        places.push("[::1]");
+    }
+    for place in places {
+        let at = format!("{place}:{port}");
+        for (host, status) in [
+            (&*at, 200),
+            ("localhost", 200),
+            ("chat.lan", 200),
+            ("evil.example", 403),
+        ] {
+            let answer = text(&mut server.ask(&at, host, body));
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status}")),
+                "{at} as {host}: {answer}"
+            );
+        }
+    }
+    server.kill(1);
+    assert_eq!(server.end().0, Some(0));
 }

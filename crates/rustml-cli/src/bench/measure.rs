@@ -3,7 +3,9 @@
 use rustml_io::DType;
 use rustml_kernels::par::Team;
 use rustml_kernels::roof;
-use rustml_model::{Batch, Capacity, Error, Exec, KvPool, KvSequence, KvType, Model, KV_BLOCK};
+use rustml_model::{
+    Batch, Capacity, Error, Exec, KvPool, KvSequence, KvType, Model, Output, KV_BLOCK,
+};
 use rustml_nlp::STEP_ROWS;
 use rustml_trace::{Cost, Detail, Recorder};
 use std::fmt;
@@ -208,7 +210,9 @@ impl Bench {
         let mut batch = Batch::default();
         for (s, &(rows, logits)) in context.sequences.iter().zip(rows) {
             let at = s.len() % (self.ids.len() - rows + 1);
-            batch.push_as(prompt, s, &self.ids[at..at + rows], logits);
+            let prompt_len = if prompt { usize::MAX } else { 0 };
+            let output = Output::Logits(logits);
+            batch.push(s, &self.ids[at..at + rows], prompt_len, output);
         }
         work.tokens += batch.ids.len();
         work.steps += 1;
@@ -229,7 +233,14 @@ impl Bench {
         let alike = |set: f64| (set / bytes - 1.0).abs() < 0.03;
         let known = self.read.iter().find(|(set, _)| alike(*set));
         let read = known.map_or_else(
-            || roof::read_bandwidth(team, bytes as usize, ROOF_TIME),
+            || {
+                roof::read_weights(
+                    team,
+                    self.model.weights().matrices(),
+                    bytes as usize,
+                    ROOF_TIME,
+                )
+            },
             |k| k.1,
         );
         if known.is_none() {

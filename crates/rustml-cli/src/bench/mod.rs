@@ -11,8 +11,9 @@ use output::{Row, Subject};
 use rustml_io::Store;
 use rustml_model::arch::Arch;
 use rustml_model::{gather_pages, team, KvType, Model, Quantize};
-use rustml_nlp::cli::{examples, locate, print, Failure, SourceArgs};
-use rustml_nlp::{available_threads, default_quantize};
+use rustml_nlp::cli::{examples, locate_weights, print, Failure, SourceArgs};
+use rustml_nlp::{available_threads, check_memory, default_quantize};
+use rustml_trace::lost::Sample;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -90,6 +91,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TYPE", default_value_t = KvType::F16)]
     kv_type: KvType,
 
+    /// Load also if there seems to be no memory for the model
+    #[arg(long)]
+    force: bool,
+
     /// How results are printed
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     output: Format,
@@ -128,7 +133,7 @@ impl BenchArgs {
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     let tests = args.tests();
-    let path = locate(args.source.name())?;
+    let path = locate_weights(args.source.name())?;
     let store = Store::open(&path)?;
     let spec = Arch::of(&store)?.spec(&store)?;
     args.check(&tests, &path, spec.context)?;
@@ -166,6 +171,9 @@ fn with_threads(
     let start = Instant::now();
     let store = Store::open(path)?;
     let quantize = args.quantize.unwrap_or(default_quantize(store.format()));
+    if !args.force {
+        check_memory(&store, quantize)?;
+    }
     let model = Model::load(&store, quantize, team(threads)?, &mut |_, _| {})?;
     let load_seconds = start.elapsed().as_secs_f64();
     let load_peak = memory::peak();
@@ -173,7 +181,7 @@ fn with_threads(
 
     let largest = args.batch.iter().copied().max().unwrap_or(1);
     let mut bench = Bench::new(model, largest.into(), args.kv_type);
-    let subject = Subject::of(&bench.model, args.source.name(), load_seconds);
+    let subject = Subject::of(&bench.model, &args.source.shown(), load_seconds);
     let longest = tests.iter().map(|t| t.tokens).max().unwrap_or(0);
     let mut rows = Vec::new();
     for &depth in &args.depth {
@@ -189,10 +197,13 @@ fn with_threads(
                 gather_pages(Duration::MAX);
                 bar.inc(1);
                 let mut samples = Vec::new();
+                let before = Sample::now(true);
                 for _ in 0..args.repeat {
                     samples.push(bench.run(&mut context, test));
                     bar.inc(1);
                 }
+                let after = Sample::now(true);
+                let lost = before.zip(after).map(|(a, b)| b.since(&a).share());
                 let peak_rss = memory::peak().max(load_peak);
                 let roofs = bench.roofs(&work);
                 // The roofs' memory is no part of the next test's.
@@ -205,6 +216,7 @@ fn with_threads(
                     threads,
                     kv_type: args.kv_type,
                     samples,
+                    lost,
                     work,
                     roofs,
                     cache_bytes: context.cache_bytes(),

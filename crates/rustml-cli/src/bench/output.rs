@@ -53,6 +53,8 @@ pub struct Row {
     pub kv_type: KvType,
     /// Tokens per second of each run.
     pub samples: Vec<f64>,
+    /// Share of the time that the machine gave to others, if that is known.
+    pub lost: Option<f64>,
     pub work: Work,
     pub roofs: Roofs,
     pub cache_bytes: usize,
@@ -108,6 +110,7 @@ impl Row {
             "stddev": deviation(&self.samples),
             "median": median(&self.samples),
             "samples": self.samples,
+            "lost_percent": self.lost.map(|l| 100.0 * l),
             "bytes_per_step": self.work.step_bytes(),
             "gb_per_second": self.gb(),
             "roof_gb_per_second": self.roof_gb(),
@@ -160,8 +163,8 @@ pub fn csv(rows: &[Row]) -> String {
     }))
 }
 
-const HEAD: [&str; 12] = [
-    "test", "depth", "batch", "threads", "tokens/s", "+-", "GB/s", "roof", "Gop/s", "roof",
+const HEAD: [&str; 13] = [
+    "test", "depth", "batch", "threads", "tokens/s", "+-", "lost", "GB/s", "roof", "Gop/s", "roof",
     "memory", "load",
 ];
 
@@ -174,6 +177,8 @@ fn cells(row: &Row) -> Vec<String> {
         row.threads.to_string(),
         format!("{:.1}", row.mean()),
         format!("{:.1}", deviation(&row.samples)),
+        row.lost
+            .map_or("-".into(), |l| format!("{:.0} %", 100.0 * l)),
         row.percent_of_read()
             .map_or(format!("{:.1}", row.gb()), |p| share(row.gb(), p)),
         row.roof_gb().map_or("-".into(), |r| format!("{r:.1}")),

@@ -64,8 +64,9 @@ pub struct ReportArgs {
           help_heading = "Comparing")]
     pub fail_over: Option<Percent>,
 
-    /// Compare even different models or machines
-    #[arg(long, requires = "compare", help_heading = "Comparing")]
+    /// Compare even different models or machines, and load even a model that there
+    /// seems to be no memory for
+    #[arg(long, help_heading = "Comparing")]
     pub force: bool,
 
     /// Tokens of the prompt [default: 128, or what fits]
@@ -142,7 +143,7 @@ impl ReportArgs {
         let (source, synthetic) = match (&self.shape, before) {
             (Some(shape), _) => (shape.clone(), true),
             (None, Some(before)) if !named => (before.source.clone(), before.synthetic),
-            (None, _) if named => (self.source.name().to_owned(), false),
+            (None, _) if named => (self.source.shown(), false),
             (None, _) => (DEFAULT_MODEL.to_owned(), false),
         };
         let threads = self.threads.map(usize::from);

@@ -135,6 +135,27 @@ fn throttles(groups: &[PathBuf]) -> Option<u64> {
     groups.iter().filter_map(count).reduce(|a, b| a + b)
 }
 
+/// Megahertz of the CPUs that the process may use, on average, and what they can have at most.
+pub fn megahertz() -> Option<[f64; 2]> {
+    let status = read("/proc/self/status")?;
+    let cpus = list(field(&status, "Cpus_allowed_list:")?);
+    frequencies(Path::new("/sys/devices/system/cpu"), &cpus)
+}
+
+fn frequencies(root: &Path, cpus: &[usize]) -> Option<[f64; 2]> {
+    let kilohertz = |cpu: &usize, file: &str| -> Option<f64> {
+        let text = read(root.join(format!("cpu{cpu}/cpufreq/{file}")))?;
+        text.trim().parse().ok()
+    };
+    let mean = |file: &str| {
+        let all: Option<Vec<f64>> = cpus.iter().map(|cpu| kilohertz(cpu, file)).collect();
+        let all = all.filter(|all| !all.is_empty())?;
+        Some(all.iter().sum::<f64>() / all.len() as f64 / 1e3)
+    };
+    let both = [mean("scaling_cur_freq")?, mean("cpuinfo_max_freq")?];
+    both.iter().all(|&mhz| mhz > 0.0).then_some(both)
+}
+
 /// `always [madvise] never` as `madvise`; and whether we ask for them.
 fn huge_pages() -> Option<String> {
     let text = read("/sys/kernel/mm/transparent_hugepage/enabled")?;
@@ -208,6 +229,25 @@ mod tests {
         // Both: whichever is tighter.
         assert_eq!(of("4:cpu,cpuacct:/c/d\n0::/a\n").0, Some(0.5));
         assert_eq!(of("nonsense\n"), (None, None));
+    }
+
+    #[test]
+    fn frequencies_are_read_where_all_tell() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |cpu: usize, now: &str, most: &str| {
+            let at = dir.path().join(format!("cpu{cpu}/cpufreq"));
+            fs::create_dir_all(&at).unwrap();
+            fs::write(at.join("scaling_cur_freq"), now).unwrap();
+            fs::write(at.join("cpuinfo_max_freq"), most).unwrap();
+        };
+        put(0, "1200000\n", "3600000\n");
+        put(2, "2000000\n", "4000000\n");
+        put(3, "0\n", "0\n");
+        let of = |cpus: &[usize]| frequencies(dir.path(), cpus);
+        assert_eq!(of(&[0, 2]), Some([1600.0, 3800.0]));
+        assert_eq!(of(&[0, 1]), None);
+        assert_eq!(of(&[3]), None);
+        assert_eq!(of(&[]), None);
     }
 
     #[test]

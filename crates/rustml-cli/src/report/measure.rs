@@ -1,13 +1,15 @@
 //! The run that a report is made of.
 
-use super::machine::{huge_bytes, machine, throttled};
+use super::machine::{huge_bytes, machine, megahertz, throttled};
 use crate::memory;
 use rustml_io::DType;
 use rustml_kernels::par::Team;
 use rustml_kernels::{roof, Matrix, Pool};
-use rustml_model::gather_pages;
+use rustml_model::spec::{Attention, Layer};
+use rustml_model::{gather_pages, FeedForwardWeights, Linear, PartWeights};
 use rustml_nlp::cli::{Failure, Signals};
 use rustml_nlp::{LoadOptions, Model, Options, Prompt, Sampling};
+use rustml_trace::lost::Sample;
 use rustml_trace::round::{Choice, Converted, ModelInfo, Roofs, Run, TypeCount};
 use rustml_trace::round::{Machine, Setup};
 use rustml_trace::{Detail, Op, Step};
@@ -46,20 +48,39 @@ impl Known {
 fn products(model: &Model) -> Vec<(Op, &Matrix)> {
     let weights = model.model().weights();
     let mut all: Vec<(Op, &Matrix)> = Vec::new();
-    for l in &weights.layers {
-        let linears = [
-            (Op::Qkv, Some(&l.query)),
-            (Op::Qkv, Some(&l.key)),
-            (Op::Qkv, Some(&l.value)),
-            (Op::AttnOut, Some(&l.attn_out)),
-            (Op::Gate, l.gate.as_ref()),
-            (Op::Up, Some(&l.up)),
-            (Op::Down, Some(&l.down)),
-        ];
+    for part in weights.layers.iter().flat_map(|l| l.parts()) {
+        let linears = match part {
+            PartWeights::Attention(a) => vec![
+                (Op::Qkv, Some(&a.query)),
+                (Op::Qkv, Some(&a.key)),
+                (Op::Qkv, Some(&a.value)),
+                (Op::AttnOut, Some(&a.out)),
+            ],
+            PartWeights::FeedForward(f) => vec![
+                (Op::Gate, f.gate.as_ref()),
+                (Op::Up, Some(&f.up)),
+                (Op::Down, Some(&f.down)),
+            ],
+            PartWeights::Experts(e) => {
+                let shared =
+                    |f: fn(&FeedForwardWeights) -> Option<&Linear>| e.shared.as_ref().and_then(f);
+                vec![
+                    (Op::Gate, shared(|s| s.gate.as_ref())),
+                    (Op::Up, shared(|s| Some(&s.up))),
+                    (Op::Down, shared(|s| Some(&s.down))),
+                ]
+            }
+            PartWeights::Parallel(_) => Vec::new(),
+        };
         let linears = linears.into_iter();
         all.extend(linears.filter_map(|(op, l)| l.map(|l| (op, &l.weights))));
     }
-    all.push((Op::Head, weights.head()));
+    let experts = weights.experts();
+    all.extend(experts.flat_map(|e| {
+        let all = e.gate.iter().chain([&e.up, &e.down]);
+        all.map(|m| (Op::Experts, m.matrix()))
+    }));
+    all.extend(weights.head().map(|head| (Op::Head, head)));
     all
 }
 
@@ -110,9 +131,9 @@ fn info(model: &Model, name: &str, format: &str) -> ModelInfo {
             tried_us: tried.map(|(to, time)| (to.to_string(), us(time))).collect(),
         }
     });
-    let first = spec.layers.first();
-    let attention =
-        |f: fn(&rustml_model::spec::Attention) -> usize| first.map_or(0, |l| f(&l.attention));
+    let first = spec.layers.iter().find_map(Layer::attention);
+    let attention = |f: fn(&Attention) -> usize| first.map_or(0, f);
+    let feed_forward = spec.layers.iter().find_map(Layer::feed_forward);
     ModelInfo {
         name: name.to_owned(),
         arch: m.arch().to_owned(),
@@ -120,7 +141,7 @@ fn info(model: &Model, name: &str, format: &str) -> ModelInfo {
         parameters: report.parameters as u64,
         layers: spec.layers.len(),
         hidden: spec.hidden,
-        feed_forward: first.map_or(0, |l| l.feed_forward.inner),
+        feed_forward: feed_forward.map_or(0, |f| f.inner),
         heads: attention(|a| a.heads),
         kv_heads: attention(|a| a.kv_heads),
         head_dim: attention(|a| a.head_dim),
@@ -137,14 +158,15 @@ fn info(model: &Model, name: &str, format: &str) -> ModelInfo {
 /// What is done in one pass over the threads, or over the data.
 fn fused(model: &Model) -> Vec<String> {
     let spec = model.model().spec();
-    let any = |f: fn(&rustml_model::spec::Layer) -> bool| spec.layers.iter().any(f);
+    let attentions = || spec.layers.iter().filter_map(Layer::attention);
+    let mut feed_forwards = spec.layers.iter().filter_map(Layer::feed_forward);
     let mut all = vec![
         "norm and the preparation of activations",
         "query, key and value",
     ];
     let (norm, rope) = (
-        any(|l| l.attention.qk_norm.is_some()),
-        any(|l| l.attention.rope.is_some()),
+        attentions().any(|a| a.qk_norm.is_some()),
+        attentions().any(|a| a.rope.is_some()),
     );
     all.extend(match (norm, rope) {
         (true, true) => Some("qk-norm, rope and kv-store"),
@@ -153,7 +175,7 @@ fn fused(model: &Model) -> Vec<String> {
         (false, false) => None,
     });
     all.push("scores, softmax and values");
-    if any(|l| l.feed_forward.gated) {
+    if feed_forwards.any(|f| f.gated) {
         all.push("gate and up");
     }
     all.push(
@@ -167,9 +189,10 @@ pub fn roofs(model: &Model) -> Result<Roofs, Failure> {
     let start = Instant::now();
     let team = model.model().team();
     let products = products(model);
-    let bytes: usize = products.iter().map(|(_, m)| m.bytes()).sum();
+    let matrices = || products.iter().map(|(_, m)| *m);
+    let bytes: usize = matrices().map(Matrix::bytes).sum();
     let bf16 = products.iter().any(|(_, m)| m.dtype() == DType::BF16);
-    let bf16 = bf16 || model.model().prompts_apart();
+    let bf16 = bf16 || model.model().phases_differ();
     let mut read = Vec::new();
     let fewer = std::iter::successors(Some(1), |n| Some(2 * n));
     for threads in fewer.take_while(|&n| n < model.threads()) {
@@ -181,10 +204,10 @@ pub fn roofs(model: &Model) -> Result<Roofs, Failure> {
             isa: team.isa,
             pool: Pool::new(threads)?,
         };
-        let rate = roof::read_bandwidth(&fewer, bytes, ROOF_TIME);
+        let rate = roof::read_weights(&fewer, matrices(), bytes, ROOF_TIME);
         read.extend(rate.map(|rate| (threads, rate)));
     }
-    let rate = roof::read_bandwidth(team, bytes, ROOF_TIME);
+    let rate = roof::read_weights(team, matrices(), bytes, ROOF_TIME);
     read.extend(rate.map(|rate| (model.threads(), rate)));
     Ok(Roofs {
         working_set: bytes.min(roof::LARGEST_SET) as u64,
@@ -225,10 +248,16 @@ pub fn prompt(model: &Model, setup: &Setup) -> Result<Prompt, Failure> {
 pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, String), Failure> {
     let run = Arc::new(Mutex::new(Run::default()));
     let (into, prompt_tokens) = (run.clone(), setup.prompt_tokens);
+    // When the prompt was through: what the threads had of the CPUs until then.
+    let halfway: Arc<Mutex<Option<Sample>>> = Arc::default();
+    let between = halfway.clone();
     let observer = move |step: &Step| {
-        into.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(step, prompt_tokens)
+        let mut run = into.lock().unwrap_or_else(PoisonError::into_inner);
+        let reading = run.prefill.rows < prompt_tokens as u64;
+        run.push(step, prompt_tokens);
+        if reading && run.prefill.rows >= prompt_tokens as u64 {
+            *between.lock().unwrap_or_else(PoisonError::into_inner) = Sample::now(true);
+        }
     };
     model.observe(Detail::Parts, Arc::new(observer));
     let options = Options {
@@ -242,7 +271,10 @@ pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, 
     let prompt = prompt(model, setup)?;
     // As it is some seconds after loading.
     gather_pages(Duration::MAX);
+    let start = Sample::now(true);
     let mut done = model.generate_all(vec![prompt], &options, &mut |_| true)?;
+    let end = Sample::now(true);
+    let megahertz = megahertz();
     signals.end()?;
     let done = done.remove(0);
     let mut run = std::mem::take(&mut *run.lock().unwrap_or_else(PoisonError::into_inner));
@@ -252,6 +284,14 @@ pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, 
         .collect();
     run.first_token = done.timings.prefill.as_secs_f64();
     run.wall = run.first_token + done.timings.decode.as_secs_f64();
+    let halfway = halfway.lock().unwrap_or_else(PoisonError::into_inner);
+    let lost = |from: &Option<Sample>, to: &Option<Sample>| {
+        let (from, to) = from.as_ref().zip(to.as_ref())?;
+        Some(to.since(from))
+    };
+    run.prefill.lost = lost(&start, &halfway);
+    run.decode.lost = lost(&halfway, &end);
+    run.megahertz = megahertz;
     run.peak_bytes = memory::peak();
     run.huge_bytes = huge_bytes();
     run.throttled = throttled()
@@ -261,7 +301,7 @@ pub fn run(model: &mut Model, setup: &Setup, signals: &Signals) -> Result<(Run, 
 }
 
 /// How the models of all repetitions are loaded.
-pub fn load_options(setup: &Setup) -> Result<LoadOptions, Failure> {
+pub fn load_options(setup: &Setup, force: bool) -> Result<LoadOptions, Failure> {
     let quantize = setup.quantize.as_deref().map(str::parse).transpose();
     let kv_type = setup.kv_type.as_deref().map(str::parse).transpose();
     Ok(LoadOptions {
@@ -269,6 +309,7 @@ pub fn load_options(setup: &Setup) -> Result<LoadOptions, Failure> {
         quantize: quantize.map_err(Failure::Usage)?,
         kv_type: kv_type.map_err(Failure::Usage)?,
         warm_up: setup.warm_up,
+        force,
         ..LoadOptions::default()
     })
 }

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use measure::Known;
 use rustml_io::{Array, DType, FileFormat, Metadata, Store, Strings, Value};
 use rustml_model::synth::{Shape, Synth};
-use rustml_nlp::cli::{locate, note, open, print, Failure, Output, Signals};
+use rustml_nlp::cli::{locate, note, open, print, spare_model, Failure, Output, Signals};
 use rustml_nlp::{default_quantize, Model};
 use rustml_trace::compare::unlike;
 use rustml_trace::document::Document;
@@ -80,7 +80,8 @@ fn read_round(path: &Path) -> Result<Round, Failure> {
     let fail =
         |what: String| Failure::Other(format!("cannot compare with {}: {what}", path.display()));
     let text = std::fs::read(path).map_err(|e| fail(e.to_string()))?;
-    let document = Document::from_json(&text).map_err(|e| fail(e.to_string()))?;
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&text);
+    let document = Document::from_json(text).map_err(|e| fail(e.to_string()))?;
     Ok(document.round)
 }
 
@@ -107,9 +108,9 @@ struct Subject {
 fn measure(args: &ReportArgs, before: Option<&Round>, signals: &Signals) -> Result<Round, Failure> {
     let mut subject = subject(args, before)?;
     let setup = &mut subject.setup;
-    let options = measure::load_options(setup)?;
+    let options = measure::load_options(setup, args.force)?;
     // The first one says what was done to it.
-    let mut model = open(&subject.path.display().to_string(), &options)?;
+    let mut model = open(&subject.path, &options)?;
     args.fit(setup, &model)?;
     let format = Store::open(&subject.path)?.format();
     let quantize = options.quantize.unwrap_or(default_quantize(format));
@@ -164,6 +165,9 @@ fn subject(args: &ReportArgs, before: Option<&Round>) -> Result<Subject, Failure
         return synthetic(setup);
     }
     let path = locate(&setup.source)?;
+    for output in args.outputs() {
+        spare_model(output, &path)?;
+    }
     // Of a path, the last part says what it is; of the hub's, all.
     let mut name = setup.source.clone();
     if let Ok(whole) = Path::new(&setup.source).canonicalize() {
