@@ -21,7 +21,7 @@ use std::sync::Arc;
     operation_id = "createChatCompletion",
     request_body(content = ChatRequest, example = json!({"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 8})),
     responses(
-        (status = 200, description = "The answer", content((ChatCompletion = "application/json"), (ChatChunk = "text/event-stream"))),
+        (status = 200, description = "The answer", content((ChatCompletion = "application/json"), (crate::openapi::StreamEvent = "text/event-stream"))),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
         (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
     ),

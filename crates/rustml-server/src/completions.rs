@@ -23,7 +23,7 @@ const MAX_TOKENS: usize = 16;
     operation_id = "createCompletion",
     request_body(content = CompletionRequest, example = json!({"prompt": "The longest river is", "max_tokens": 8})),
     responses(
-        (status = 200, description = "The answer", content((Completion = "application/json"), (Completion = "text/event-stream"))),
+        (status = 200, description = "The answer", content((Completion = "application/json"), (crate::openapi::StreamEvent = "text/event-stream"))),
         (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
         (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
     ),

@@ -3,7 +3,7 @@
 use crate::types::*;
 use axum::Json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{Modify, OpenApi};
+use utoipa::{Modify, OpenApi, ToSchema};
 
 /// The document.
 #[derive(OpenApi)]
@@ -26,10 +26,21 @@ use utoipa::{Modify, OpenApi};
         crate::models::ready,
         crate::models::counters,
     ),
-    components(schemas(ChatChunk, ErrorResponse)),
+    components(schemas(ChatChunk, Completion, ErrorResponse)),
     modifiers(&Keys),
 )]
 struct Document;
+
+/// One event of a stream: the line `data: ...`.
+///
+/// Up to OpenAPI 3.1, a stream's schema is that of one event with its fields.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) struct StreamEvent {
+    /// JSON: a `ChatChunk` of a conversation, a `Completion` of a plain prompt, or an
+    /// `ErrorResponse`. The last one is `[DONE]`, which is not JSON.
+    data: String,
+}
 
 /// Requests may have to bring a key.
 struct Keys;
