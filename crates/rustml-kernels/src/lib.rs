@@ -14,6 +14,7 @@ pub mod pages;
 pub mod panel;
 pub mod par;
 pub mod pool;
+pub mod recurrent;
 pub mod roof;
 pub mod router;
 mod ticks;

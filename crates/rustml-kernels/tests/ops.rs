@@ -341,12 +341,14 @@ fn gates_let_through_by_value_and_by_head() {
     /// Of softplus, as `rustml_simd` promises.
     const SOFTPLUS: f64 = 5e-7;
     everywhere(|isa, n, rng| {
-        for kind in [Gate::Sigmoid, Gate::Softplus] {
+        for kind in [Gate::Sigmoid, Gate::Softplus, Gate::Silu, Gate::Plain] {
             let check = |y: f32, x: f32, g: f32| {
                 let (x, g) = (f64::from(x), f64::from(g));
                 let (factor, relative) = match kind {
                     Gate::Sigmoid => (1.0 / (1.0 + (-g).exp()), SIGMOID),
                     Gate::Softplus => (g.max(0.0) + (-g.abs()).exp().ln_1p(), SOFTPLUS),
+                    Gate::Silu => (g / (1.0 + (-g).exp()), SIGMOID + U),
+                    Gate::Plain => (g, 0.0),
                 };
                 let tolerance = (x * factor).abs() * (relative + 2.0 * U);
                 close(

@@ -10,6 +10,10 @@ pub enum Gate {
     Sigmoid,
     /// `ln(1 + e^g)`
     Softplus,
+    /// `g / (1 + e^-g)`
+    Silu,
+    /// `g` itself.
+    Plain,
 }
 
 impl Gate {
@@ -19,6 +23,8 @@ impl Gate {
         match self {
             Gate::Sigmoid => sigmoid(s, g),
             Gate::Softplus => softplus(s, g),
+            Gate::Silu => s.mul(g, sigmoid(s, g)),
+            Gate::Plain => g,
         }
     }
 }

@@ -18,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 mod cached;
 mod experts;
 mod inner;
+mod recurrent;
 
 pub use cached::{attend_rows, position_rows, Cache, Positioning, QkNorm, SpanView};
 pub use experts::{
@@ -25,6 +26,10 @@ pub use experts::{
     Experts, ReadExpertRow, Touched, EXPERT_PARTS,
 };
 pub use inner::{inner_rows, Inner, Linear};
+pub use recurrent::{
+    convolution_state, convolve_rows, scan_rows, Convolution, ScanInput, ScanShape, StateSpan,
+    States,
+};
 
 /// What rows are computed for, which decides their arithmetic where the CPU has a
 /// faster one for many rows.
@@ -72,6 +77,14 @@ unsafe impl<T> Sync for Shared<T> {}
 unsafe impl<T> Send for Shared<T> {}
 
 impl<T> Shared<T> {
+    /// The value at `at`.
+    ///
+    /// # Safety
+    /// It is in bounds.
+    unsafe fn at(&self, at: usize) -> *mut T {
+        self.0.add(at)
+    }
+
     /// The `len` values at `at`.
     ///
     /// # Safety
