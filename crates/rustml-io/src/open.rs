@@ -330,6 +330,32 @@ fn read_config(directory: &Path) -> Result<Option<Json>> {
     }
 }
 
+/// The same text where `Infinity`, `-Infinity` and `NaN`, which Python writes and reads
+/// though JSON has no such numbers, are spelled as transformers 5 does. None if there
+/// are none.
+fn with_named_numbers(text: &[u8]) -> Option<Vec<u8>> {
+    let (mut out, mut rest, mut in_string) = (Vec::with_capacity(text.len()), text, false);
+    let mut found = false;
+    while let Some(&byte) = rest.first() {
+        let names = ["-Infinity", "Infinity", "NaN"].iter();
+        let name = names
+            .copied()
+            .find(|n| !in_string && rest.starts_with(n.as_bytes()));
+        if let Some(name) = name {
+            found = true;
+            out.extend_from_slice(format!(r#"{{"__float__":"{name}"}}"#).as_bytes());
+            rest = &rest[name.len()..];
+            continue;
+        }
+        let taken = if in_string && byte == b'\\' { 2 } else { 1 };
+        in_string ^= byte == b'"';
+        let (taken, left) = rest.split_at(taken.min(rest.len()));
+        out.extend_from_slice(taken);
+        rest = left;
+    }
+    found.then_some(out)
+}
+
 fn read_json(path: &Path) -> Result<Json> {
     let wrong = Error::file(path);
     let text = read_small(path, MAX_JSON)?;
@@ -337,6 +363,27 @@ fn read_json(path: &Path) -> Result<Json> {
         return Err(wrong(problem));
     }
     serde_json::from_slice(&text)
+        .or_else(|error| match with_named_numbers(&text) {
+            Some(text) => serde_json::from_slice(&text),
+            None => Err(error),
+        })
         .map_err(|error| Problem::Malformed(format!("this is not valid JSON: {error}")))
         .map_err(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_named_numbers;
+
+    #[test]
+    fn numbers_that_json_lacks_get_their_names() {
+        let named = |text: &str| {
+            let named = with_named_numbers(text.as_bytes());
+            named.map(|t| String::from_utf8(t).unwrap())
+        };
+        let given = r#"{"a": [0.0, Infinity], "b\"": "NaN \" Infinity", "c": -Infinity, "d": NaN}"#;
+        let expected = r#"{"a": [0.0, {"__float__":"Infinity"}], "b\"": "NaN \" Infinity", "c": {"__float__":"-Infinity"}, "d": {"__float__":"NaN"}}"#;
+        assert_eq!(named(given).as_deref(), Some(expected));
+        assert_eq!(named(r#"{"a": "Infinity", "b": 1}"#), None);
+    }
 }
