@@ -360,3 +360,78 @@ encoder("embedding-gemma", t.Gemma3TextConfig,
             layer_types=["sliding_attention", "sliding_attention", "full_attention"],
             rope_parameters={"full_attention": rope(9000), "sliding_attention": rope(300)}),
         "Gemma 3 in both directions, window of 6 to both sides", gguf_note="no key says which layers have a window", inert=("layer_types", "use_bidirectional_attention"))
+
+# --- states --------------------------------------------------------------------------------------
+
+add("lfm2", t.Lfm2Config,
+    without(SMALL, "rms_norm_eps", "tie_word_embeddings") | dict(
+        num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], conv_L_cache=4, norm_eps=3e-3, intermediate_size=60,
+        block_multiple_of=16, block_ffn_dim_multiplier=1.1, tie_word_embeddings=True, rope_parameters=rope(3000)),
+    "short convolutions of 4 around one attention; the feed-forward's size is adjusted",
+    inert=("layer_types", "intermediate_size"))
+add("lfm2-bias", t.Lfm2Config,
+    without(SMALL, "rms_norm_eps", "tie_word_embeddings") | dict(
+        num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], conv_L_cache=2, conv_bias=True, norm_eps=3e-3, intermediate_size=60,
+        block_multiple_of=16, block_ffn_dim_multiplier=1.1, tie_word_embeddings=True, rope_parameters=rope(3000)),
+    "short convolutions of 2 with biases around one attention; the feed-forward's size is adjusted",
+    inert=("layer_types", "intermediate_size"), gguf_note="the converter takes no biases")
+add("lfm2_moe", t.Lfm2MoeConfig,
+    without(SMALL, "rms_norm_eps", "tie_word_embeddings") | dict(
+        num_hidden_layers=4, layer_types=["conv", "full_attention", "conv", "full_attention"], norm_eps=3e-3, num_dense_layers=1, num_experts=6,
+        num_experts_per_tok=2, moe_intermediate_size=24, routed_scaling_factor=1.0, tie_word_embeddings=True, rope_parameters=rope(3000)),
+    "short convolutions of 3, sigmoid router with a bias, layer 0 dense", weights=EXPERTS)
+DELTA = dict(linear_conv_kernel_dim=4, linear_key_head_dim=8, linear_value_head_dim=12, linear_num_key_heads=2, linear_num_value_heads=6,
+             head_dim=16, layer_types=["linear_attention", "linear_attention", "full_attention", "linear_attention"], num_hidden_layers=4)
+WHOLE = {"no_mtp": True}  # no layer guesses a second token
+RATES = {"A_log": lambda n, p: torch.log(torch.linspace(0.05, 4.0, p.numel())), "dt_bias": lambda n, p: 0.5 * n - 1.0, "conv1d.weight": scaled(0.5)}
+add("qwen3_5", t.Qwen3_5TextConfig,
+    SMALL | DELTA | dict(rope_parameters=rope(3000, partial_rotary_factor=0.5, mrope_section=[2, 1, 1])),
+    "gated delta nets whose 6 value heads share 2 key heads, gated attention with a partial rotary", weights=RATES,
+    inert=("layer_types", "rope_parameters.mrope_section"), converter=WHOLE)
+add("qwen3_5_moe", t.Qwen3_5MoeTextConfig,
+    SMALL | DELTA | dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+                         rope_parameters=rope(3000, partial_rotary_factor=0.25, mrope_section=[1, 1, 0])),
+    "the same with experts and a gated shared one", weights=RATES | EXPERTS,
+    inert=("layer_types", "intermediate_size", "rope_parameters.mrope_section"), converter=WHOLE)
+add("qwen3_next", t.Qwen3NextConfig,
+    SMALL | DELTA | dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=40, norm_topk_prob=True,
+                         rope_parameters=rope(3000, partial_rotary_factor=0.5)),
+    "query, key, value and gate of each key head in one tensor", weights=RATES | EXPERTS,
+    inert=("layer_types", "intermediate_size"), converter=WHOLE)
+STEPS = {"A_log": lambda n, p: torch.log(torch.linspace(0.05, 4.0, p.numel())), "dt_bias": lambda n, p: 0.7 * n - 0.5, "conv1d.weight": scaled(0.5)}
+add("mamba2", t.Mamba2Config,
+    dict(hidden_size=32, num_hidden_layers=2, num_heads=8, head_dim=8, state_size=12, n_groups=2, conv_kernel=4, expand=2, layer_norm_epsilon=3e-3,
+         chunk_size=16, time_step_limit=(0.05, 1.5), bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False),
+    "8 heads of 8 in 2 groups, steps between 0.05 and 1.5", weights=STEPS, inert=("chunk_size", "expand"),
+    gguf_note="no key limits the steps")
+add("mamba2-plain", t.Mamba2Config,
+    dict(hidden_size=32, num_hidden_layers=2, num_heads=4, head_dim=16, state_size=20, n_groups=1, conv_kernel=3, expand=2, layer_norm_epsilon=3e-3,
+         chunk_size=16, use_bias=True, use_conv_bias=False, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True),
+    "4 heads of 16 in one group, biases of the products and none of the convolution, tied", weights=STEPS, inert=("chunk_size", "expand"))
+HYBRID = dict(mamba_n_heads=8, mamba_n_groups=2, mamba_d_state=12, mamba_d_head=8, mamba_d_conv=4, mamba_expand=2, mamba_chunk_size=16)
+add("granitemoehybrid", t.GraniteMoeHybridConfig,
+    SMALL | HYBRID | dict(
+        num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], num_local_experts=6, num_experts_per_tok=2,
+        shared_intermediate_size=40, intermediate_size=24, embedding_multiplier=1.7, residual_multiplier=0.6, attention_multiplier=0.3,
+        logits_scaling=1.3),
+    "Mamba-2 around attention without positions, experts beside a shared one, four factors", weights=STEPS | EXPERTS,
+    inert=("layer_types", "mamba_chunk_size"), raw=dict(layer_types=["mamba", "attention", "mamba"]))
+add("granite-4-dense", t.GraniteMoeHybridConfig,
+    SMALL | HYBRID | dict(
+        num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], num_local_experts=0, num_experts_per_tok=0,
+        shared_intermediate_size=40, embedding_multiplier=1.7, residual_multiplier=0.6, attention_multiplier=0.3, logits_scaling=1.3),
+    "the same without experts", weights=STEPS, inert=("layer_types", "mamba_chunk_size", "intermediate_size", "num_local_experts", "num_experts_per_tok"),
+    raw=dict(layer_types=["mamba", "attention", "mamba"]))
+NEMOTRON_H = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=256,
+                  layer_norm_epsilon=3e-3, mamba_num_heads=8, mamba_head_dim=8, n_groups=2, ssm_state_size=12, conv_kernel=4, chunk_size=16,
+                  time_step_min=0.02, bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False)
+add("nemotron_h", t.NemotronHConfig,
+    NEMOTRON_H | dict(time_step_min=1e-6, layers_block_type=["linear_attention", "mlp", "full_attention", "mlp"]),
+    "one block a layer: Mamba-2, attention without positions, squared relu", weights=STEPS, inert=("layers_block_type", "chunk_size", "time_step_min"),
+    raw=dict(hybrid_override_pattern="M-*-", layers_block_type=None, num_hidden_layers=4))
+add("nemotron_h_moe", t.NemotronHConfig,
+    NEMOTRON_H | dict(layers_block_type=["linear_attention", "moe", "full_attention", "moe"], n_routed_experts=6, num_experts_per_tok=2,
+                      moe_intermediate_size=24, moe_shared_expert_intermediate_size=40, routed_scaling_factor=1.4, n_group=2, topk_group=1),
+    "experts without a gate in two groups, beside a shared one", weights=STEPS | EXPERTS | {"experts.up_proj": lambda n, p: n * 1.5 * p.shape[-1] ** -0.5},
+    inert=("layers_block_type", "chunk_size", "intermediate_size", "n_routed_experts"),
+    gguf_note="no key limits the steps", raw=dict(hybrid_override_pattern="ME*E", layers_block_type=None, num_hidden_layers=4))

@@ -307,6 +307,7 @@ def convert(folder, llama, family):
         for file in folder.iterdir():
             if file.name in ("config.json", "generation_config.json") or file.name.startswith(("model", "tokenizer")) and file.suffix != ".gguf":
                 shutil.copy(file, work)
+        write_json(Path(work) / "config.json", raw)  # some read it themselves
         out = folder / "model.gguf"
         made(Path(work), gguf.LlamaFileType.MOSTLY_F16, out, model_name=f"tiny {folder.name}").write()
     reader = gguf.GGUFReader(out)
@@ -352,6 +353,9 @@ def make(name, out, llama):
     assert not dead, f"settings that move nothing: {dead}"
 
     half = copy.deepcopy(model).half()
+    for name, p in half.named_parameters():
+        if name.endswith("A_log"):  # as real ones are, since converters compute its exponential in its own type
+            p.data = p.data.float()
     half.config.dtype = torch.float16
     half.save_pretrained(work)
     (work / "model.safetensors").chmod(0o644)

@@ -3,6 +3,7 @@
 use rustml_io::{FileFormat, Store};
 use rustml_model::arch::Arch;
 use rustml_model::spec::{Activation, Attention, Block, Layer, NormKind, NormPlacement, Spec};
+use rustml_model::KvPool;
 use rustml_nlp::Model;
 use serde_json::{json, Value};
 
@@ -97,6 +98,14 @@ impl About {
                 a.heads, a.head_dim, a.kv_heads
             )
         });
+        let states = spec.layers.iter().filter(|l| l.recurrent().is_some());
+        let states = match states.count() {
+            0 => "none".to_owned(),
+            n => format!(
+                "{} a text, in {n} layers",
+                crate::text::bytes(KvPool::state_bytes(spec) as u64)
+            ),
+        };
         let feed_forward = all(&|l| {
             let Some(f) = l.feed_forward() else {
                 return "none".into();
@@ -138,6 +147,7 @@ impl About {
             row("layers", layers),
             row("hidden size", spec.hidden.to_string()),
             row("attention", attention),
+            row("recurrent state", states),
             row("feed-forward", feed_forward),
             row("norms", norm),
             row("positions", positions),
@@ -182,6 +192,7 @@ impl About {
             "learned_positions": spec.embedding.learned_positions,
             "rope_bases": spec.ropes.iter().map(|r| r.base).collect::<Vec<_>>(),
             "kv_bytes_per_token": kv_bytes(spec),
+            "state_bytes": KvPool::state_bytes(spec),
             "each_layer": spec.layers.iter().map(layer).collect::<Vec<_>>(),
         })
     }

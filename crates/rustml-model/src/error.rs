@@ -47,6 +47,14 @@ pub enum Error {
         /// Its architecture.
         arch: &'static str,
     },
+    /// A model carries states that cannot go back by some tokens, as drafts need.
+    #[error("{}: no draft model can be used with {arch}: its recurrent state cannot take back tokens that were rejected", path.display())]
+    NoDraft {
+        /// The model.
+        path: PathBuf,
+        /// Its architecture.
+        arch: &'static str,
+    },
     /// Memory for something could not be had.
     #[error("not enough memory for {what} ({} MiB)", bytes.div_ceil(1 << 20))]
     Memory {

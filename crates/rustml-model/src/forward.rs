@@ -7,7 +7,7 @@ use crate::model::Model;
 use crate::passes::{plan, Extent, Pass};
 use crate::spec::{Block, Norm, NormPlacement, Part};
 use crate::weights::{BlockWeights, NormWeights, PartWeights};
-use rustml_kernels::par::SpanView;
+use rustml_kernels::par::{SpanView, StateSpan};
 use rustml_kernels::Phase;
 use rustml_trace::Op;
 
@@ -17,6 +17,8 @@ pub(crate) struct Rows<'a> {
     pub spans: Vec<SpanView<'a>>,
     /// Tokens of the text that each is of.
     lengths: Vec<usize>,
+    /// Where their states are; nothing where the model has none.
+    pub states: Vec<StateSpan>,
     /// How many.
     pub count: usize,
     /// The arithmetic of products.
@@ -96,6 +98,7 @@ impl Model {
         let mut rows = Rows {
             spans: Vec::with_capacity(pass.pieces.len()),
             lengths: Vec::with_capacity(pass.pieces.len()),
+            states: Vec::new(),
             count: 0,
             phase: pass.phase,
             wanted: Vec::new(),
@@ -113,6 +116,9 @@ impl Model {
             });
             rows.lengths
                 .push(s.cache.text_len().max(s.cache.len() + s.rows));
+            if let Some(slot) = s.cache.slot() {
+                rows.add_state(slot, piece.rows);
+            }
             ids.extend_from_slice(&batch.ids[start..start + piece.rows]);
             let unwanted = s.rows - s.output.wanted(s.rows);
             for row in unwanted.max(piece.first)..piece.first + piece.rows {
@@ -267,6 +273,20 @@ impl Model {
                 let next = self.weights().inputs_of(at.layer, at.block + 1);
                 exec.attn_out(w, rows, target, &next);
             }
+            (Part::Recurrent(r), PartWeights::Recurrent(w)) => {
+                let inputs: Vec<_> = w.inputs().map(|l| &l.weights).collect();
+                exec.prepare(Op::AttnNorm, before, rows, &inputs);
+                exec.mix(r, w, &kv.state(w.state), rows);
+                if at.selects {
+                    rows.select();
+                    exec.select_mixed(r, self.spec().hidden, &rows.wanted);
+                    if rows.count == 0 {
+                        return;
+                    }
+                }
+                let next = self.weights().inputs_of(at.layer, at.block + 1);
+                exec.state_out(r, w, rows, target, &next);
+            }
             (Part::FeedForward(f), PartWeights::FeedForward(w)) => {
                 exec.prepare(Op::FfnNorm, before, rows, &w.inputs());
                 let next = self.weights().inputs_of(at.layer, at.block + 1);
@@ -304,6 +324,7 @@ impl Model {
                 s.rows
             );
             kv.check_writable(s.cache, s.rows);
+            kv.check_state(s.cache);
             assert!(
                 first == 0 || !self.spec().is_encoder(),
                 "a text whose positions all see each other was cut"
@@ -323,6 +344,19 @@ impl Model {
 }
 
 impl Rows<'_> {
+    /// Says where the state of the rows is that were just counted. Those of one sequence
+    /// may come in two pieces, one after the other.
+    fn add_state(&mut self, slot: usize, rows: usize) {
+        match self.states.last_mut() {
+            Some(last) if last.slot == slot => last.rows += rows,
+            _ => self.states.push(StateSpan {
+                row: self.count,
+                rows,
+                slot,
+            }),
+        }
+    }
+
     /// Leaves the wanted rows alone, each a span of its own, as decode rows.
     fn select(&mut self) {
         self.phase = Phase::Decode;
@@ -349,7 +383,7 @@ impl Rows<'_> {
 /// The operation of a part's second norm.
 fn post_op(part: &Part) -> Op {
     match part {
-        Part::Attention(_) => Op::AttnPostNorm,
+        Part::Attention(_) | Part::Recurrent(_) => Op::AttnPostNorm,
         Part::FeedForward(_) | Part::Experts(_) | Part::Parallel(_) => Op::FfnPostNorm,
     }
 }

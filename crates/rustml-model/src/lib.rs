@@ -87,6 +87,7 @@ mod load;
 mod model;
 mod passes;
 mod quantize;
+mod recurrent;
 mod rope;
 mod source;
 pub mod spec;
@@ -98,7 +99,7 @@ pub use batch::{Batch, Output, Outputs, Span};
 pub use calibrate::{Calibration, Timings};
 pub use error::{Error, Result};
 pub use exec::{Capacity, Exec};
-pub use kv::{KvBlock, KvPool, KvSequence};
+pub use kv::{Checkpoint, KvBlock, KvPool, KvSequence};
 pub use load::{Choice, LoadReport, LoadTimes, Progress, Recoded};
 pub use model::{team, Model};
 pub use quantize::Quantize;
@@ -108,5 +109,5 @@ pub use rustml_kernels::par::Team;
 pub use source::{Config, Gguf};
 pub use weights::{
     AttentionWeights, BlockWeights, ExpertsWeights, FeedForwardWeights, LayerWeights, Linear,
-    NormWeights, PartWeights, Weights,
+    NormWeights, PartWeights, RecurrentWeights, Weights,
 };

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::load::{load, LoadReport, Progress};
 use crate::passes::PrefillNumerics;
 use crate::quantize::Quantize;
-use crate::spec::{Part, Spec};
+use crate::spec::{Block, Part, Spec};
 use crate::weights::Weights;
 use rustml_io::Store;
 use rustml_kernels::par::Team;
@@ -144,8 +144,17 @@ fn last_mixer(spec: &Spec) -> Option<(usize, usize)> {
         return None;
     }
     let layers = spec.layers.iter().enumerate();
-    let blocks =
+    let mut blocks =
         layers.flat_map(|(i, l)| l.blocks.iter().enumerate().map(move |(j, b)| ((i, j), b)));
-    let mut mixes = blocks.filter(|(_, b)| b.parts().any(|p| matches!(p, Part::Attention(_))));
-    Some(mixes.next_back().map_or((0, 0), |(at, _)| at))
+    let mixers = |b: &Block| {
+        let mixes = |p: &&Part| matches!(p, Part::Attention(_) | Part::Recurrent(_));
+        b.parts().filter(mixes).count()
+    };
+    let last = blocks.rfind(|(_, b)| mixers(b) > 0);
+    match last {
+        // Each of them needs all rows.
+        Some((_, b)) if mixers(b) > 1 => None,
+        Some((at, _)) => Some(at),
+        None => Some((0, 0)),
+    }
 }

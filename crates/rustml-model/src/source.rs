@@ -201,6 +201,18 @@ impl<'a> Config<'a> {
             v.as_array()?.iter().map(Value::as_str).collect()
         })
     }
+    /// A list of numbers, which may be infinite, if set.
+    pub fn numbers(&self, key: &str) -> Result<Option<Vec<f32>>> {
+        let infinite = |v: &Value| match v.get("__float__").and_then(Value::as_str) {
+            Some("Infinity") => Some(f32::INFINITY),
+            Some("-Infinity") => Some(f32::NEG_INFINITY),
+            _ => None,
+        };
+        self.get(key, "a list of numbers", |v| {
+            let number = |v: &Value| v.as_f64().map(|v| v as f32).or_else(|| infinite(v));
+            v.as_array()?.iter().map(number).collect()
+        })
+    }
     /// A list of numbers that must be set.
     pub fn need_floats(&self, key: &str) -> Result<Vec<f32>> {
         let list = self.get(key, "a list of numbers", |v| {

@@ -5,6 +5,7 @@
 //! layer is simply another [`Layer`] at that index.
 
 pub use crate::distance::{slopes, Relative, Temperature};
+pub use crate::recurrent::{Delta, GatedNorm, Mamba2, Mixer, Recurrent};
 pub use crate::rope::{rotated_since, Rope, RopeScaling};
 pub use rustml_kernels::ops::{Activation, Gate, NormKind};
 pub use rustml_kernels::router::{GroupScore, Groups, Renormalise, Router, Scores};
@@ -101,6 +102,8 @@ pub enum Part {
     FeedForward(FeedForward),
     /// A mixture of experts.
     Experts(Experts),
+    /// What carries a state from position to position.
+    Recurrent(Recurrent),
     /// Several blocks of the same input, whose results add up. Each may have
     /// norms of its own, before and after, and none is parallel itself.
     Parallel(Vec<Block>),
@@ -309,6 +312,14 @@ impl Layer {
         })
     }
 
+    /// What of it carries a state, if anything does.
+    pub fn recurrent(&self) -> Option<&Recurrent> {
+        self.parts().find_map(|p| match p {
+            Part::Recurrent(r) => Some(r),
+            _ => None,
+        })
+    }
+
     /// Its feed-forward, if it has one.
     pub fn feed_forward(&self) -> Option<&FeedForward> {
         self.parts().find_map(|p| match p {
@@ -361,6 +372,11 @@ impl Spec {
     pub fn is_encoder(&self) -> bool {
         let mut attentions = self.layers.iter().filter_map(Layer::attention);
         attentions.any(|a| !a.causal)
+    }
+
+    /// Whether sequences carry states beside keys and values.
+    pub fn has_state(&self) -> bool {
+        self.layers.iter().any(|l| l.recurrent().is_some())
     }
 
     /// More layers than any model has, fewer than would be a burden.
@@ -418,6 +434,7 @@ impl Spec {
             Part::Attention(a) => self.validate_attention(a),
             Part::FeedForward(f) => bounded("the feed-forward size", f.inner, 1 << 20),
             Part::Experts(e) => validate_experts(e),
+            Part::Recurrent(r) => r.validate(),
             Part::Parallel(_) if !outer => Err("parallel blocks within parallel blocks".into()),
             Part::Parallel(blocks) => {
                 bounded("the number of parallel blocks", blocks.len(), 4)?;

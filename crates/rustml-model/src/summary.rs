@@ -1,6 +1,6 @@
 //! What a [`Spec`] amounts to, for reports: nothing here needs the weights.
 
-use crate::spec::{Block, FeedForward, Layer, Norm, NormedOver, Part, QkNorm, Spec};
+use crate::spec::{Block, FeedForward, Layer, Mixer, Norm, NormedOver, Part, QkNorm, Spec};
 use std::fmt;
 
 impl Spec {
@@ -46,6 +46,25 @@ impl Spec {
                     + experts * of(&e.expert)
                     + shared
             }
+            Part::Recurrent(r) => {
+                let (channels, heads) = (r.channels(), r.heads());
+                let widths = [
+                    channels,
+                    r.inner(),
+                    if r.has_factor() { channels } else { 0 },
+                    match r.mixer {
+                        Mixer::Delta(_) => 2 * heads,
+                        _ => heads,
+                    },
+                ];
+                let skip = matches!(r.mixer, Mixer::Mamba2(_));
+                let vectors = channels * (r.taps + usize::from(r.conv_bias))
+                    + heads * (2 + usize::from(skip))
+                    + r.norm_weights();
+                linear(widths.iter().sum(), self.hidden, r.in_bias)
+                    + linear(self.hidden, r.inner(), r.out_bias)
+                    + vectors as u64
+            }
             // Its blocks are counted for themselves.
             Part::Parallel(_) => 0,
         };
@@ -89,6 +108,14 @@ impl fmt::Display for Spec {
             if a.kv_heads != a.heads {
                 write!(f, " ({} for keys and values)", a.kv_heads)?;
             }
+        }
+        let states = self
+            .layers
+            .iter()
+            .filter(|l| l.recurrent().is_some())
+            .count();
+        if states > 0 {
+            write!(f, ", {states} layers with a state")?;
         }
         write!(f, ", vocabulary {}, context {}", self.vocab, self.context)?;
         let attentions = self.layers.iter().filter_map(Layer::attention);

@@ -44,6 +44,8 @@ pub enum PartWeights {
     FeedForward(Box<FeedForwardWeights>),
     /// A mixture of experts.
     Experts(Box<ExpertsWeights>),
+    /// What carries a state.
+    Recurrent(Box<RecurrentWeights>),
     /// Several blocks of one input.
     Parallel(Vec<BlockWeights>),
 }
@@ -75,6 +77,35 @@ pub struct AttentionWeights {
     pub sinks: Vec<f32>,
 }
 
+/// Weights of a part that carries a state; see [`crate::spec::Recurrent`].
+pub struct RecurrentWeights {
+    /// Which part of a slot is its state.
+    pub state: usize,
+    /// `[channels, hidden]`: to the inputs of the convolution.
+    pub input: Linear,
+    /// `[channels, hidden]` or `[heads, hidden]`: to the factors of these, or of what is
+    /// taken in.
+    pub factor: Option<Linear>,
+    /// `[inner, hidden]`: to the factors of the result.
+    pub gate: Linear,
+    /// `[heads, hidden]`: to the steps.
+    pub step: Option<Linear>,
+    /// `[taps, channels]`, the oldest input's first.
+    pub convolution: Vec<f32>,
+    /// One for each channel, or nothing.
+    pub convolution_bias: Vec<f32>,
+    /// How fast each head decays: negative.
+    pub decay: Vec<f32>,
+    /// Added to each head's step.
+    pub step_bias: Vec<f32>,
+    /// Factor of the value in each head's result, or nothing.
+    pub skip: Vec<f32>,
+    /// Of the result.
+    pub norm: Option<NormWeights>,
+    /// `[hidden, inner]`
+    pub out: Linear,
+}
+
 /// Weights of a feed-forward.
 pub struct FeedForwardWeights {
     /// `[inner, hidden]`
@@ -83,6 +114,19 @@ pub struct FeedForwardWeights {
     pub up: Linear,
     /// `[hidden, inner]`
     pub down: Linear,
+}
+
+impl RecurrentWeights {
+    /// The linear layers that read its input, side by side.
+    pub fn inputs(&self) -> impl Iterator<Item = &Linear> {
+        let all = [
+            Some(&self.input),
+            self.factor.as_ref(),
+            Some(&self.gate),
+            self.step.as_ref(),
+        ];
+        all.into_iter().flatten()
+    }
 }
 
 impl FeedForwardWeights {
@@ -167,6 +211,10 @@ impl PartWeights {
             }
             PartWeights::FeedForward(f) => of(f),
             PartWeights::Experts(e) => e.shared.as_ref().map_or([None; 5], of),
+            PartWeights::Recurrent(r) => {
+                let (factor, step) = (r.factor.as_ref(), r.step.as_ref());
+                [Some(&r.input), factor, Some(&r.gate), step, Some(&r.out)]
+            }
             PartWeights::Parallel(_) => [None; 5],
         };
         all.into_iter().flatten()
@@ -182,6 +230,7 @@ impl PartWeights {
             }
             PartWeights::FeedForward(f) => f.inputs(),
             PartWeights::Experts(e) => vec![&e.router.weights],
+            PartWeights::Recurrent(r) => r.inputs().map(|l| &l.weights).collect(),
             PartWeights::Parallel(blocks) => blocks[0].part.inputs(),
         }
     }

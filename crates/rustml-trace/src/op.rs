@@ -12,6 +12,12 @@ pub enum Op {
     /// Cosines and sines of a step's positions.
     RopeTable,
     AttnNorm,
+    /// The products that read a recurrent part's input.
+    StateIn,
+    /// The convolution of a recurrent part.
+    Convolve,
+    /// What goes through the matrices of a recurrent part's heads.
+    Scan,
     /// All of query, key and value, where they are not told apart.
     Qkv,
     Query,
@@ -71,6 +77,9 @@ impl Op {
             Op::Embed => "embedding",
             Op::RopeTable => "rope tables",
             Op::AttnNorm | Op::FfnNorm => "norm",
+            Op::StateIn => "state inputs",
+            Op::Convolve => "short convolution",
+            Op::Scan => "state scan",
             Op::Qkv => "query, key, value",
             Op::Query => "query",
             Op::Key => "key",
@@ -104,6 +113,7 @@ impl Op {
         match self {
             Op::Embed | Op::RopeTable => Part::Embedding,
             Op::AttnNorm | Op::Qkv | Op::Query | Op::Key | Op::Value => Part::Attention,
+            Op::StateIn | Op::Convolve | Op::Scan => Part::Attention,
             Op::AttnGate | Op::Position | Op::QkNorm => Part::Attention,
             Op::Rope | Op::KvStore => Part::Attention,
             Op::Attend | Op::Scores | Op::Softmax | Op::Values => Part::Attention,
@@ -122,7 +132,18 @@ impl Op {
         use Op::*;
         matches!(
             self,
-            Qkv | Query | Key | Value | AttnOut | GateUp | Gate | Up | Down | Experts | Head
+            StateIn
+                | Qkv
+                | Query
+                | Key
+                | Value
+                | AttnOut
+                | GateUp
+                | Gate
+                | Up
+                | Down
+                | Experts
+                | Head
         )
     }
 }

@@ -4,7 +4,7 @@ use rustml_io::DType;
 use rustml_kernels::par::Team;
 use rustml_kernels::roof;
 use rustml_model::{
-    Batch, Capacity, Error, Exec, KvPool, KvSequence, KvType, Model, Output, KV_BLOCK,
+    Batch, Capacity, Checkpoint, Error, Exec, KvPool, KvSequence, KvType, Model, Output, KV_BLOCK,
 };
 use rustml_nlp::STEP_ROWS;
 use rustml_trace::{Cost, Detail, Recorder};
@@ -83,6 +83,8 @@ pub struct Context {
     kv: KvPool,
     depth: usize,
     sequences: Vec<KvSequence>,
+    /// Their recurrent states at that depth, where the model has any.
+    states: Vec<Checkpoint>,
 }
 
 impl Context {
@@ -101,6 +103,9 @@ impl Context {
     fn rewind(&mut self) {
         for s in &mut self.sequences {
             self.kv.truncate(s, self.depth);
+        }
+        for (s, state) in self.sequences.iter_mut().zip(&self.states) {
+            assert!(self.kv.restore(s, state), "it has a state");
         }
     }
 }
@@ -134,14 +139,20 @@ impl Bench {
         tokens: usize,
     ) -> Result<Context, Error> {
         let positions = (depth + tokens).next_multiple_of(KV_BLOCK);
-        let kv = KvPool::new(self.model.spec(), positions * sequences, self.kv_type)?;
+        let (spec, positions) = (self.model.spec(), positions * sequences);
+        let kv = KvPool::with_states(spec, positions, self.kv_type, 2 * sequences)?;
         let mut context = Context {
             kv,
             depth,
             sequences: (0..sequences).map(|_| KvSequence::default()).collect(),
+            states: Vec::new(),
         };
         context.reserve(depth);
         self.prompt(&mut context, depth);
+        if depth > 0 {
+            let all = context.sequences.iter();
+            context.states = all.filter_map(|s| context.kv.checkpoint(s)).collect();
+        }
         Ok(context)
     }
 

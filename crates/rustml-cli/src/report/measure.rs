@@ -70,6 +70,10 @@ fn products(model: &Model) -> Vec<(Op, &Matrix)> {
                     (Op::Down, shared(|s| Some(&s.down))),
                 ]
             }
+            PartWeights::Recurrent(r) => {
+                let inputs = r.inputs().map(|l| (Op::StateIn, Some(l)));
+                inputs.chain([(Op::AttnOut, Some(&r.out))]).collect()
+            }
             PartWeights::Parallel(_) => Vec::new(),
         };
         let linears = linears.into_iter();

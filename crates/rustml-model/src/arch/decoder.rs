@@ -32,6 +32,9 @@ pub(super) struct Decoder {
     pub placement: Placement,
     /// Attention of each layer.
     pub attentions: Vec<Attention>,
+    /// What carries a state in its place, in those layers that have it; empty where none
+    /// has.
+    pub recurrent: Vec<Option<Recurrent>>,
     pub feed_forward: FeedForward,
     /// Activations of the layers' feed-forwards, where they differ.
     pub activations: Vec<Activation>,
@@ -141,6 +144,7 @@ impl Decoder {
                 gated: true,
                 bias: c.bool("mlp_bias")?.unwrap_or(false),
             },
+            recurrent: Vec::new(),
             activations: Vec::new(),
             experts: None,
             experts_scale: 1.0,
@@ -167,7 +171,7 @@ impl Decoder {
         super::repeat((), layers).map_err(|e| g.error(e))?;
         // Those of the layers may differ; the architecture then looks itself.
         let heads = g.usize_of_layers("attention.head_count", layers)?;
-        let heads = heads.first().copied().unwrap_or(0);
+        let heads = heads.into_iter().find(|n| *n > 0).unwrap_or(0);
         let head_dim = match g.usize("attention.key_length")? {
             Some(n) => n,
             None => head_dim(hidden, heads).map_err(|e| g.error(e))?,
@@ -182,7 +186,15 @@ impl Decoder {
         };
         let has = |name: &str| g.has_tensor(name);
         let scale = g.f32("attention.scale")?.filter(|s| *s != 0.0);
-        let kv_heads = g.usize("attention.head_count_kv")?.unwrap_or(heads);
+        // Layers without attention have none.
+        let kv_heads = match g.usize("attention.head_count_kv") {
+            Ok(Some(one)) => one,
+            _ => {
+                let all = g.usize_of_layers("attention.head_count_kv", layers);
+                let all = all.unwrap_or_default().into_iter();
+                all.filter(|n| *n > 0).max().unwrap_or(heads)
+            }
+        };
         let plain = Attention::plain(heads, kv_heads, head_dim);
         let attention = Attention {
             scale: scale.unwrap_or(plain.scale),
@@ -213,6 +225,7 @@ impl Decoder {
                 gated: true,
                 bias: has("blk.0.ffn_up.bias"),
             },
+            recurrent: Vec::new(),
             activations: Vec::new(),
             experts: None,
             experts_scale: 1.0,
@@ -278,6 +291,12 @@ impl Decoder {
         Ok(())
     }
 
+    /// Puts what carries a state in place of the attention of these layers.
+    pub fn recurrent(&mut self, recurrent: Recurrent, here: impl Fn(usize) -> bool) {
+        let here = (0..self.layers()).map(|i| here(i).then_some(recurrent));
+        self.recurrent = here.collect();
+    }
+
     /// Gives all layers norms of queries and keys.
     pub fn qk_norm(&mut self, over: NormedOver, after_rope: bool) {
         let norm = self.norm;
@@ -309,6 +328,9 @@ impl Decoder {
                 feed_forward.activation = *own;
             }
             let mut layer = Layer::of(norm, *a, feed_forward);
+            if let Some(Some(recurrent)) = self.recurrent.get(i) {
+                layer.blocks[0].part = Part::Recurrent(*recurrent);
+            }
             if let Some((experts, here)) = &self.experts {
                 if here[i] {
                     layer.blocks[1].part = Part::Experts(*experts);
@@ -416,7 +438,7 @@ pub(super) fn layer_norm(eps: f32, bias: bool) -> Norm {
     }
 }
 
-fn plain_embedding() -> crate::spec::Embedding {
+pub(super) fn plain_embedding() -> crate::spec::Embedding {
     crate::spec::Embedding {
         scale: 1.0,
         learned_positions: false,
@@ -426,7 +448,7 @@ fn plain_embedding() -> crate::spec::Embedding {
     }
 }
 
-fn plain_head(tied: bool) -> crate::spec::Head {
+pub(super) fn plain_head(tied: bool) -> crate::spec::Head {
     crate::spec::Head {
         tied,
         bias: false,

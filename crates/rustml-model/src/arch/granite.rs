@@ -73,14 +73,14 @@ fn moe(c: &Config) -> Result<Spec> {
     Ok(d.spec())
 }
 
-fn of_chosen(all: usize, chosen: usize) -> Router {
+pub(super) fn of_chosen(all: usize, chosen: usize) -> Router {
     Router {
         scores: Scores::SoftmaxOfChosen,
         ..mixture::softmax(all, chosen, false)
     }
 }
 
-fn granite(c: &Config) -> Result<Decoder> {
+pub(super) fn granite(c: &Config) -> Result<Decoder> {
     let mut d = Decoder::from_config(c, Defaults::default())?;
     let scale = c.f32("attention_multiplier")?.unwrap_or(1.0);
     d.each(|_, a| a.scale = scale);
@@ -104,7 +104,7 @@ fn moe_gguf(g: &Gguf) -> Result<Spec> {
 }
 
 /// The factors, as far as a file has them; 0 is none.
-fn factors(d: &mut Decoder, g: &Gguf) -> Result<()> {
+pub(super) fn factors(d: &mut Decoder, g: &Gguf) -> Result<()> {
     let factor = |key: &str| -> Result<Option<f32>> { Ok(g.f32(key)?.filter(|f| *f != 0.0)) };
     let set = |to: &mut f32, value: Option<f32>| *to = value.unwrap_or(*to);
     set(&mut d.embedding.scale, factor("embedding_scale")?);

@@ -13,20 +13,25 @@ mod glm4_moe;
 mod gpt2;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
 mod hunyuan;
 mod laguna;
+mod lfm2;
 mod llama;
 mod llama4;
+mod mamba2;
 mod minimax_m2;
 mod mistral3;
 mod mixture;
 mod modernbert;
 mod nemotron;
+mod nemotron_h;
 mod neox;
 mod olmo;
 mod phi;
 mod phimoe;
 mod qwen;
+mod qwen3_5;
 mod qwen_moe;
 mod rope;
 mod seed_oss;
@@ -130,6 +135,28 @@ pub enum Role {
     SharedDown,
     /// What the shared expert's factor is a product with.
     SharedRouter,
+    /// To the inputs of a recurrent part's convolution.
+    StateIn,
+    /// To the factors of these.
+    StateFactor,
+    /// To the factors of what the part gives (z, or C of LFM2).
+    StateGate,
+    /// To how much of a value is taken in (b).
+    StateRate,
+    /// To the steps, on which the decay depends (dt, or a).
+    StateStep,
+    /// Added to these.
+    StepBias,
+    /// The convolution.
+    Convolution,
+    /// How fast each head's matrix decays.
+    Decay,
+    /// Factor of the value in each head's result (D).
+    Skip,
+    /// Of what the part gives.
+    StateNorm,
+    /// Projection of that.
+    StateOut,
 }
 
 /// What is done to a tensor when it is loaded, so that the forward pass knows
@@ -145,6 +172,11 @@ pub enum Repair {
     Fused,
     /// Both.
     FusedTransposed,
+    /// A part of what reads a recurrent part's input, where what belongs to a key head
+    /// lies together.
+    FusedByKeyHead,
+    /// Each query head, followed by the factors of what it gives.
+    QueryAndGate,
     /// A part of query, key and value in one tensor, where the queries of each key
     /// head come first, then this key head, then its value head.
     FusedByGroup,
@@ -152,6 +184,8 @@ pub enum Repair {
     /// in the order that rotates halves (`LlamaModel.permute` in llama.cpp's
     /// converter).
     Interleaved,
+    /// The logarithm of the negated value.
+    NegatedLog,
     /// A norm's weight stored less one (Gemma).
     MinusOne,
     /// Gate and up of all experts in one tensor, `[experts, inputs, outputs]`, their
@@ -247,6 +281,15 @@ pub const GGUF_NAMES: &[Name] = &[
     name(SharedUp, "blk.{}.ffn_up_shexp", AsIs),
     name(SharedDown, "blk.{}.ffn_down_shexp", AsIs),
     name(SharedRouter, "blk.{}.ffn_gate_inp_shexp", AsIs),
+    name(StateGate, "blk.{}.ssm_in", Fused),
+    name(StateIn, "blk.{}.ssm_in", Fused),
+    name(StateStep, "blk.{}.ssm_in", Fused),
+    name(Convolution, "blk.{}.ssm_conv1d", AsIs),
+    name(Decay, "blk.{}.ssm_a", AsIs),
+    name(StepBias, "blk.{}.ssm_dt", AsIs),
+    name(Skip, "blk.{}.ssm_d", AsIs),
+    name(StateNorm, "blk.{}.ssm_norm", AsIs),
+    name(StateOut, "blk.{}.ssm_out", AsIs),
 ];
 
 /// All architectures.
@@ -298,6 +341,15 @@ pub const ALL: &[&Arch] = &[
     &llama4::ARCH,
     &laguna::ARCH,
     &apertus::ARCH,
+    &lfm2::ARCH,
+    &lfm2::MOE,
+    &qwen3_5::DENSE,
+    &qwen3_5::MOE,
+    &qwen3_5::NEXT,
+    &mamba2::ARCH,
+    &granite_hybrid::ARCH,
+    &nemotron_h::ARCH,
+    &nemotron_h::MOE,
     &bert::BERT,
     &bert::ROBERTA,
     &bert::DISTILBERT,
@@ -318,10 +370,16 @@ impl Role {
     /// The norms before and after a part.
     pub fn norms(part: &Part) -> (Role, Role) {
         match part {
-            Part::Attention(_) => (AttnNorm, AttnPostNorm),
+            Part::Attention(_) | Part::Recurrent(_) => (AttnNorm, AttnPostNorm),
             Part::FeedForward(_) | Part::Experts(_) => (FfnNorm, FfnPostNorm),
             Part::Parallel(_) => (AttnNorm, FfnPostNorm),
         }
+    }
+
+    /// Whether its products are always in single precision: those that decide by small
+    /// differences, and are small themselves.
+    pub fn is_precise(self) -> bool {
+        matches!(self, ExpertRouter | StateRate | StateStep)
     }
 
     /// `[outputs, inputs]` of a matrix by the settings.
@@ -331,6 +389,15 @@ impl Role {
             let (q, kv) = l.attention().map_or((0, 0), of);
             (q, kv, l.feed_forward().map_or(0, |f| f.inner))
         });
+        if let Some(r) = layer.and_then(Layer::recurrent) {
+            match self {
+                StateIn | StateFactor => return (r.channels(), s.hidden),
+                StateGate => return (r.inner(), s.hidden),
+                StateRate | StateStep => return (r.heads(), s.hidden),
+                StateOut => return (s.hidden, r.inner()),
+                _ => {}
+            }
+        }
         let experts = layer.and_then(Layer::experts);
         if let Some(e) = experts {
             let shared = e.shared.map_or(0, |s| s.expert.inner);

@@ -7,6 +7,7 @@ mod attention;
 mod buffers;
 mod cost;
 mod experts;
+mod recurrent;
 
 use crate::forward::Rows;
 use crate::model::Model;
@@ -111,6 +112,7 @@ impl Exec {
                 spec::Part::Attention(_) => "attention",
                 spec::Part::FeedForward(_) => "feed-forward",
                 spec::Part::Experts(_) => "experts",
+                spec::Part::Recurrent(_) => "state",
                 spec::Part::Parallel(_) => "attention and feed-forward",
             };
             self.finite = Some(Some((layer, part)));

@@ -11,6 +11,7 @@
 mod experts;
 mod names;
 mod quantised;
+mod recurrent;
 mod report;
 mod tied;
 mod view;
@@ -77,6 +78,7 @@ pub(crate) fn load(
         total: store.tensors().iter().map(|t| t.bytes).sum(),
         done: 0,
         caches: 0,
+        states: 0,
         progress,
     };
     l.find_prefix()?;
@@ -144,6 +146,8 @@ struct Loader<'a> {
     done: usize,
     /// Layers of the cache so far.
     caches: usize,
+    /// Parts of a slot of states so far.
+    states: usize,
     progress: Progress<'a>,
 }
 
@@ -160,11 +164,11 @@ impl Loader<'_> {
         let view = self.view(role, layer)?;
         let (rows, cols, stored) = (view.rows, view.cols, view.held.dtype());
         let dtype = match (linear, role) {
-            (true, Role::ExpertRouter) => DType::F32,
+            (true, role) if role.is_precise() => DType::F32,
             (true, _) => self.choose(&view.held, rows, cols),
             (false, _) => stored,
         };
-        if linear && role != Role::ExpertRouter {
+        if linear && !role.is_precise() {
             self.count(&view.held, dtype, cols);
         }
         for tensor in view.held.tensors() {
@@ -420,6 +424,7 @@ impl Loader<'_> {
                 PartWeights::FeedForward(Box::new(self.feed_forward(i, f, roles)?))
             }
             Part::Experts(e) => PartWeights::Experts(Box::new(self.experts(i, e)?)),
+            Part::Recurrent(r) => PartWeights::Recurrent(Box::new(self.recurrent(i, r)?)),
             Part::Parallel(blocks) => {
                 let blocks = blocks.iter().map(|b| self.block(i, b));
                 PartWeights::Parallel(blocks.collect::<Result<_>>()?)

@@ -14,7 +14,7 @@ use std::ops::Range;
 const STRETCH: usize = 4 << 20;
 
 /// Which stored row is which.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     /// Rows of other parts of a fused tensor before these.
     pub first: usize,
@@ -23,6 +23,8 @@ pub struct Rows {
     pub groups: Option<(usize, usize)>,
     /// Values of a head, and how many of them are rotated as neighbours.
     pub interleaved: Option<(usize, usize)>,
+    /// Where each row is, if none of this says it.
+    pub table: Option<Vec<u32>>,
 }
 
 impl Rows {
@@ -32,6 +34,9 @@ impl Rows {
     /// `i + dims / 2`, which is how `rope` pairs them; what is not rotated
     /// follows in its order.
     pub fn stored(&self, row: usize) -> usize {
+        if let Some(table) = &self.table {
+            return table[row] as usize;
+        }
         let row = match self.interleaved {
             Some((head_dim, dims)) if row % head_dim < dims => {
                 let (head, i, pairs) = (row / head_dim, row % head_dim, dims / 2);
@@ -144,11 +149,27 @@ impl<'a> Loader<'a> {
     /// Which of the stored rows are this role's `rows`, and all there are.
     pub fn order(&self, role: Role, repair: Repair, layer: Option<&Layer>) -> (Rows, usize) {
         let rows = role.shape(self.spec, layer).0;
+        if let Some(order) = layer
+            .and_then(Layer::recurrent)
+            .and_then(|r| super::recurrent::order(r, role, repair))
+        {
+            return order;
+        }
         match (repair, layer) {
-            (Repair::Fused, Some(_)) if matches!(role, Role::Gate | Role::Up) => {
-                let first = if role == Role::Up { rows } else { 0 };
+            (Repair::Fused, Some(_)) if is_of_feed_forward(role) => {
+                let second = matches!(role, Role::Up | Role::SharedUp);
+                let first = if second { rows } else { 0 };
                 let order = Rows {
                     first,
+                    ..Rows::default()
+                };
+                (order, 2 * rows)
+            }
+            (Repair::QueryAndGate, Some(layer)) => {
+                let d = layer.attention().map_or(1, |a| a.head_dim);
+                let order = Rows {
+                    first: if role == Role::AttnGate { d } else { 0 },
+                    groups: Some((d, 2 * d)),
                     ..Rows::default()
                 };
                 (order, 2 * rows)
@@ -167,7 +188,7 @@ impl<'a> Loader<'a> {
                 let order = Rows {
                     first,
                     groups: Some((width, stride)),
-                    interleaved: None,
+                    ..Rows::default()
                 };
                 (order, a.kv_heads * stride)
             }
@@ -268,6 +289,13 @@ impl<'a> Loader<'a> {
     }
 }
 
+fn is_of_feed_forward(role: Role) -> bool {
+    matches!(
+        role,
+        Role::Gate | Role::Up | Role::SharedGate | Role::SharedUp
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,7 +306,7 @@ mod tests {
             let order = Rows {
                 first: 100,
                 interleaved,
-                groups: None,
+                ..Rows::default()
             };
             (0..n).map(|r| order.stored(r) - 100).collect::<Vec<_>>()
         };
@@ -298,7 +326,7 @@ mod tests {
         let order = Rows {
             first: 4,
             groups: Some((2, 6)),
-            interleaved: None,
+            ..Rows::default()
         };
         let rows: Vec<_> = (0..5).map(|r| order.stored(r)).collect();
         assert_eq!(rows, [4, 5, 10, 11, 16]);

@@ -111,7 +111,9 @@ impl Plan<'_> {
                 self.matrix(Role::Down, at, f.bias);
             }
             // No shape of these is made yet.
-            Part::Experts(_) => unreachable!("no shape has experts"),
+            Part::Experts(_) | Part::Recurrent(_) => {
+                unreachable!("no shape has experts or states")
+            }
             Part::Parallel(blocks) => blocks.iter().for_each(|b| self.block(at, b)),
         }
         if let Some(n) = block.norm.after() {

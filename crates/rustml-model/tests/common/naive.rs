@@ -182,7 +182,9 @@ impl Naive<'_> {
         let y = match &block.part {
             Part::Attention(a) => self.attention(layer, a, &normed),
             Part::FeedForward(f) => self.feed_forward(layer, f, &normed),
-            Part::Experts(_) => unimplemented!("compared with the reference alone"),
+            Part::Experts(_) | Part::Recurrent(_) => {
+                unimplemented!("compared with the reference alone")
+            }
             Part::Parallel(blocks) => {
                 let mut sum = vec![0.0; x.len()];
                 for b in blocks {

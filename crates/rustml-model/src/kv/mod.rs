@@ -5,7 +5,12 @@ use crate::spec::{Attention, Layer, Spec};
 use rustml_kernels::attention::{KvShape, KvType, KV_BLOCK};
 use rustml_kernels::par::Cache;
 use rustml_kernels::AlignedBytes;
+use state::StatePool;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+mod state;
+
+pub use state::Checkpoint;
 
 /// Memory for the keys and values of all sequences.
 ///
@@ -30,6 +35,8 @@ pub struct KvPool {
     fresh: u32,
     /// How many have each block; 0 for those that are free.
     references: Vec<u32>,
+    /// Of recurrent layers.
+    states: StatePool,
     /// Tells the pool from others.
     id: u64,
 }
@@ -46,6 +53,8 @@ pub struct KvSequence {
     text_len: usize,
     /// Of its pool; 0 before it has one.
     pool: u64,
+    /// Where its recurrent state is, if it has one, and of how many positions that is.
+    state: Option<(u32, usize)>,
 }
 
 /// A reference to a block that keeps it when its sequences are gone.
@@ -87,6 +96,10 @@ impl KvSequence {
     pub fn blocks(&self) -> &[u32] {
         &self.blocks
     }
+    /// The slot of its recurrent state.
+    pub(crate) fn slot(&self) -> Option<usize> {
+        self.state.map(|(slot, _)| slot as usize)
+    }
     /// Counts `rows` positions that a step has stored.
     ///
     /// # Panics
@@ -98,6 +111,9 @@ impl KvSequence {
             self.room()
         );
         self.len += rows;
+        if let Some((_, of)) = &mut self.state {
+            *of += rows;
+        }
     }
     /// Positions that are reserved and not yet in use.
     pub fn room(&self) -> usize {
@@ -106,11 +122,27 @@ impl KvSequence {
 }
 
 impl KvPool {
-    /// A pool for `positions` positions in all, rounded up to whole blocks.
+    /// A pool for `positions` positions in all, rounded up to whole blocks, and for the
+    /// recurrent states of as many sequences, 32 at most.
     ///
     /// # Errors
     /// If the memory cannot be had.
     pub fn new(spec: &Spec, positions: usize, kv_type: KvType) -> Result<KvPool> {
+        let blocks = positions.div_ceil(KV_BLOCK);
+        KvPool::with_states(spec, positions, kv_type, blocks.clamp(1, DEFAULT_STATES))
+    }
+
+    /// The same with room for the recurrent states of so many sequences and checkpoints,
+    /// where the model has any.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub fn with_states(
+        spec: &Spec,
+        positions: usize,
+        kv_type: KvType,
+        states: usize,
+    ) -> Result<KvPool> {
         let blocks = positions.div_ceil(KV_BLOCK);
         let mut stride = 0;
         let layer = |a: &Attention| {
@@ -147,6 +179,7 @@ impl KvPool {
             free,
             fresh: 0,
             references,
+            states: StatePool::new(spec, states)?,
             id: new_id(),
         })
     }
@@ -169,6 +202,13 @@ impl KvPool {
         let more = missing.div_ceil(KV_BLOCK);
         if more > self.free.len() {
             return false;
+        }
+        if self.states.is_used() && sequence.state.is_none() {
+            let Some(slot) = self.states.take() else {
+                return false;
+            };
+            self.states.reset(slot);
+            sequence.state = Some((slot, 0));
         }
         if sequence.pool == 0 {
             sequence.pool = self.id;
@@ -200,6 +240,12 @@ impl KvPool {
             sequence.len
         );
         sequence.len = len;
+        if len == 0 {
+            if let Some((slot, of)) = &mut sequence.state {
+                self.states.reset(*slot);
+                *of = 0;
+            }
+        }
         let keep = len.div_ceil(KV_BLOCK);
         for block in sequence.blocks.drain(keep..).rev() {
             give_back(&mut self.references, &mut self.free, block);
@@ -212,6 +258,9 @@ impl KvPool {
     /// If they are of another pool.
     pub fn release(&mut self, sequence: KvSequence) {
         self.check_owner(&sequence);
+        if let Some((slot, _)) = sequence.state {
+            self.states.give_back(slot);
+        }
         for block in sequence.blocks.into_iter().rev() {
             give_back(&mut self.references, &mut self.free, block);
         }
@@ -366,7 +415,7 @@ impl KvPool {
 
     /// Bytes when all blocks are in use.
     pub fn bytes(&self) -> usize {
-        self.memory.as_slice().len()
+        self.memory.as_slice().len() + self.states.bytes()
     }
 
     /// One layer's cache, for one operation.
@@ -375,6 +424,9 @@ impl KvPool {
         Cache::new(shape, self.memory.as_mut_slice(), self.stride, at)
     }
 }
+
+/// States that a pool has room for where nobody says how many.
+const DEFAULT_STATES: usize = 32;
 
 fn shape(a: &Attention, kv_type: KvType) -> KvShape {
     KvShape {
@@ -399,121 +451,4 @@ fn new_id() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(blocks: u32) -> KvPool {
-        KvPool {
-            layers: Vec::new(),
-            memory: AlignedBytes::zeroed(0).unwrap(),
-            stride: 0,
-            free: (0..blocks).rev().collect(),
-            fresh: 0,
-            references: vec![0; blocks as usize],
-            id: new_id(),
-        }
-    }
-
-    #[test]
-    fn blocks_go_out_and_come_back() {
-        let mut pool = pool(4);
-        let (mut a, mut b) = (KvSequence::default(), KvSequence::default());
-        assert!(pool.reserve(&mut a, 65));
-        assert_eq!(a.room(), 128);
-        a.advance(65);
-        assert!(pool.reserve(&mut b, 64));
-        for more in [129, 300, usize::MAX] {
-            assert!(!pool.reserve(&mut b, more), "only one block is left");
-            assert_eq!(b.blocks(), [2], "a refusal changes nothing");
-        }
-        assert!(pool.reserve(&mut a, 63), "the block has room");
-        assert_eq!(pool.free_positions(), 64);
-        pool.truncate(&mut a, 3);
-        assert_eq!(
-            (a.len(), a.blocks().len(), pool.free_positions()),
-            (3, 1, 128)
-        );
-        pool.release(a);
-        pool.release(b);
-        let mut free = pool.free.clone();
-        free.sort();
-        assert_eq!(free, [0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn a_shared_block_stays_until_nobody_has_it() {
-        let mut pool = pool(4);
-        let (mut a, mut b) = (KvSequence::default(), KvSequence::default());
-        assert!(pool.reserve(&mut a, 70));
-        a.advance(70);
-        let kept = pool.share(&a, 0);
-        pool.append(&mut b, &kept);
-        assert_eq!((b.len(), b.blocks()), (64, &a.blocks()[..1]));
-        assert!(pool.append_copy(&mut b, &kept, 5) && b.len() == 69);
-        assert_ne!(b.blocks()[1], a.blocks()[0]);
-        pool.check_writable(&b, 59);
-        pool.release(a);
-        assert!(pool.is_shared(&kept));
-        assert_eq!(pool.free_blocks(), 2);
-        pool.truncate(&mut b, 0);
-        assert!(!pool.is_shared(&kept));
-        pool.unshare(kept);
-        assert_eq!(pool.free_blocks(), 4);
-        pool.release(b);
-    }
-
-    #[test]
-    fn a_block_of_the_same_content_takes_the_place_of_the_own() {
-        let mut pool = pool(3);
-        let (mut a, mut b) = (KvSequence::default(), KvSequence::default());
-        assert!(pool.reserve(&mut a, 64) && pool.reserve(&mut b, 64));
-        a.advance(64);
-        b.advance(64);
-        let kept = pool.share(&a, 0);
-        pool.replace(&mut b, 0, &kept);
-        assert_eq!((a.blocks(), pool.free_blocks()), (b.blocks(), 2));
-        pool.release(a);
-        pool.release(b);
-        assert_eq!(pool.free_blocks(), 2);
-        pool.unshare(kept);
-    }
-
-    #[test]
-    #[should_panic(expected = "shared")]
-    fn nothing_is_stored_to_a_shared_block() {
-        let mut pool = pool(1);
-        let mut s = KvSequence::default();
-        assert!(pool.reserve(&mut s, 60));
-        s.advance(60);
-        let _kept = pool.share(&s, 0);
-        pool.check_writable(&s, 1);
-    }
-
-    #[test]
-    fn no_positions_no_room() {
-        let mut pool = pool(0);
-        let mut s = KvSequence::default();
-        assert!(pool.reserve(&mut s, 0));
-        assert!(!pool.reserve(&mut s, 1));
-        assert_eq!((pool.positions(), pool.free_positions()), (0, 0));
-        pool.release(s);
-    }
-
-    #[test]
-    #[should_panic(expected = "another pool")]
-    fn blocks_do_not_go_to_another_pool() {
-        let (mut one, mut other) = (pool(1), pool(1));
-        let mut s = KvSequence::default();
-        assert!(one.reserve(&mut s, 1));
-        other.release(s);
-    }
-
-    #[test]
-    #[should_panic(expected = "room for 64")]
-    fn no_more_is_counted_than_was_reserved() {
-        let mut pool = pool(1);
-        let mut s = KvSequence::default();
-        assert!(pool.reserve(&mut s, 1));
-        s.advance(65);
-    }
-}
+mod tests;
