@@ -301,7 +301,8 @@ fn positions(args: &ServeArgs, model: &Model, requests: usize) -> Result<usize, 
         .context()
         .div_ceil(KV_BLOCK)
         .saturating_mul(args.slots);
-    let free = rustml_nlp::available_memory();
+    let states = model.state_bytes(args.slots) as u64;
+    let free = rustml_nlp::available_memory().map(|free| free.saturating_sub(states));
     let blocks = match (args.kv_memory, free) {
         (Some(bytes), _) => (bytes / block as u64) as usize,
         (None, Some(free)) => {
@@ -357,6 +358,13 @@ fn tell(args: &ServeArgs, name: &str, listener: &TcpListener, model: &Model, pos
         cache >> 20,
         model.threads(),
     ));
+    if model.model().spec().has_state() {
+        note(format_args!(
+            "{} KiB of recurrent state for each text, {} MiB in all at most",
+            KvPool::state_bytes(model.model().spec()).div_ceil(1024),
+            model.state_bytes(args.slots) >> 20,
+        ));
+    }
     if let (Some(draft), Some(name)) = (model.draft(), &args.draft.draft) {
         let cache = positions / KV_BLOCK * KvPool::block_bytes(draft.spec(), model.kv_type());
         note(format_args!(

@@ -1,7 +1,8 @@
 //! Sizes of an engine, what it refuses, and what it counts.
 
 use crate::request::MAX_LOGPROBS;
-use rustml_model::KvType;
+use rustml_model::spec::Spec;
+use rustml_model::{KvPool, KvType};
 use rustml_trace::{Detail, Step};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +20,9 @@ pub struct EngineConfig {
     pub rows: usize,
     /// How keys and values are stored.
     pub kv_type: KvType,
+    /// Recurrent states that are kept for later prompts, beside one for each sequence,
+    /// of models that have them; else as many as a gigabyte holds, from 4 to 64.
+    pub checkpoints: Option<usize>,
     /// How closely steps are looked at.
     pub detail: Detail,
     /// Requests that may wait; more are refused.
@@ -42,11 +46,25 @@ impl Default for EngineConfig {
             sequences: 1,
             rows: 256,
             kv_type: KvType::F16,
+            checkpoints: None,
             detail: Detail::Off,
             queue: usize::MAX,
             step_target: Duration::from_millis(50),
             speculate: false,
             always_guess: None,
+        }
+    }
+}
+
+impl EngineConfig {
+    /// Recurrent states that an engine has room for: one for each sequence and for the
+    /// first that waits, and those that are kept. None where the model has none.
+    pub fn states(&self, spec: &Spec) -> usize {
+        let bytes = KvPool::state_bytes(spec);
+        let kept = || ((1 << 30) / bytes.max(1)).clamp(4, 64);
+        match bytes {
+            0 => 0,
+            _ => self.sequences.max(1) + 1 + self.checkpoints.unwrap_or_else(kept),
         }
     }
 }

@@ -59,8 +59,10 @@ impl Engine {
                 arch: model.arch(),
             });
         }
-        let kv = KvPool::new(model.spec(), config.cache_positions, config.kv_type)?;
         let sequences = config.sequences.max(1);
+        let states = config.states(model.spec());
+        let (positions, kv_type) = (config.cache_positions, config.kv_type);
+        let kv = KvPool::with_states(model.spec(), positions, kv_type, states)?;
         let capacity = Capacity {
             rows: config.rows.max(sequences),
             logit_rows: sequences + extra_logits(model.spec().vocab),
@@ -106,8 +108,16 @@ impl Engine {
     /// [`crate::same_vocabulary`]), guesses are wrong, and soon no more made.
     ///
     /// # Errors
-    /// If the memory cannot be had.
+    /// If the memory cannot be had, or a model carries recurrent states.
     pub fn set_draft(&mut self, draft: Arc<Model>) -> Result<(), rustml_model::Error> {
+        for model in [&self.model, &draft] {
+            if model.spec().has_state() {
+                return Err(rustml_model::Error::NoDraft {
+                    path: model.path().to_owned(),
+                    arch: model.arch(),
+                });
+            }
+        }
         let drafter = Drafter::new(draft, &self.model, &self.config)?;
         self.scheduler.drafter = Some(drafter);
         Ok(())
@@ -137,7 +147,9 @@ impl Engine {
         self.check(&request)?;
         let (id, config) = (self.next_id + 1, &self.config);
         let rate = self.scheduler.lookups.rate();
-        let lookup = config.speculate.then(|| Lookup::new(rate));
+        // A state that has seen a rejected guess cannot go back.
+        let speculates = config.speculate && !self.scheduler.kv.has_states();
+        let lookup = speculates.then(|| Lookup::new(rate));
         let drafted = self.scheduler.drafter.as_ref().map(Drafter::begin);
         let s = Sequence::new(id, request, config.context, lookup, drafted);
         let (needed, cache) = (s.positions(), self.scheduler.kv.positions());

@@ -7,6 +7,10 @@
 //! a text ended. When the cache is full, the least recently used block is
 //! evicted first, and of a text its end before its beginning.
 //!
+//! Of a model with recurrent state, a text can go on only where that was kept: at some
+//! full blocks, and where texts ended ([`PrefixCache::keep_state`]). The least recently
+//! used states are evicted for new ones.
+//!
 //! A position's key is its token and its phase ([`Item`]), below a salt. So a
 //! block is found only by a sequence that would have computed the same bits:
 //! on CPUs where prefill and decode rows differ by rounding
@@ -14,7 +18,7 @@
 //! prompt that contains them. On all others they are.
 
 use crate::stats::Misses;
-use rustml_model::{KvBlock, KvPool, KvSequence, KV_BLOCK};
+use rustml_model::{Checkpoint, KvBlock, KvPool, KvSequence, KV_BLOCK};
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -73,6 +77,8 @@ pub(crate) struct PrefixCache {
     /// sequence that has a block has all before it, and they are stamped
     /// together; so the first of these never has children.
     idle: BTreeSet<(u64, Reverse<usize>, u32)>,
+    /// Blocks at whose end a recurrent state was kept, in the order of their use.
+    states: BTreeSet<(u64, u32)>,
     clock: u64,
     evicted: Evicted,
 }
@@ -89,6 +95,8 @@ struct Node {
     /// Of all items up to its last.
     hash: u64,
     stamp: u64,
+    /// The recurrent state after its last item, and when it was used.
+    state: Option<(Checkpoint, u64)>,
 }
 
 impl PrefixCache {
@@ -136,7 +144,52 @@ impl PrefixCache {
         if node.items.len() == KV_BLOCK {
             self.evicted.insert(node.hash, 4 * kv.blocks());
         }
+        if let Some((state, stamp)) = node.state {
+            self.states.remove(&(stamp, block));
+            kv.forget(state);
+        }
         kv.unshare(node.block);
+    }
+
+    /// Makes one of the states free that no sequence has; returns whether one is.
+    pub fn make_state_room(&mut self, kv: &mut KvPool) -> bool {
+        if !kv.has_states() || kv.free_states() > 0 {
+            return true;
+        }
+        let Some((_, block)) = self.states.pop_first() else {
+            return false;
+        };
+        let (state, _) = self.node_mut(block).state.take().expect("it is listed");
+        kv.forget(state);
+        true
+    }
+
+    /// Keeps the recurrent state of a sequence, whose last block is in the prefix cache.
+    fn keep_state(&mut self, kv: &mut KvPool, sequence: &KvSequence, block: u32) {
+        let node = self.node(block);
+        let ends_here = node.depth * KV_BLOCK + node.items.len() == sequence.len();
+        if node.state.is_some() || !ends_here || !self.make_state_room(kv) {
+            return;
+        }
+        if let Some(state) = kv.checkpoint(sequence) {
+            self.clock += 1;
+            self.states.insert((self.clock, block));
+            self.node_mut(block).state = Some((state, self.clock));
+        }
+    }
+
+    /// Gives a sequence, which ends with this block, the state that was kept there.
+    fn restore_state(&mut self, kv: &mut KvPool, sequence: &mut KvSequence, block: u32) -> bool {
+        self.clock += 1;
+        let now = self.clock;
+        let Some((state, stamp)) = &mut self.node_mut(block).state else {
+            return false;
+        };
+        let restored = kv.restore(sequence, state);
+        let before = std::mem::replace(stamp, now);
+        self.states.remove(&(before, block));
+        self.states.insert((now, block));
+        restored
     }
 
     /// Gives a sequence that ends with a full block, or is empty, the full blocks
@@ -148,16 +201,81 @@ impl PrefixCache {
         keys: &Keys,
         most: usize,
     ) {
-        let mut at = last_block(sequence);
-        while sequence.len() + KV_BLOCK <= most {
-            let next = sequence.len()..sequence.len() + KV_BLOCK;
-            let Some(next) = self.child(keys.salt, at, &keys.items(next)) else {
+        for block in self.path(sequence, keys, most) {
+            self.wake(block);
+            kv.append(sequence, &self.node(block).block);
+        }
+    }
+
+    /// The full blocks that are known to follow.
+    fn path(&self, sequence: &KvSequence, keys: &Keys, most: usize) -> Vec<u32> {
+        let (mut at, mut len, mut path) = (last_block(sequence), sequence.len(), Vec::new());
+        while len + KV_BLOCK <= most {
+            let items = keys.items(len..len + KV_BLOCK);
+            let Some(next) = self.child(keys.salt, at, &items) else {
                 break;
             };
-            self.wake(next);
-            kv.append(sequence, &self.node(next).block);
+            path.push(next);
+            len += KV_BLOCK;
             at = Some(next);
         }
+        path
+    }
+
+    /// What [`PrefixCache::find_blocks`] and [`PrefixCache::find_rest`] do, for a model
+    /// with recurrent state: gives a sequence as much of its text as is known up to a
+    /// place where the state was kept.
+    pub fn find_state(
+        &mut self,
+        kv: &mut KvPool,
+        sequence: &mut KvSequence,
+        keys: &Keys,
+        most: usize,
+    ) -> Misses {
+        let before = sequence.len();
+        let mut path = self.path(sequence, keys, most);
+        let whole = before + path.len() * KV_BLOCK;
+        let at = path.last().copied().or(last_block(sequence));
+        let wanted = keys.items(whole..most.max(whole).min(whole + KV_BLOCK));
+        // A text that ended within this block.
+        let tail = match self.nearest(keys.salt, at, &wanted) {
+            (alike, Some(node)) if alike == self.node(node).items.len() => Some(node),
+            _ => None,
+        };
+        let has_state = |node: &u32| self.node(*node).state.is_some();
+        let mut tail = tail.filter(has_state);
+        if tail.is_none() {
+            let last = path.iter().rposition(has_state);
+            path.truncate(last.map_or(0, |last| last + 1));
+        }
+        // To make room, just this state may have to go.
+        let room = !sequence.is_empty() || self.make_state_room(kv);
+        let last = tail.or(path.last().copied());
+        let is_kept = last.is_some_and(|node| self.node(node).state.is_some());
+        if let Some(last) = last.filter(|_| room && is_kept) {
+            for block in &path {
+                self.wake(*block);
+                kv.append(sequence, &self.node(*block).block);
+            }
+            if let Some(node) = tail {
+                let positions = self.node(node).items.len();
+                tail = self.copy(kv, sequence, node, positions).then_some(node);
+            }
+            let at = tail.or(path.last().copied()).filter(|at| *at == last);
+            match at {
+                Some(at) => assert!(self.restore_state(kv, sequence, at), "room was made"),
+                // There was no block for the tail: nothing can be gone on with.
+                None => kv.truncate(sequence, before),
+            }
+        }
+        let mut misses = Misses::default();
+        let (found, missed) = (sequence.len(), most.saturating_sub(sequence.len()) as u64);
+        *match whole > found {
+            true => &mut misses.no_state,
+            false if whole == 0 => &mut misses.new,
+            false => &mut misses.diverged,
+        } = missed;
+        misses
     }
 
     /// Gives a sequence for which [`PrefixCache::find_blocks`] found nothing more
@@ -186,7 +304,9 @@ impl PrefixCache {
                     kv.unshare(block);
                 }
             }
-            (Some(nearest), _) => self.copy(kv, sequence, nearest, alike),
+            (Some(nearest), _) => {
+                self.copy(kv, sequence, nearest, alike);
+            }
             (None, _) => {}
         }
         let mut misses = Misses::default();
@@ -213,9 +333,16 @@ impl PrefixCache {
 
     /// Copies the first positions of a block to the end of the sequence, if
     /// there is room for it.
-    fn copy(&mut self, kv: &mut KvPool, sequence: &mut KvSequence, from: u32, positions: usize) {
+    fn copy(
+        &mut self,
+        kv: &mut KvPool,
+        sequence: &mut KvSequence,
+        from: u32,
+        positions: usize,
+    ) -> bool {
         let idle = self.wake(from);
-        if self.make_room(kv, 1) {
+        let room = self.make_room(kv, 1);
+        if room {
             let block = &self.node(from).block;
             let fits = kv.append_copy(sequence, block, positions);
             assert!(fits, "room was made");
@@ -224,6 +351,7 @@ impl PrefixCache {
             self.clock += 1;
             self.rest(kv, from);
         }
+        room
     }
 
     /// Puts full blocks of a sequence into the prefix cache, of which the first `sealed`
@@ -251,6 +379,16 @@ impl PrefixCache {
         full
     }
 
+    /// Keeps the recurrent state of a sequence whose full blocks are in the prefix cache,
+    /// if it ends with one.
+    pub fn seal_state(&mut self, kv: &mut KvPool, sequence: &KvSequence) {
+        if !sequence.is_empty() && sequence.len().is_multiple_of(KV_BLOCK) {
+            if let Some(block) = last_block(sequence) {
+                self.keep_state(kv, sequence, block);
+            }
+        }
+    }
+
     /// Takes a sequence back. What it computed stays cached.
     pub fn release(
         &mut self,
@@ -272,6 +410,9 @@ impl PrefixCache {
                 self.insert(kv, &sequence, full, keys.salt, tail);
                 path.push(sequence.blocks()[full]);
             }
+        }
+        if let (Some(last), true) = (path.last(), kv.has_states()) {
+            self.keep_state(kv, &sequence, *last);
         }
         kv.release(sequence);
         self.clock += 1;
@@ -314,6 +455,7 @@ impl PrefixCache {
             children: Vec::new(),
             depth: index,
             stamp: self.clock,
+            state: None,
         };
         let number = node.block.number();
         match parent {

@@ -27,6 +27,9 @@ use std::time::Instant;
 /// Positions that another sequence computes in this step for which it pays to wait.
 const WORTH_WAITING: usize = 16;
 
+/// Positions from one place where a prompt's recurrent state is kept to the next.
+const STATE_EVERY: usize = 8 * KV_BLOCK;
+
 /// The requests, and the cache they share.
 pub(crate) struct Scheduler {
     pub kv: KvPool,
@@ -98,6 +101,11 @@ impl Scheduler {
             if s.reports_prompt() {
                 rows = rows.min(extra_logits + 1);
             }
+            if self.kv.has_states() {
+                // A state can be kept only where a step ends.
+                let len = s.cache.len();
+                rows = rows.min(next_kept(s, len).map_or(rows, |at| at - len));
+            }
             let Some(rows) = self.make_room(works.len(), rows) else {
                 break;
             };
@@ -160,14 +168,27 @@ impl Scheduler {
         let s = &mut self.running[i];
         let most = s.reusable();
         if !s.cache.len().is_multiple_of(KV_BLOCK) {
+            // It goes on where a text ended, whose state was kept.
+            let misses = Misses {
+                too_short: most.saturating_sub(s.cache.len()) as u64,
+                ..Misses::default()
+            };
+            self.count_reuse(i, Some(misses));
             return false;
         }
         let before = s.cache.len();
         let mut cache = std::mem::take(&mut s.cache);
         let s = &self.running[i];
         let keys = s.keys(self.phases_differ);
-        self.prefixes
-            .find_blocks(&mut self.kv, &mut cache, &keys, most);
+        let stateful = self.kv.has_states();
+        let mut misses = None;
+        if stateful {
+            let all = &mut self.prefixes;
+            misses = Some(all.find_state(&mut self.kv, &mut cache, &keys, most));
+        } else {
+            self.prefixes
+                .find_blocks(&mut self.kv, &mut cache, &keys, most);
+        }
         let has = cache.len();
         // Who has, or will have after this step, the most that is the same.
         let (mut soon, mut other) = (has, None);
@@ -178,6 +199,13 @@ impl Scheduler {
                 continue;
             }
             let common = o.keys(self.phases_differ).common(&keys, most);
+            if stateful {
+                // Only where the other's state is about to be kept.
+                let kept = next_kept(o, computed);
+                let kept = kept.filter(|at| *at <= common.min(computed + rows));
+                soon = soon.max(kept.unwrap_or(0));
+                continue;
+            }
             soon = soon.max(common.min(computed + rows));
             let common = common.min(computed);
             if common > other.map_or(has, |(_, c)| c) {
@@ -187,6 +215,9 @@ impl Scheduler {
         let now = other.map_or(has, |(_, common)| common);
         let waits = soon >= now + WORTH_WAITING;
         let misses = (!waits).then(|| {
+            if let Some(misses) = misses {
+                return misses;
+            }
             let other = other.map(|(j, common)| (&self.running[j].cache, common));
             self.prefixes
                 .find_rest(&mut self.kv, &mut cache, &keys, most, other)
@@ -285,8 +316,15 @@ impl Scheduler {
             let most = s.reusable();
             let mut cache = std::mem::take(&mut s.cache);
             let keys = s.keys(self.phases_differ);
-            self.prefixes
-                .find_blocks(&mut self.kv, &mut cache, &keys, most);
+            match self.kv.has_states() {
+                true => {
+                    let all = &mut self.prefixes;
+                    all.find_state(&mut self.kv, &mut cache, &keys, most);
+                }
+                false => self
+                    .prefixes
+                    .find_blocks(&mut self.kv, &mut cache, &keys, most),
+            }
             s.cache = cache;
             s.sealed = s.cache.len() / KV_BLOCK;
             let next = s.pending().len().min(rows).saturating_sub(s.cache.room());
@@ -314,6 +352,9 @@ impl Scheduler {
         loop {
             let s = &mut self.running[i];
             let missing = rows.saturating_sub(s.cache.room()).div_ceil(KV_BLOCK);
+            let has_state = self.prefixes.make_state_room(&mut self.kv);
+            assert!(has_state, "there are more states than sequences");
+            let s = &mut self.running[i];
             if self.prefixes.make_room(&mut self.kv, missing) {
                 let fits = self.kv.reserve(&mut s.cache, rows);
                 assert!(fits, "room was made");
@@ -363,6 +404,9 @@ impl Scheduler {
             s.sealed = self
                 .prefixes
                 .seal(&mut self.kv, &mut cache, &keys, s.sealed);
+            if self.kv.has_states() && keeps_state(s, cache.len()) {
+                self.prefixes.seal_state(&mut self.kv, &cache);
+            }
             s.cache = cache;
         }
     }
@@ -398,4 +442,18 @@ impl Scheduler {
             ..self.stats
         }
     }
+}
+
+/// Whether the recurrent state of a sequence is kept at this position of its prompt: at
+/// fixed ones, and at the last full block.
+fn keeps_state(s: &Sequence, position: usize) -> bool {
+    let last = (s.prompt_len - 1) / KV_BLOCK * KV_BLOCK;
+    position > 0 && position <= last && (position == last || position.is_multiple_of(STATE_EVERY))
+}
+
+/// The next position after `from` at which it is.
+fn next_kept(s: &Sequence, from: usize) -> Option<usize> {
+    let last = (s.prompt_len - 1) / KV_BLOCK * KV_BLOCK;
+    let next = (from / STATE_EVERY + 1) * STATE_EVERY;
+    (from < last).then_some(next.min(last))
 }

@@ -52,6 +52,8 @@ pub struct Misses {
     pub diverged: u64,
     /// What is known ends before.
     pub too_short: u64,
+    /// It is known, but not the recurrent state that belongs to its end.
+    pub no_state: u64,
 }
 
 impl Misses {
@@ -60,6 +62,7 @@ impl Misses {
         self.evicted += other.evicted;
         self.diverged += other.diverged;
         self.too_short += other.too_short;
+        self.no_state += other.no_state;
     }
 }
 

@@ -339,6 +339,17 @@ impl Model {
         self.kv_type
     }
 
+    /// Bytes of the recurrent states that an engine for `sequences` at a time has room for;
+    /// none where the model has no such states.
+    pub fn state_bytes(&self, sequences: usize) -> usize {
+        let config = EngineConfig {
+            sequences,
+            ..EngineConfig::default()
+        };
+        let spec = self.model.spec();
+        config.states(spec) * KvPool::state_bytes(spec)
+    }
+
     /// An engine for `sequences` at a time that together take `positions`;
     /// `speculate` lets it guess tokens ahead from what a text already said. They
     /// are the same tokens.

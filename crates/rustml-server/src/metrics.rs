@@ -210,7 +210,8 @@ impl Collector for OfEngine {
     fn encode(&self, mut to: DescriptorEncoder) -> std::fmt::Result {
         let s = *self.stats.lock().unwrap_or_else(PoisonError::into_inner);
         let missed = s.prefix_misses;
-        let misses = missed.new + missed.evicted + missed.diverged + missed.too_short;
+        let misses =
+            missed.new + missed.evicted + missed.diverged + missed.too_short + missed.no_state;
         let mut gauge = |name, help, value: f64| {
             let gauge = ConstGauge::new(value);
             gauge.encode(to.encode_descriptor(name, help, None, gauge.metric_type())?)
@@ -263,6 +264,11 @@ impl Collector for OfEngine {
                 "prefix_cache_misses_too_short",
                 "Not found: what is known ends before",
                 missed.too_short,
+            ),
+            (
+                "prefix_cache_misses_no_state",
+                "Not found: it is known, but not the recurrent state at its end",
+                missed.no_state,
             ),
             (
                 "spec_decode_num_draft_tokens",
