@@ -435,3 +435,24 @@ add("nemotron_h_moe", t.NemotronHConfig,
     "experts without a gate in two groups, beside a shared one", weights=STEPS | EXPERTS | {"experts.up_proj": lambda n, p: n * 1.5 * p.shape[-1] ** -0.5},
     inert=("layers_block_type", "chunk_size", "intermediate_size", "n_routed_experts"),
     gguf_note="no key limits the steps", raw=dict(hybrid_override_pattern="ME*E", layers_block_type=None, num_hidden_layers=4))
+add("falcon_h1", t.FalconH1Config,
+    SMALL | HYBRID | dict(
+        mamba_d_ssm=64, mamba_rms_norm=True, mamba_norm_before_gate=False, projectors_bias=True, embedding_multiplier=1.7, lm_head_multiplier=0.7,
+        key_multiplier=0.6, attention_in_multiplier=1.2, attention_out_multiplier=0.8, ssm_in_multiplier=1.3, ssm_out_multiplier=0.9,
+        ssm_multipliers=[0.9, 1.1, 0.8, 1.2, 0.7], mlp_multipliers=[0.8, 1.3], rope_parameters=rope(3000)),
+    "Mamba-2 beside attention, all factors, norm after the gate", weights=STEPS, inert=("mamba_chunk_size", "mamba_expand"),
+    gguf_note="the converter rounds what it multiplied to half precision", raw=dict(head_dim=8))
+add("falcon_h1-plain", t.FalconH1Config,
+    SMALL | HYBRID | dict(mamba_d_ssm=64, mamba_rms_norm=False, mamba_conv_bias=False, rope_parameters=rope(3000)),
+    "the same without factors and norm", weights=STEPS, inert=("mamba_chunk_size", "mamba_expand"),
+    raw=dict(head_dim=8))
+add("bamba", t.BambaConfig,
+    SMALL | HYBRID | dict(num_hidden_layers=3, attn_layer_indices=[1], mamba_proj_bias=True, rope_parameters=rope(3000)),
+    "Mamba-2 around attention whose heads are rotated by half", weights=STEPS, inert=("mamba_chunk_size", "attn_layer_indices"),
+    gguf_note="llama.cpp computes another model")
+add("lfm3", t.Lfm3Config,
+    without(SMALL, "rms_norm_eps", "tie_word_embeddings") | dict(
+        num_hidden_layers=5, layer_types=["conv", "conv", "full_attention", "conv", "sliding_attention"], norm_eps=3e-3, head_dim=16, sliding_window=7,
+        tie_word_embeddings=True, rope_parameters={
+            "full_attention": rope(3000, "proportional", partial_rotary_factor=0.5), "sliding_attention": rope(500)}),
+    "short convolutions of 7, windows of 7, a gate for each head, norms before and after", inert=("layer_types",))

@@ -210,7 +210,7 @@ fn kv_bytes(spec: &Spec) -> usize {
 
 fn activation(a: Activation) -> &'static str {
     match a {
-        Activation::Silu => "SiLU",
+        Activation::Silu | Activation::ScaledSilu { .. } => "SiLU",
         Activation::GeluTanh => "GELU (tanh)",
         Activation::GeluErf => "GELU",
         Activation::QuickGelu => "quick GELU",

@@ -182,8 +182,9 @@ fn capped_values_match() {
 const LIMIT: f32 = 7.0;
 const XIELU: [f32; 4] = [0.8, 1.3, 0.5, -1e-6];
 
-const ACTIVATIONS: [Activation; 11] = [
+const ACTIVATIONS: [Activation; 12] = [
     Activation::Silu,
+    Activation::ScaledSilu { factor: 0.7 },
     Activation::GeluTanh,
     Activation::GeluErf,
     Activation::QuickGelu,
@@ -232,6 +233,12 @@ fn naive_activation(f: Activation, x: f32, up: Option<f32>) -> (f64, f64) {
     let (x, u) = (f64::from(x), up.map(f64::from));
     let (y, tolerance) = match f {
         Activation::Silu => swish(x, 1.0),
+        Activation::ScaledSilu { factor } => {
+            let y = f64::from(factor) * x;
+            let (value, tolerance) = swish(y, 1.0);
+            // The argument is rounded.
+            (value, tolerance + 2.0 * U * y.abs())
+        }
         Activation::QuickGelu => swish(x, 1.702f32.into()),
         Activation::GeluTanh => {
             let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);

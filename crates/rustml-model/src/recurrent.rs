@@ -67,6 +67,28 @@ pub struct Mamba2 {
     pub steps: (f32, f32),
     /// The norm of the result.
     pub norm: Option<GatedNorm>,
+    /// What the products with the part's input are multiplied by.
+    pub factors: Factors,
+}
+
+/// Factors of the products with the input of Mamba-2.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Factors {
+    /// Of the gate (z).
+    pub gate: f32,
+    /// Of values, keys and queries (x, B and C).
+    pub inputs: [f32; 3],
+    /// Of the steps (dt).
+    pub step: f32,
+}
+
+impl Factors {
+    /// None: all are one.
+    pub const ONE: Factors = Factors {
+        gate: 1.0,
+        inputs: [1.0; 3],
+        step: 1.0,
+    };
 }
 
 /// A norm of what is multiplied by the SiLU of a gate.
@@ -185,6 +207,11 @@ impl Recurrent {
                 bounded("the size of a state", m.state, 1 << 10)?;
                 bounded("the size of a head", m.head_dim, 1 << 14)?;
                 heads(m.heads, m.groups, "groups")?;
+                let f = m.factors;
+                let all = [f.gate, f.step, f.inputs[0], f.inputs[1], f.inputs[2]];
+                if all.iter().any(|f| !f.is_finite()) {
+                    return Err("a factor of Mamba-2's inputs is no finite number".into());
+                }
                 let (least, most) = m.steps;
                 if least.is_nan() || most.is_nan() || least > most {
                     return Err(format!("the limits of a step are {least} and {most}"));

@@ -5,7 +5,7 @@
 //! layer is simply another [`Layer`] at that index.
 
 pub use crate::distance::{slopes, Relative, Temperature};
-pub use crate::recurrent::{Delta, GatedNorm, Mamba2, Mixer, Recurrent};
+pub use crate::recurrent::{Delta, Factors, GatedNorm, Mamba2, Mixer, Recurrent};
 pub use crate::rope::{rotated_since, Rope, RopeScaling};
 pub use rustml_kernels::ops::{Activation, Gate, NormKind};
 pub use rustml_kernels::router::{GroupScore, Groups, Renormalise, Router, Scores};

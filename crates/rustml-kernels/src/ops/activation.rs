@@ -24,6 +24,11 @@ pub enum Activation {
     Tanh,
     /// `x`.
     Identity,
+    /// `y sigmoid(y)` of `y = factor x`.
+    ScaledSilu {
+        /// Factor of the argument.
+        factor: f32,
+    },
     /// `g sigmoid(alpha g) (u + 1)`, where `g` is the gate, at most `limit`, and `u` is
     /// what it is multiplied with, `limit` in size at most. Without that it is zero.
     ClampedSwiglu {
@@ -107,6 +112,9 @@ pub fn activate(isa: Isa, f: Activation, gate: &mut [f32], up: &[f32]) {
             let zero = s.splat(0.0);
             match self.0 {
                 Activation::Silu => with!(s, self, |x| swish(s, x, 1.0)),
+                Activation::ScaledSilu { factor } => {
+                    with!(s, self, |x| swish(s, s.mul(x, s.splat(factor)), 1.0))
+                }
                 Activation::GeluTanh => with!(s, self, |x| gelu_tanh(s, x)),
                 Activation::GeluErf => with!(s, self, |x| gelu_erf(s, x)),
                 Activation::QuickGelu => with!(s, self, |x| swish(s, x, 1.702)),

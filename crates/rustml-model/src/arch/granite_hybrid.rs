@@ -2,7 +2,7 @@
 //! positions; Granite's four factors; a feed-forward, or experts beside one.
 
 use super::granite::{factors, granite, of_chosen};
-use super::mamba2::{self, gguf_mamba, steps};
+use super::mamba2::{self, beside_attention, gguf_mamba};
 use super::{decoder::Decoder, mixture, name, Arch, Repair::*, Role::*};
 use crate::error::{show, Result};
 use crate::source::{Config, Gguf};
@@ -88,31 +88,10 @@ fn from_config(c: &Config) -> Result<Spec> {
         }
         None => vec![false; d.layers()],
     };
-    let size = |key: &str, default| -> Result<usize> { Ok(c.usize(key)?.unwrap_or(default)) };
-    let (heads, groups) = (size("mamba_n_heads", 128)?, size("mamba_n_groups", 1)?);
-    let inner = size("mamba_expand", 2)?.saturating_mul(d.hidden);
-    let bias = c.bool("mamba_proj_bias")?.unwrap_or(false);
-    let mamba = Recurrent {
-        taps: size("mamba_d_conv", 4)?,
-        conv_bias: c.bool("mamba_conv_bias")?.unwrap_or(true),
-        mixer: Mixer::Mamba2(Mamba2 {
-            heads,
-            head_dim: inner / heads.max(1),
-            groups,
-            state: size("mamba_d_state", 256)?,
-            steps: steps(c, "time_step_limit")?,
-            norm: Some(GatedNorm {
-                eps: d.norm.eps,
-                groups,
-                gate_first: true,
-            }),
-        }),
-        in_bias: bias,
-        out_bias: bias,
-    };
+    let mamba = beside_attention(c, d.hidden, d.norm.eps)?;
     d.recurrent(mamba, |i| !full[i]);
     let (all, chosen) = mixture::counts(c, (8, 2))?;
-    let shared = size("shared_intermediate_size", 1024)?;
+    let shared = c.usize("shared_intermediate_size")?.unwrap_or(1024);
     let inner = d.feed_forward.inner;
     d.feed_forward.inner = shared;
     if all > 0 {

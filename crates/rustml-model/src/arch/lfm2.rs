@@ -127,7 +127,7 @@ fn adjusted(c: &Config, inner: usize) -> Result<usize> {
     Ok(inner.div_ceil(unit).saturating_mul(unit))
 }
 
-fn short_conv(channels: usize, taps: usize, bias: bool) -> Recurrent {
+pub(super) fn short_conv(channels: usize, taps: usize, bias: bool) -> Recurrent {
     Recurrent {
         taps,
         conv_bias: bias,

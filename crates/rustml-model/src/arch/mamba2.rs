@@ -66,6 +66,7 @@ fn from_config(c: &Config) -> Result<Spec> {
                 groups,
                 gate_first: true,
             }),
+            factors: Factors::ONE,
         }),
         in_bias: bias,
         out_bias: bias,
@@ -81,6 +82,36 @@ fn from_config(c: &Config) -> Result<Spec> {
         context,
     )
     .map_err(|e| c.error(e))
+}
+
+/// Mamba-2 by the keys of models that have attention as well.
+pub(super) fn beside_attention(c: &Config, hidden: usize, eps: f32) -> Result<Recurrent> {
+    let size = |key: &str, default| -> Result<usize> { Ok(c.usize(key)?.unwrap_or(default)) };
+    let (heads, groups) = (size("mamba_n_heads", 128)?, size("mamba_n_groups", 1)?);
+    let inner = match c.usize("mamba_d_ssm")? {
+        Some(inner) => inner,
+        None => size("mamba_expand", 2)?.saturating_mul(hidden),
+    };
+    let bias = c.bool("mamba_proj_bias")?.unwrap_or(false);
+    Ok(Recurrent {
+        taps: size("mamba_d_conv", 4)?,
+        conv_bias: c.bool("mamba_conv_bias")?.unwrap_or(true),
+        mixer: Mixer::Mamba2(Mamba2 {
+            heads,
+            head_dim: inner / heads.max(1),
+            groups,
+            state: size("mamba_d_state", 256)?,
+            steps: steps(c, "time_step_limit")?,
+            norm: Some(GatedNorm {
+                eps,
+                groups,
+                gate_first: true,
+            }),
+            factors: Factors::ONE,
+        }),
+        in_bias: bias,
+        out_bias: bias,
+    })
 }
 
 /// The least and the largest step that the settings allow.
@@ -111,6 +142,7 @@ pub(super) fn gguf_mamba(g: &Gguf, eps: f32, first: usize) -> Result<Recurrent> 
                 groups,
                 gate_first: true,
             }),
+            factors: Factors::ONE,
         }),
         in_bias: has("ssm_in.bias"),
         out_bias: has("ssm_out.bias"),

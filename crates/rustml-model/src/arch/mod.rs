@@ -6,6 +6,7 @@ mod cohere;
 mod decoder;
 mod ernie4_5;
 mod exaone4;
+mod falcon_h1;
 mod gemma;
 mod gemma3;
 mod glm4;
@@ -17,6 +18,7 @@ mod granite_hybrid;
 mod hunyuan;
 mod laguna;
 mod lfm2;
+mod lfm3;
 mod llama;
 mod llama4;
 mod mamba2;
@@ -346,7 +348,10 @@ pub const ALL: &[&Arch] = &[
     &qwen3_5::DENSE,
     &qwen3_5::MOE,
     &qwen3_5::NEXT,
+    &lfm3::ARCH,
     &mamba2::ARCH,
+    &falcon_h1::ARCH,
+    &falcon_h1::BAMBA,
     &granite_hybrid::ARCH,
     &nemotron_h::ARCH,
     &nemotron_h::MOE,

@@ -126,6 +126,7 @@ fn from_config(c: &Config) -> Result<Spec> {
                 groups,
                 gate_first: true,
             }),
+            factors: Factors::ONE,
         }),
         in_bias,
         out_bias: in_bias,

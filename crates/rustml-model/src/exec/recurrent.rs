@@ -83,6 +83,12 @@ impl Exec {
             &mut outputs,
             start,
         );
+        if let Mixer::Mamba2(m) = r.mixer {
+            if m.factors.gate != 1.0 {
+                let (isa, gate) = (self.team.isa, &mut self.buffers.recurrent.gate);
+                ops::scale(isa, &mut gate[..n * r.inner()], m.factors.gate);
+            }
+        }
         self.convolve(r, w, states, rows);
         if r.heads() > 0 {
             self.scan(r, w, states, rows);
@@ -145,10 +151,10 @@ impl Exec {
                 (&b.factor[..n * heads], Rule::Delta)
             }
             Mixer::Mamba2(m) => {
-                let (least, most) = m.steps;
+                let ((least, most), factor) = (m.steps, m.factors.step);
                 for i in each() {
                     let h = i % heads;
-                    step[i] = softplus(step[i] + w.step_bias[h]).clamp(least, most);
+                    step[i] = softplus(factor * step[i] + w.step_bias[h]).clamp(least, most);
                     decay[i] = (w.decay[h] * step[i]).exp();
                 }
                 (&*step, Rule::Add)

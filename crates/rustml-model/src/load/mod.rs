@@ -356,7 +356,12 @@ impl Loader<'_> {
         len: usize,
         bias: bool,
     ) -> Result<NormWeights> {
-        let (tensor, repair) = self.tensor(role, layer, ".weight")?;
+        // Some files leave the suffix out.
+        let (base, repair) = self.base_name(role, layer)?;
+        let bare = self.find(role, &base, ".weight").is_none();
+        let bare = bare && self.find(role, &base, "").is_some();
+        let suffix = if bare { "" } else { ".weight" };
+        let tensor = self.tensor_named(role, &base, suffix)?;
         let mut weight = self.floats(&tensor, len)?;
         if repair == Repair::MinusOne {
             weight.iter_mut().for_each(|w| *w += 1.0);

@@ -79,8 +79,17 @@ impl Loader<'_> {
         let mut stored = vec![0.0; channels * taps];
         decode_row(tensor.dtype, tensor.data, &mut stored);
         self.report.parameters += stored.len();
-        let at = |tap: usize| (0..channels).map(move |c| c * taps + tap);
-        Ok((0..taps).flat_map(at).map(|at| stored[at]).collect())
+        // A factor of the inputs is one of the weights.
+        let factor = |c: usize| match r.mixer {
+            Mixer::Mamba2(m) => {
+                let (values, keys) = (m.heads * m.head_dim, m.groups * m.state);
+                m.factors.inputs[usize::from(c >= values) + usize::from(c >= values + keys)]
+            }
+            _ => 1.0,
+        };
+        let of = |tap: usize| (0..channels).map(move |c| (c, c * taps + tap));
+        let all = (0..taps).flat_map(of);
+        Ok(all.map(|(c, at)| factor(c) * stored[at]).collect())
     }
 
     /// The norm of a part's result, whose weights may be stored group by group.

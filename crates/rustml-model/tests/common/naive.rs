@@ -156,6 +156,10 @@ impl Naive<'_> {
         let hidden = self.spec.hidden;
         let act = |x: f64| match f.activation {
             Activation::Silu => x / (1.0 + (-x).exp()),
+            Activation::ScaledSilu { factor } => {
+                let y = f64::from(factor) * x;
+                y / (1.0 + (-y).exp())
+            }
             Activation::Relu => x.max(0.0),
             Activation::GeluTanh => {
                 0.5 * x * (1.0 + ((2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
