@@ -456,3 +456,34 @@ add("lfm3", t.Lfm3Config,
         tie_word_embeddings=True, rope_parameters={
             "full_attention": rope(3000, "proportional", partial_rotary_factor=0.5), "sliding_attention": rope(500)}),
     "short convolutions of 7, windows of 7, a gate for each head, norms before and after", inert=("layer_types",))
+
+# --- latent attention ----------------------------------------------------------------------------
+
+MLA = without(SMALL, "num_key_value_heads") | dict(num_hidden_layers=3, num_key_value_heads=4, kv_lora_rank=20, q_lora_rank=24, qk_rope_head_dim=8,
+                                                   qk_nope_head_dim=12, v_head_dim=10, moe_intermediate_size=24, num_experts_per_tok=2)
+add("deepseek_v2", t.DeepseekV2Config,
+    MLA | dict(qk_rope_head_dim=16, num_experts_per_tok=3, n_routed_experts=6, n_shared_experts=2, first_k_dense_replace=1, routed_scaling_factor=1.4, topk_method="group_limited_greedy",
+               n_group=3, topk_group=2, rope_parameters=rope(
+                   3000, "yarn", factor=6.0, original_max_position_embeddings=32, beta_fast=1.5, beta_slow=0.4, mscale=0.7, mscale_all_dim=0.7)),
+    "latent attention, YaRN, groups by their best expert, two shared experts", weights=EXPERTS, inert=("num_key_value_heads", "rope_parameters.mscale"),
+    gguf_note="no key says the groups and the limits of YaRN")
+add("deepseek_v2-lite", t.DeepseekV2Config,
+    MLA | dict(q_lora_rank=None, n_routed_experts=6, n_shared_experts=1, first_k_dense_replace=1, attention_bias=True, rope_parameters=rope(3000)),
+    "queries without a latent, greedy choice, biases", weights=EXPERTS, inert=("num_key_value_heads",), gguf_note="llama.cpp has no biases there")
+add("deepseek_v3", t.DeepseekV3Config,
+    MLA | dict(n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1, routed_scaling_factor=1.4, n_group=4, topk_group=2,
+               norm_topk_prob=True, num_mtp_layers=0, rope_parameters=rope(3000)),
+    "sigmoid router with a correction in groups by their best two", weights=EXPERTS, inert=("num_key_value_heads", "num_mtp_layers"),
+    gguf_note="no key says the groups")
+add("moonlight", t.DeepseekV3Config,
+    MLA | dict(q_lora_rank=None, n_routed_experts=6, n_shared_experts=2, first_k_dense_replace=1, routed_scaling_factor=1.4, n_group=1, topk_group=1,
+               norm_topk_prob=True, num_mtp_layers=0, rope_parameters=rope(3000)),
+    "the same without groups and a latent of the queries", weights=EXPERTS,
+    inert=("num_key_value_heads", "num_mtp_layers", "n_group", "topk_group"), raw=dict(scoring_func="sigmoid", topk_method="noaux_tc"))
+add("glm4_moe_lite", t.Glm4MoeLiteConfig,
+    MLA | dict(n_routed_experts=6, n_shared_experts=1, routed_scaling_factor=1.4, v_head_dim=20, norm_topk_prob=True, n_group=1, topk_group=1,
+               rope_parameters=rope(3000)),
+    "values as large as keys, layer 0 dense", weights=EXPERTS, inert=("num_key_value_heads", "n_group", "topk_group"))
+add("youtu", t.YoutuConfig,
+    without(MLA, "moe_intermediate_size", "num_experts_per_tok") | dict(rope_parameters=rope(3000)),
+    "latent attention without experts", inert=("num_key_value_heads",))

@@ -253,13 +253,11 @@ impl Model {
     ) {
         match (part, w) {
             (Part::Attention(a), PartWeights::Attention(w)) => {
-                exec.prepare(
-                    Op::AttnNorm,
-                    before,
-                    rows,
-                    &[&w.query.weights, &w.key.weights, &w.value.weights],
-                );
-                exec.qkv(w, rows.count);
+                exec.prepare(Op::AttnNorm, before, rows, &w.inputs());
+                match (&a.latent, &w.latent) {
+                    (Some(l), Some(of)) => exec.latent_qkv(a, l, w, of, rows),
+                    _ => exec.qkv(w, rows.count),
+                }
                 let cache = kv.layer(w.cache);
                 exec.position(a, w, &cache, &rows.spans, rows.count);
                 if at.selects {

@@ -108,6 +108,6 @@ pub use rustml_kernels::pages::gather as gather_pages;
 pub use rustml_kernels::par::Team;
 pub use source::{Config, Gguf};
 pub use weights::{
-    AttentionWeights, BlockWeights, ExpertsWeights, FeedForwardWeights, LayerWeights, Linear,
-    NormWeights, PartWeights, RecurrentWeights, Weights,
+    AttentionWeights, BlockWeights, ExpertsWeights, FeedForwardWeights, LatentWeights,
+    LayerWeights, Linear, NormWeights, PartWeights, RecurrentWeights, Weights,
 };

@@ -94,6 +94,11 @@ impl<'a> Config<'a> {
         })
     }
 
+    /// Whether a key is there, if only as null.
+    pub fn mentions(&self, key: &str) -> bool {
+        self.json.get(key).is_some()
+    }
+
     /// Whether a key is set.
     pub fn has(&self, key: &str) -> bool {
         self.json.get(key).is_some_and(|v| !v.is_null())

@@ -158,6 +158,8 @@ pub struct Attention {
     /// ranges of them (Raffel et al., "Exploring the Limits of Transfer Learning with a
     /// Unified Text-to-Text Transformer").
     pub relative: Option<Relative>,
+    /// Keys and values are made of a few numbers that all heads share, if they are.
+    pub latent: Option<Latent>,
     /// `cap * tanh(score / cap)`, if any.
     pub soft_cap: Option<f32>,
     /// Whether the projections to queries, keys and values have biases.
@@ -186,11 +188,30 @@ impl Attention {
             gate: None,
             alibi: None,
             relative: None,
+            latent: None,
             soft_cap: None,
             qkv_bias: false,
             out_bias: false,
         }
     }
+}
+
+/// Latent attention (DeepSeek-AI, "DeepSeek-V2"): keys and values of all heads are products
+/// of one normalised latent, but for a rotated part of the keys, which heads share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latent {
+    /// Values that queries are made of, normalised, if not of the part's input.
+    pub query: Option<usize>,
+    /// Values that keys and values are made of.
+    pub rank: usize,
+    /// Values of a key, and of a query, that are rotated; they come first.
+    pub rotated: usize,
+    /// Values of a value; the rest, up to the size of a head, are zeros.
+    pub value: usize,
+    /// Added to the variance by the norms.
+    pub eps: f32,
+    /// Whether neighbours are rotated in the file.
+    pub interleaved: bool,
 }
 
 /// A product with the part's input, of which a function multiplies what attention gives.
@@ -477,6 +498,17 @@ impl Spec {
                 return Err(
                     "queries are clipped and their heads normalised, which is not supported".into(),
                 );
+            }
+        }
+        if let Some(l) = a.latent {
+            bounded("the rank of latent attention", l.rank, 1 << 16)?;
+            bounded("the rank of the queries", l.query.unwrap_or(1), 1 << 16)?;
+            bounded("the rotated part of a head", l.rotated, a.head_dim - 1)?;
+            bounded("the size of a value", l.value, a.head_dim)?;
+            positive("the epsilon of the latent norms", l.eps)?;
+            let plain = a.qk_norm.is_none() && a.clip.is_none() && a.gate.is_none();
+            if !plain || a.kv_heads != a.heads {
+                return Err("latent attention with other norms, heads or gates".into());
             }
         }
         if let Some(t) = a.temperature {

@@ -21,6 +21,22 @@ impl Spec {
                     NormedOver::Head => 2 * norm(&n.norm, a.head_dim),
                     NormedOver::OwnHead | NormedOver::Row => norm(&n.norm, q + kv),
                 };
+                if let Some(l) = a.latent {
+                    let plain = a.head_dim - l.rotated;
+                    let queries = match l.query {
+                        Some(rank) => {
+                            linear(rank, self.hidden, a.qkv_bias)
+                                + linear(q, rank, false)
+                                + rank as u64
+                        }
+                        None => linear(q, self.hidden, false),
+                    };
+                    return queries
+                        + linear(l.rank + l.rotated, self.hidden, a.qkv_bias)
+                        + l.rank as u64
+                        + linear(a.heads * (plain + l.value), l.rank, false)
+                        + linear(self.hidden, a.heads * l.value, a.out_bias);
+                }
                 let sinks = if a.sinks { a.heads } else { 0 };
                 (a.qk_norm.map_or(0, qk_norm) + sinks) as u64
                     + linear(q + 2 * kv, self.hidden, a.qkv_bias)

@@ -75,6 +75,37 @@ pub struct AttentionWeights {
     pub gate: Option<Linear>,
     /// One more score for each query head, or nothing.
     pub sinks: Vec<f32>,
+    /// Of latent attention. Then `query` reads its queries' latent, if there is one, `key`
+    /// gives the latent of keys and values and the rotated part, and `value` makes of it
+    /// what is not rotated of each head's key, and its value.
+    pub latent: Option<LatentWeights>,
+}
+
+/// What latent attention has beside the weights of others.
+pub struct LatentWeights {
+    /// `[query rank, hidden]`
+    pub query_down: Option<Linear>,
+    /// `query rank` wide.
+    pub query_norm: Option<NormWeights>,
+    /// `rank` wide.
+    pub norm: NormWeights,
+}
+
+impl AttentionWeights {
+    /// The linear layers that read its input, side by side.
+    pub fn inputs(&self) -> Vec<&Matrix> {
+        match &self.latent {
+            Some(l) => {
+                let query = l.query_down.as_ref().unwrap_or(&self.query);
+                vec![&query.weights, &self.key.weights]
+            }
+            None => {
+                let three = [&self.query, &self.key, &self.value];
+                let all = three.into_iter().chain(&self.gate);
+                all.map(|l| &l.weights).collect()
+            }
+        }
+    }
 }
 
 /// Weights of a part that carries a state; see [`crate::spec::Recurrent`].
@@ -207,7 +238,8 @@ impl PartWeights {
         let all: [Option<&Linear>; 5] = match self {
             PartWeights::Attention(a) => {
                 let [q, k, v, out] = [&a.query, &a.key, &a.value, &a.out].map(Some);
-                [q, k, v, a.gate.as_ref(), out]
+                let down = a.latent.as_ref().and_then(|l| l.query_down.as_ref());
+                [q, k, v, a.gate.as_ref().or(down), out]
             }
             PartWeights::FeedForward(f) => of(f),
             PartWeights::Experts(e) => e.shared.as_ref().map_or([None; 5], of),
@@ -223,11 +255,7 @@ impl PartWeights {
     /// Those that read the part's input, side by side.
     pub fn inputs(&self) -> Vec<&Matrix> {
         match self {
-            PartWeights::Attention(a) => {
-                let three = [&a.query, &a.key, &a.value];
-                let all = three.into_iter().chain(&a.gate);
-                all.map(|l| &l.weights).collect()
-            }
+            PartWeights::Attention(a) => a.inputs(),
             PartWeights::FeedForward(f) => f.inputs(),
             PartWeights::Experts(e) => vec![&e.router.weights],
             PartWeights::Recurrent(r) => r.inputs().map(|l| &l.weights).collect(),

@@ -4,6 +4,7 @@ mod apertus;
 mod bert;
 mod cohere;
 mod decoder;
+mod deepseek;
 mod ernie4_5;
 mod exaone4;
 mod falcon_h1;
@@ -94,6 +95,10 @@ pub enum Role {
     Key,
     /// Projection to the values.
     Value,
+    /// To what the queries of latent attention are made of.
+    QueryDown,
+    /// What is not rotated of the keys of latent attention, where it is by itself.
+    LatentKeys,
     /// Of every query head.
     QueryNorm,
     /// Of every key head.
@@ -177,6 +182,9 @@ pub enum Repair {
     /// A part of what reads a recurrent part's input, where what belongs to a key head
     /// lies together.
     FusedByKeyHead,
+    /// Rows of latent attention: what is rotated comes last in each head, perhaps as
+    /// neighbours.
+    Latent,
     /// Each query head, followed by the factors of what it gives.
     QueryAndGate,
     /// A part of query, key and value in one tensor, where the queries of each key
@@ -342,6 +350,10 @@ pub const ALL: &[&Arch] = &[
     &mistral3::ARCH,
     &llama4::ARCH,
     &laguna::ARCH,
+    &deepseek::V2,
+    &deepseek::V3,
+    &deepseek::GLM_LITE,
+    &deepseek::YOUTU,
     &apertus::ARCH,
     &lfm2::ARCH,
     &lfm2::MOE,
@@ -413,6 +425,20 @@ impl Role {
                 SharedGate | SharedUp => return (shared, s.hidden),
                 SharedDown => return (s.hidden, shared),
                 SharedRouter => return (1, s.hidden),
+                _ => {}
+            }
+        }
+        if let Some((a, l)) = layer
+            .and_then(Layer::attention)
+            .and_then(|a| Some((a, a.latent?)))
+        {
+            let plain = a.head_dim - l.rotated;
+            match self {
+                Query => return (a.heads * a.head_dim, l.query.unwrap_or(s.hidden)),
+                QueryDown => return (l.query.unwrap_or(0), s.hidden),
+                Key => return (l.rank + l.rotated, s.hidden),
+                Value => return (a.heads * (plain + l.value), l.rank),
+                AttnOut => return (s.hidden, a.heads * l.value),
                 _ => {}
             }
         }

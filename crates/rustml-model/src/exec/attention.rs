@@ -152,6 +152,13 @@ impl Exec {
             let gate = &b.gate[..rows * w.weights.rows()];
             multiply(&self.team, g, gate, out, (width, a.head_dim));
         }
+        if let Some(l) = a.latent {
+            // Values are smaller than heads.
+            for i in 0..rows * a.heads {
+                let from = i * a.head_dim;
+                out.copy_within(from..from + l.value, i * l.value);
+            }
+        }
         if start.is_none() {
             return;
         }

@@ -1,5 +1,6 @@
 //! Everything a step writes.
 
+use super::latent::LatentBuffers;
 use super::recurrent::RecurrentBuffers;
 use super::Capacity;
 use crate::model::Model;
@@ -38,6 +39,8 @@ pub(crate) struct Buffers {
     /// Factors of what attention gives, as wide as the queries at most; empty where none
     /// has them.
     pub gate: Aligned<f32>,
+    /// Of latent attention.
+    pub latent: LatentBuffers,
     /// Of recurrent parts.
     pub recurrent: RecurrentBuffers,
     /// What attention mixed, as wide as the queries, or a recurrent part.
@@ -111,12 +114,18 @@ impl Buffers {
             k: kv(),
             v: kv(),
             gate: attention(&|a| a.gate.map_or(0, |_| a.heads * a.head_dim)),
+            latent: LatentBuffers::new(spec, rows),
             recurrent: RecurrentBuffers::new(spec, rows),
             mixed: widest(&|l| {
                 let attention = l.attention().map_or(0, |a| a.heads * a.head_dim);
                 attention.max(l.recurrent().map_or(0, |r| r.inner()))
             }),
-            scratch: Aligned::zeroed(scratch_len(model.team(), rows, spec.hidden, inner_cols)),
+            scratch: Aligned::zeroed(scratch_len(
+                model.team(),
+                rows,
+                spec.hidden.max(LatentBuffers::widest(spec)),
+                inner_cols,
+            )),
             acts: Acts::new(rows, cols, forms),
             inner: Acts::new(rows, inner_cols, inner_forms),
             cos: tables(),

@@ -7,6 +7,7 @@ mod attention;
 mod buffers;
 mod cost;
 mod experts;
+mod latent;
 mod recurrent;
 
 use crate::forward::Rows;

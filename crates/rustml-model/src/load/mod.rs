@@ -9,6 +9,7 @@
 //! would not be the one in the file.
 
 mod experts;
+mod latent;
 mod names;
 mod quantised;
 mod recurrent;
@@ -443,6 +444,9 @@ impl Loader<'_> {
     }
 
     fn attention(&mut self, i: usize, a: &Attention) -> Result<AttentionWeights> {
+        if let Some(l) = &a.latent {
+            return self.latent_attention(i, a, l);
+        }
         let at = Some(i);
         let mut norm = |role, heads: usize| {
             let norm = a.qk_norm.map(|n| {
@@ -488,6 +492,7 @@ impl Loader<'_> {
                 true => self.vector(Role::Sinks, i, a.heads)?,
                 false => Vec::new(),
             },
+            latent: None,
         })
     }
 

@@ -155,6 +155,12 @@ impl<'a> Loader<'a> {
         {
             return order;
         }
+        if let Some(order) = layer
+            .and_then(Layer::attention)
+            .and_then(|a| super::latent::order(a, role, repair))
+        {
+            return (order, rows);
+        }
         match (repair, layer) {
             (Repair::Fused, Some(_)) if is_of_feed_forward(role) => {
                 let second = matches!(role, Role::Up | Role::SharedUp);
