@@ -487,3 +487,29 @@ add("glm4_moe_lite", t.Glm4MoeLiteConfig,
 add("youtu", t.YoutuConfig,
     without(MLA, "moe_intermediate_size", "num_experts_per_tok") | dict(rope_parameters=rope(3000)),
     "latent attention without experts", inert=("num_key_value_heads",))
+LATENT = dict(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=256, rms_norm_eps=3e-3,
+              bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=False, kv_lora_rank=24, qk_rope_head_dim=8, qk_nope_head_dim=12,
+              v_head_dim=16)
+MIXED = dict(moe_intermediate_size=24, n_routed_experts=6, num_experts_per_tok=2, routed_scaling_factor=1.4, first_k_dense_replace=1, num_hidden_layers=3)
+add("deepseek_v2-groups", t.DeepseekV2Config,
+    LATENT | MIXED | dict(q_lora_rank=20, n_shared_experts=1, topk_method="group_limited_greedy", n_group=3, topk_group=1, v_head_dim=20,
+                          attention_bias=True, rope_parameters=rope(3000)),
+    "the best experts of the best group; queries made of 20 numbers, biases", weights=EXPERTS,
+    inert=("num_key_value_heads", "first_k_dense_replace"))
+add("deepseek_v3-yarn", t.DeepseekV3Config,
+    LATENT | MIXED | dict(q_lora_rank=20, n_shared_experts=1, n_group=2, topk_group=1, norm_topk_prob=True, rope_interleave=True,
+                          max_position_embeddings=16384, qk_rope_head_dim=16, rope_parameters=rope(
+                              3000, "yarn", factor=4.0, beta_fast=32.0, beta_slow=1.0, mscale=0.7, mscale_all_dim=0.7, original_max_position_embeddings=4096)),
+    "YaRN with a factor of scores, sigmoid router with a correction and groups", weights=EXPERTS,
+    inert=("num_key_value_heads", "first_k_dense_replace", "rope_parameters.mscale"), raw=dict(scoring_func="sigmoid"))
+add("deepseek_v3-halves", t.DeepseekV3Config,
+    LATENT | MIXED | dict(q_lora_rank=None, n_shared_experts=1, n_group=1, topk_group=1, norm_topk_prob=False, rope_interleave=False,
+                          rope_parameters=rope(3000)),
+    "halves are rotated, weights of experts are not divided by their sum", weights=EXPERTS,
+    inert=("num_key_value_heads", "first_k_dense_replace", "topk_group"), gguf_note="the converter takes no halves")
+add("minicpm3", t.MiniCPM3Config,
+    without(LATENT, "v_head_dim") | dict(
+        num_hidden_layers=2, q_lora_rank=20, tie_word_embeddings=True, scale_emb=12.0, scale_depth=1.4, dim_model_base=256, rope_parameters=rope(
+            10000, "longrope", short_factor=[1.0, 1.2, 1.5, 2.5], long_factor=[1.1, 1.7, 3.0, 6.0], original_max_position_embeddings=256)),
+    "latent attention whose halves are rotated, factors of embeddings, blocks and logits", embedding=0.05,
+    inert=("num_key_value_heads", "rope_parameters.long_factor", "rope_parameters.original_max_position_embeddings"))

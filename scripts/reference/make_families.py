@@ -363,7 +363,8 @@ def make(name, out, llama):
     saved = json.loads((work / "config.json").read_text())
     (work / "config.json").write_text(json.dumps(saved, indent=2) + "\n")
     again = family.auto.from_pretrained(work, dtype=torch.float32, attn_implementation=family.attention).eval()
-    assert np.abs(logits(again, prompt) - logits(model, prompt)).max() <= error, "the saved checkpoint is another model"
+    off = float(np.abs(logits(again, prompt) - logits(model, prompt)).max())
+    assert off <= error, f"the saved checkpoint is another model, by {off:.2g}"
     with safe_open(work / "model.safetensors", "pt") as f:
         stored = {k: list(f.get_slice(k).get_shape()) for k in f.keys()}
     if set(stored) != set(model.state_dict()) and any("experts" in k for k in stored):

@@ -50,12 +50,13 @@ fn products(model: &Model) -> Vec<(Op, &Matrix)> {
     let mut all: Vec<(Op, &Matrix)> = Vec::new();
     for part in weights.layers.iter().flat_map(|l| l.parts()) {
         let linears = match part {
-            PartWeights::Attention(a) => vec![
-                (Op::Qkv, Some(&a.query)),
-                (Op::Qkv, Some(&a.key)),
-                (Op::Qkv, Some(&a.value)),
-                (Op::AttnOut, Some(&a.out)),
-            ],
+            PartWeights::Attention(_) => {
+                let mut all: Vec<_> = part.linears().map(|l| (Op::Qkv, Some(l))).collect();
+                if let Some((op, _)) = all.last_mut() {
+                    *op = Op::AttnOut;
+                }
+                all
+            }
             PartWeights::FeedForward(f) => vec![
                 (Op::Gate, f.gate.as_ref()),
                 (Op::Up, Some(&f.up)),

@@ -1,6 +1,7 @@
 //! DeepSeek V2 and V3 (DeepSeek-AI, "DeepSeek-V2" and "DeepSeek-V3") and what is built
 //! like them: latent attention, first layers without experts, a shared expert. Moonlight
 //! and GigaChat 3 are V3; GLM-4.7-Flash and Youtu have other defaults.
+//! MiniCPM 3 (Hu et al., "MiniCPM") has this attention and factors of its own.
 
 use super::decoder::{rope_of, Decoder, Defaults};
 use super::{mixture, name, Arch, Repair, Repair::*, Role::*};
@@ -62,6 +63,20 @@ pub const YOUTU: Arch = Arch {
     about: "Youtu-LLM",
     hf: &["YoutuForCausalLM"],
     from_config: |c| deepseek(c, Kind::Youtu),
+    ..V2
+};
+
+pub const MINICPM3: Arch = Arch {
+    gguf: "minicpm3",
+    about: "MiniCPM 3",
+    hf: &["MiniCPM3ForCausalLM"],
+    from_config: minicpm,
+    from_gguf: minicpm_gguf,
+    ignored: &[
+        ".rotary_emb.inv_freq",
+        "rope_factors_long.weight",
+        "rope_factors_short.weight",
+    ],
     ..V2
 };
 
@@ -206,8 +221,11 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
     {
         // A tenth of what the settings say, for queries and keys.
         let all = g.f32("rope.scaling.yarn_log_multiplier")?.unwrap_or(0.0);
-        factor = (1.0 + all * stretched.ln()).powi(2);
-        *amplitude = 1.0;
+        factor = yarn_amplitude(*stretched, 10.0 * all).powi(2);
+        // Its twin, of which nothing is written, is the same in all that was published.
+        if all != 0.0 {
+            *amplitude = 1.0;
+        }
     }
     set_attention(&mut d, latent, head_dim, factor);
     let bias = g.has_tensor("blk.0.attn_kv_a_mqa.bias");
@@ -224,6 +242,69 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
             false => |all, chosen| mixture::softmax(all, chosen, false),
         };
         mixture::from_gguf(&mut d, g, router)?;
+        if let Some((experts, _)) = &mut d.experts {
+            let router = &mut experts.router;
+            if let (Scores::Softmax, Some(groups)) = (router.scores, &mut router.groups) {
+                groups.by = GroupScore::Best;
+            }
+        }
     }
+    Ok(d.spec())
+}
+
+fn minicpm(c: &Config) -> Result<Spec> {
+    let defaults = Defaults {
+        eps: 1e-5,
+        head_dim: Some(32),
+        tied: true,
+        ..Defaults::default()
+    };
+    let mut d = Decoder::from_config(c, defaults)?;
+    let size = |key: &str, default| -> Result<usize> { Ok(c.usize(key)?.unwrap_or(default)) };
+    let (rotated, heads) = (size("qk_rope_head_dim", 32)?, d.attentions[0].heads);
+    let value = match c.usize("v_head_dim")? {
+        Some(value) => value,
+        None => super::head_dim(d.hidden, heads).map_err(|e| c.error(e))?,
+    };
+    let latent = spec::Latent {
+        query: c.usize_or("q_lora_rank", Some(768))?,
+        rank: size("kv_lora_rank", 256)?,
+        rotated,
+        value,
+        eps: EPS,
+        interleaved: false,
+    };
+    let head_dim = size("qk_nope_head_dim", 64)?.saturating_add(rotated);
+    d.ropes = vec![rope_of(c, &Defaults::default(), rotated, None)?];
+    set_attention(&mut d, latent, head_dim, scale_factor(c)?);
+    d.each(|_, a| a.qkv_bias = a.out_bias);
+    d.embedding.scale = c.f32("scale_emb")?.unwrap_or(12.0);
+    if let Some(depth) = c.f32_or("scale_depth", Some(1.4))? {
+        d.residual = depth / (d.layers() as f32).sqrt();
+    }
+    if let Some(base) = c.f32_or("dim_model_base", Some(256.0))? {
+        d.head.scale = base / d.hidden as f32;
+    }
+    Ok(d.spec())
+}
+
+fn minicpm_gguf(g: &Gguf) -> Result<Spec> {
+    let mut d = Decoder::from_gguf(g)?;
+    let heads = g.need_usize("attention.head_count")?;
+    let latent = spec::Latent {
+        query: g.usize("attention.q_lora_rank")?,
+        rank: g.need_usize("attention.kv_lora_rank")?,
+        rotated: g.need_usize("rope.dimension_count")?,
+        value: super::head_dim(d.hidden, heads).map_err(|e| g.error(e))?,
+        eps: EPS,
+        interleaved: false,
+    };
+    set_attention(&mut d, latent, g.need_usize("attention.key_length")?, 1.0);
+    let bias = g.has_tensor("blk.0.attn_kv_a_mqa.bias");
+    d.each(|_, a| a.qkv_bias = bias);
+    // What the one published size has; files do not say it.
+    d.embedding.scale = 12.0;
+    d.residual = 1.4 / (d.layers() as f32).sqrt();
+    d.head.scale = 256.0 / d.hidden as f32;
     Ok(d.spec())
 }

@@ -354,6 +354,7 @@ pub const ALL: &[&Arch] = &[
     &deepseek::V3,
     &deepseek::GLM_LITE,
     &deepseek::YOUTU,
+    &deepseek::MINICPM3,
     &apertus::ARCH,
     &lfm2::ARCH,
     &lfm2::MOE,

@@ -138,6 +138,21 @@ impl<'a> Loader<'a> {
         tensor.is_ok_and(|t| t.data.iter().all(|byte| *byte == 0))
     }
 
+    /// What the names of layers begin with that guess further tokens, which are not computed:
+    /// they come after the others, and have a product of an embedding and a hidden state.
+    fn further_layers(&self) -> Vec<String> {
+        let layers = self.spec.layers.len();
+        let last = ["eh_proj.weight", "nextn.eh_proj.weight"];
+        let begins = |name: &str| {
+            let begin = last.iter().find_map(|end| name.strip_suffix(end))?;
+            let number = begin.strip_suffix('.')?.rsplit('.').next()?;
+            let beyond = number.parse::<usize>().is_ok_and(|n| n >= layers);
+            beyond.then(|| begin.to_owned())
+        };
+        let names = self.store.tensors().iter();
+        names.filter_map(|t| begins(&t.name)).collect()
+    }
+
     /// A tensor that nothing uses is an error: the model would not be the one
     /// in the file.
     pub fn check_leftovers(&self) -> Result<()> {
@@ -156,11 +171,13 @@ impl<'a> Loader<'a> {
                     && self.is_zero(name)
             })
         };
+        let further = self.further_layers();
         let mut leftovers = self.store.tensors().iter().filter(|t| {
             let name = &t.name;
             !self.used.contains(name)
                 && !is_no_bias(name)
                 && Some(name) != head.as_ref()
+                && !further.iter().any(|layer| name.starts_with(layer))
                 && !ignored
                     .iter()
                     .any(|i| name.starts_with(i) || name.ends_with(i))
