@@ -513,3 +513,28 @@ add("minicpm3", t.MiniCPM3Config,
             10000, "longrope", short_factor=[1.0, 1.2, 1.5, 2.5], long_factor=[1.1, 1.7, 3.0, 6.0], original_max_position_embeddings=256)),
     "latent attention whose halves are rotated, factors of embeddings, blocks and logits", embedding=0.05,
     inert=("num_key_value_heads", "rope_parameters.long_factor", "rope_parameters.original_max_position_embeddings"))
+
+# --- vectors of tokens for every layer, shared keys and values ------------------------------------
+
+GEMMA4 = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+              global_head_dim=16, sliding_window=7, rms_norm_eps=3e-3, max_position_embeddings=256, final_logit_softcapping=9.0, vocab_size=264,
+              bos_token_id=1, eos_token_id=2, pad_token_id=0, tie_word_embeddings=True, vocab_size_per_layer_input=264,
+              rope_parameters={"full_attention": rope(30000, "proportional", partial_rotary_factor=0.5), "sliding_attention": rope(3000)})
+SCALARS = {"layer_scalar": lambda n, p: 0.8 + 0.1 * n, "router.scale": positive(3.0), "per_expert_scale": positive(1.0)}
+SPM = dict(set_vocab=lambda self: self._set_vocab_gpt2())
+add("gemma4", t.Gemma4TextConfig,
+    GEMMA4 | dict(num_hidden_layers=6, layer_types=["sliding_attention", "full_attention"] * 3, num_kv_shared_layers=3, use_double_wide_mlp=True,
+                  hidden_size_per_layer_input=12),
+    "vectors of tokens for every layer, three layers read the keys of others and have wider feed-forwards", weights=SCALARS,
+    inert=("layer_types", "num_kv_shared_layers", "vocab_size_per_layer_input"), embedding=0.5, inert_tensors=("layers.5.layer_scalar",))  # a norm follows
+add("gemma4-large", t.Gemma4TextConfig,
+    GEMMA4 | dict(layer_types=["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"], attention_k_eq_v=True,
+                  num_global_key_value_heads=1, hidden_size_per_layer_input=0),
+    "keys are values in layers that see everything, which have fewer of them", weights=SCALARS, embedding=0.5,
+    inert=("layer_types", "vocab_size_per_layer_input", "hidden_size_per_layer_input"), inert_tensors=("layers.3.layer_scalar",))
+add("gemma4-moe", t.Gemma4TextConfig,
+    GEMMA4 | dict(num_hidden_layers=3, layer_types=["sliding_attention", "sliding_attention", "full_attention"], attention_k_eq_v=True,
+                  num_global_key_value_heads=1, hidden_size_per_layer_input=0, enable_moe_block=True, num_experts=6, top_k_experts=2,
+                  moe_intermediate_size=24, tie_word_embeddings=False),
+    "experts beside the feed-forward, each with a factor", weights=SCALARS | EXPERTS,
+    inert=("layer_types", "vocab_size_per_layer_input", "hidden_size_per_layer_input"), inert_tensors=("layers.2.layer_scalar",))

@@ -138,6 +138,7 @@ impl Model {
         hidden.extend(of(false, &rows));
 
         exec.embed(self, &ids, &rows.spans);
+        exec.per_layer(self, &ids, rows.phase);
         exec.rope_tables(self, &rows.spans, &rows.lengths);
         for (i, layer) in self.spec().layers.iter().enumerate() {
             exec.recorder.set_layer(Some(i));
@@ -203,6 +204,7 @@ impl Model {
                 let after = (block.norm.after(), w.after.as_ref());
                 exec.add_sum(after, block.scale, rows.count);
             }
+            (Part::Factor, PartWeights::Factor(factor)) => exec.scale_stream(*factor, rows.count),
             (part, weights) => {
                 let before = (block.norm.before(), w.before.as_ref());
                 let follows = matches!(
@@ -259,7 +261,13 @@ impl Model {
                     _ => exec.qkv(w, rows.count),
                 }
                 let cache = kv.layer(w.cache);
-                exec.position(a, w, &cache, &rows.spans, rows.count);
+                match a.shares {
+                    Some(_) => exec.position_queries(a, w, rows.count),
+                    None => {
+                        exec.finish_values(a, w, rows.count);
+                        exec.position(a, w, &cache, &rows.spans, rows.count);
+                    }
+                }
                 if at.selects {
                     rows.select();
                     exec.select(a, self.spec().hidden, &rows.wanted);
@@ -284,6 +292,10 @@ impl Model {
                 }
                 let next = self.weights().inputs_of(at.layer, at.block + 1);
                 exec.state_out(r, w, rows, target, &next);
+            }
+            (Part::ReadsPerLayer(r), PartWeights::ReadsPerLayer(w)) => {
+                exec.prepare(Op::FfnNorm, before, rows, &[&w.gate.weights]);
+                exec.read_per_layer(r, w, at.layer, rows, target);
             }
             (Part::FeedForward(f), PartWeights::FeedForward(w)) => {
                 exec.prepare(Op::FfnNorm, before, rows, &w.inputs());
@@ -382,6 +394,6 @@ impl Rows<'_> {
 fn post_op(part: &Part) -> Op {
     match part {
         Part::Attention(_) | Part::Recurrent(_) => Op::AttnPostNorm,
-        Part::FeedForward(_) | Part::Experts(_) | Part::Parallel(_) => Op::FfnPostNorm,
+        _ => Op::FfnPostNorm,
     }
 }

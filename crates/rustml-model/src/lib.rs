@@ -86,6 +86,7 @@ mod kv;
 mod load;
 mod model;
 mod passes;
+mod per_layer;
 mod quantize;
 mod recurrent;
 mod rope;

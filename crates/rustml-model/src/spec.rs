@@ -5,6 +5,7 @@
 //! layer is simply another [`Layer`] at that index.
 
 pub use crate::distance::{slopes, Relative, Temperature};
+pub use crate::per_layer::{PerLayer, ReadsPerLayer};
 pub use crate::recurrent::{Delta, Factors, GatedNorm, Mamba2, Mixer, Recurrent};
 pub use crate::rope::{rotated_since, Rope, RopeScaling};
 pub use rustml_kernels::ops::{Activation, Gate, NormKind};
@@ -45,6 +46,8 @@ pub struct Embedding {
     pub types: bool,
     /// A norm of the sum.
     pub norm: Option<Norm>,
+    /// Vectors that each token has for every layer, if any.
+    pub per_layer: Option<PerLayer>,
 }
 
 /// How vectors become logits.
@@ -104,6 +107,10 @@ pub enum Part {
     Experts(Experts),
     /// What carries a state from position to position.
     Recurrent(Recurrent),
+    /// What reads the vectors that each token has for this layer.
+    ReadsPerLayer(ReadsPerLayer),
+    /// A learned number that multiplies the stream; nothing is added to that.
+    Factor,
     /// Several blocks of the same input, whose results add up. Each may have
     /// norms of its own, before and after, and none is parallel itself.
     Parallel(Vec<Block>),
@@ -162,6 +169,12 @@ pub struct Attention {
     pub latent: Option<Latent>,
     /// `cap * tanh(score / cap)`, if any.
     pub soft_cap: Option<f32>,
+    /// Whether values are what keys are before their norm and rotation.
+    pub keys_as_values: bool,
+    /// A norm of every value head, without weights.
+    pub value_norm: Option<Norm>,
+    /// The layer before it whose keys and values it reads, if it has none.
+    pub shares: Option<usize>,
     /// Whether the projections to queries, keys and values have biases.
     pub qkv_bias: bool,
     /// Whether the output projection has one.
@@ -189,6 +202,9 @@ impl Attention {
             alibi: None,
             relative: None,
             latent: None,
+            keys_as_values: false,
+            value_norm: None,
+            shares: None,
             soft_cap: None,
             qkv_bias: false,
             out_bias: false,
@@ -287,6 +303,10 @@ pub struct Experts {
     pub weight_on_input: bool,
     /// A feed-forward that computes every row beside them.
     pub shared: Option<Shared>,
+    /// The norm of what the router reads of the stream, if it does not read what experts do.
+    pub router_norm: Option<Norm>,
+    /// Whether each expert's result has a factor of its own.
+    pub factors: bool,
 }
 
 /// The shared expert of a mixture.
@@ -433,7 +453,10 @@ impl Spec {
             .try_for_each(epsilon)?;
         let last = self.embedding.first_position;
         bounded("the first position's vector", last + 1, self.context)?;
-        for layer in &self.layers {
+        if let Some(p) = self.embedding.per_layer {
+            p.validate(self.layers.len())?;
+        }
+        for (i, layer) in self.layers.iter().enumerate() {
             bounded("the number of a layer's blocks", layer.blocks.len(), 8)?;
             let kinds: HashSet<_> = layer.parts().map(std::mem::discriminant).collect();
             if kinds.len() < layer.parts().count() {
@@ -441,6 +464,7 @@ impl Spec {
             }
             for block in &layer.blocks {
                 self.validate_block(block, true)?;
+                self.validate_sharing(i, block)?;
             }
         }
         Ok(())
@@ -456,6 +480,10 @@ impl Spec {
             Part::FeedForward(f) => bounded("the feed-forward size", f.inner, 1 << 20),
             Part::Experts(e) => validate_experts(e),
             Part::Recurrent(r) => r.validate(),
+            Part::ReadsPerLayer(_) if self.embedding.per_layer.is_none() => {
+                Err("a layer reads vectors of tokens for it, but there are none".into())
+            }
+            Part::ReadsPerLayer(_) | Part::Factor => Ok(()),
             Part::Parallel(_) if !outer => Err("parallel blocks within parallel blocks".into()),
             Part::Parallel(blocks) => {
                 bounded("the number of parallel blocks", blocks.len(), 4)?;
@@ -471,6 +499,26 @@ impl Spec {
                     .iter()
                     .try_for_each(|b| self.validate_block(b, false))
             }
+        }
+    }
+
+    /// Checks that keys which a layer reads are there.
+    fn validate_sharing(&self, layer: usize, block: &Block) -> Result<(), String> {
+        let Part::Attention(a) = &block.part else {
+            return Ok(());
+        };
+        let Some(shared) = a.shares else {
+            return Ok(());
+        };
+        let of = self.layers[..layer].get(shared).and_then(Layer::attention);
+        let fits = of.is_some_and(|o| {
+            o.shares.is_none() && (o.kv_heads, o.head_dim) == (a.kv_heads, a.head_dim)
+        });
+        match fits && a.latent.is_none() && a.clip.is_none() {
+            true => Ok(()),
+            false => Err(format!(
+                "layer {layer} cannot read the keys and values of layer {shared}"
+            )),
         }
     }
 

@@ -37,6 +37,19 @@ impl Spec {
                         + linear(a.heads * (plain + l.value), l.rank, false)
                         + linear(self.hidden, a.heads * l.value, a.out_bias);
                 }
+                // What is another layer's, or stands for another, is not there.
+                let heads = match (a.shares, a.keys_as_values) {
+                    (Some(_), _) => 0,
+                    (None, true) => 1,
+                    (None, false) => 2,
+                };
+                if heads < 2 {
+                    let norms = a.qk_norm.map_or(0, |n| norm(&n.norm, a.head_dim));
+                    let norms = norms * (1 + usize::from(a.shares.is_none()));
+                    return norms as u64
+                        + linear(q + heads * kv, self.hidden, a.qkv_bias)
+                        + linear(self.hidden, q, a.out_bias);
+                }
                 let sinks = if a.sinks { a.heads } else { 0 };
                 (a.qk_norm.map_or(0, qk_norm) + sinks) as u64
                     + linear(q + 2 * kv, self.hidden, a.qkv_bias)
@@ -59,6 +72,8 @@ impl Spec {
                 });
                 linear(router.experts, self.hidden, e.router_bias)
                     + correction
+                    + if e.factors { experts } else { 0 }
+                    + e.router_norm.map_or(0, |_| self.hidden as u64)
                     + experts * of(&e.expert)
                     + shared
             }
@@ -81,6 +96,14 @@ impl Spec {
                     + linear(self.hidden, r.inner(), r.out_bias)
                     + vectors as u64
             }
+            Part::ReadsPerLayer(_) => {
+                2 * linear(
+                    self.hidden,
+                    self.embedding.per_layer.map_or(0, |p| p.width),
+                    false,
+                )
+            }
+            Part::Factor => 1,
             // Its blocks are counted for themselves.
             Part::Parallel(_) => 0,
         };
@@ -108,7 +131,16 @@ impl Spec {
         };
         let norms = [self.final_norm, self.embedding.norm];
         let norms = norms.iter().flatten().map(|n| norm(n, self.hidden) as u64);
-        layers.sum::<u64>() + table(self.vocab) + table(positions) + head + norms.sum::<u64>()
+        let per_layer = self.embedding.per_layer.map_or(0, |p| {
+            let all = p.width * self.layers.len();
+            linear(all, self.vocab + self.hidden, false) + norm(&p.norm, p.width) as u64
+        });
+        layers.sum::<u64>()
+            + per_layer
+            + table(self.vocab)
+            + table(positions)
+            + head
+            + norms.sum::<u64>()
     }
 }
 

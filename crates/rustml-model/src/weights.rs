@@ -46,6 +46,10 @@ pub enum PartWeights {
     Experts(Box<ExpertsWeights>),
     /// What carries a state.
     Recurrent(Box<RecurrentWeights>),
+    /// What reads the vectors that each token has for this layer.
+    ReadsPerLayer(Box<ReadsPerLayerWeights>),
+    /// What multiplies the stream.
+    Factor(f32),
     /// Several blocks of one input.
     Parallel(Vec<BlockWeights>),
 }
@@ -57,14 +61,16 @@ pub struct AttentionWeights {
     pub cache: usize,
     /// `[q, hidden]`
     pub query: Linear,
-    /// `[kv, hidden]`
-    pub key: Linear,
-    /// `[kv, hidden]`
-    pub value: Linear,
+    /// `[kv, hidden]`; not where another layer's keys are read.
+    pub key: Option<Linear>,
+    /// `[kv, hidden]`; not where keys are values, either.
+    pub value: Option<Linear>,
     /// `head_dim` wide, or as wide as the queries.
     pub query_norm: Option<NormWeights>,
     /// `head_dim` wide, or as wide as the keys.
     pub key_norm: Option<NormWeights>,
+    /// Ones, `head_dim` wide.
+    pub value_norm: Option<NormWeights>,
     /// `[hidden, q]`
     pub out: Linear,
     /// How fast the scores of each head fall with the distance, or nothing.
@@ -97,11 +103,12 @@ impl AttentionWeights {
         match &self.latent {
             Some(l) => {
                 let query = l.query_down.as_ref().unwrap_or(&self.query);
-                vec![&query.weights, &self.key.weights]
+                let inputs = [Some(query), self.key.as_ref()];
+                inputs.into_iter().flatten().map(|l| &l.weights).collect()
             }
             None => {
-                let three = [&self.query, &self.key, &self.value];
-                let all = three.into_iter().chain(&self.gate);
+                let keys = self.key.iter().chain(&self.value);
+                let all = [&self.query].into_iter().chain(keys).chain(&self.gate);
                 all.map(|l| &l.weights).collect()
             }
         }
@@ -168,6 +175,24 @@ impl FeedForwardWeights {
     }
 }
 
+/// Weights of what reads the vectors that each token has for a layer.
+pub struct ReadsPerLayerWeights {
+    /// `[width, hidden]`
+    pub gate: Linear,
+    /// `[hidden, width]`
+    pub out: Linear,
+}
+
+/// Weights of the vectors that each token has for every layer.
+pub struct PerLayerWeights {
+    /// `[vocab, layers * width]`
+    pub table: Matrix,
+    /// `[layers * width, hidden]`
+    pub projection: Linear,
+    /// `width` wide.
+    pub norm: NormWeights,
+}
+
 /// Weights of a mixture of experts.
 pub struct ExpertsWeights {
     /// `[experts, hidden]`, in single precision.
@@ -184,6 +209,10 @@ pub struct ExpertsWeights {
     pub shared: Option<FeedForwardWeights>,
     /// What its result's factor is a product with, `hidden` wide, or nothing.
     pub shared_gate: Vec<f32>,
+    /// Of what the router reads, `hidden` wide.
+    pub router_norm: Option<NormWeights>,
+    /// A factor of each expert's result, or nothing.
+    pub factors: Vec<f32>,
 }
 
 /// All weights of a model.
@@ -196,6 +225,8 @@ pub struct Weights {
     pub types: Vec<f32>,
     /// Of the sum of these.
     pub embedding_norm: Option<NormWeights>,
+    /// Of the vectors that each token has for every layer.
+    pub per_layer: Option<Box<PerLayerWeights>>,
     /// First to last.
     pub layers: Vec<LayerWeights>,
     /// After the last layer.
@@ -237,7 +268,12 @@ impl PartWeights {
         }
         let all: [Option<&Linear>; 5] = match self {
             PartWeights::Attention(a) => {
-                let [q, k, v, out] = [&a.query, &a.key, &a.value, &a.out].map(Some);
+                let (q, k, v, out) = (
+                    Some(&a.query),
+                    a.key.as_ref(),
+                    a.value.as_ref(),
+                    Some(&a.out),
+                );
                 let down = a.latent.as_ref().and_then(|l| l.query_down.as_ref());
                 [q, k, v, a.gate.as_ref().or(down), out]
             }
@@ -247,7 +283,8 @@ impl PartWeights {
                 let (factor, step) = (r.factor.as_ref(), r.step.as_ref());
                 [Some(&r.input), factor, Some(&r.gate), step, Some(&r.out)]
             }
-            PartWeights::Parallel(_) => [None; 5],
+            PartWeights::ReadsPerLayer(r) => [Some(&r.gate), Some(&r.out), None, None, None],
+            PartWeights::Factor(_) | PartWeights::Parallel(_) => [None; 5],
         };
         all.into_iter().flatten()
     }
@@ -259,6 +296,8 @@ impl PartWeights {
             PartWeights::FeedForward(f) => f.inputs(),
             PartWeights::Experts(e) => vec![&e.router.weights],
             PartWeights::Recurrent(r) => r.inputs().map(|l| &l.weights).collect(),
+            PartWeights::ReadsPerLayer(r) => vec![&r.gate.weights],
+            PartWeights::Factor(_) => Vec::new(),
             PartWeights::Parallel(blocks) => blocks[0].part.inputs(),
         }
     }
@@ -298,7 +337,9 @@ impl Weights {
             all.map(ExpertMatrix::matrix).chain([&e.router.weights])
         });
         let tables = [&self.embedding].into_iter().chain(&self.positions);
-        linears.chain(experts).chain(tables)
+        let per_layer = self.per_layer.iter();
+        let per_layer = per_layer.flat_map(|p| [&p.table, &p.projection.weights]);
+        linears.chain(experts).chain(tables).chain(per_layer)
     }
 
     /// Whether the weights of all layers are in single or half precision: then nothing should
@@ -341,7 +382,8 @@ impl Weights {
         let parts = self.layers.iter().flat_map(LayerWeights::parts);
         let routers = self.experts().map(|e| &e.router.weights);
         let linears = parts.flat_map(of).map(|l| &l.weights);
-        read_by(linears.chain(routers).chain(self.head()))
+        let per_layer = self.per_layer.iter().map(|p| &p.projection.weights);
+        read_by(linears.chain(routers).chain(per_layer).chain(self.head()))
     }
 
     /// The same of the inner part of a feed-forward.

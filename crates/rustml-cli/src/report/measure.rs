@@ -75,7 +75,10 @@ fn products(model: &Model) -> Vec<(Op, &Matrix)> {
                 let inputs = r.inputs().map(|l| (Op::StateIn, Some(l)));
                 inputs.chain([(Op::AttnOut, Some(&r.out))]).collect()
             }
-            PartWeights::Parallel(_) => Vec::new(),
+            PartWeights::ReadsPerLayer(r) => {
+                vec![(Op::GateUp, Some(&r.gate)), (Op::Up, Some(&r.out))]
+            }
+            PartWeights::Factor(_) | PartWeights::Parallel(_) => Vec::new(),
         };
         let linears = linears.into_iter();
         all.extend(linears.filter_map(|(op, l)| l.map(|l| (op, &l.weights))));

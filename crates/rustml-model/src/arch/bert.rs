@@ -354,6 +354,7 @@ fn encoder(s: Sizes) -> Result<Spec, String> {
             first_position: s.first_position,
             types: s.types,
             norm: Some(norm),
+            per_layer: None,
         },
         ropes: Vec::new(),
         layers: repeat(layer, s.layers)?,

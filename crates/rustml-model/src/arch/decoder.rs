@@ -445,6 +445,7 @@ pub(super) fn plain_embedding() -> crate::spec::Embedding {
         first_position: 0,
         types: false,
         norm: None,
+        per_layer: None,
     }
 }
 

@@ -307,6 +307,7 @@ fn spec(s: Sizes) -> Spec {
             first_position: 0,
             types: false,
             norm: None,
+            per_layer: None,
         },
         layers: s.is_local.iter().map(|&local| layer(local)).collect(),
         ropes: vec![s.global, s.local],

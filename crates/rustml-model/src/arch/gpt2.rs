@@ -167,6 +167,7 @@ fn spec(s: Sizes) -> Result<Spec, String> {
             first_position: 0,
             types: false,
             norm: None,
+            per_layer: None,
         },
         ropes: Vec::new(),
         layers: super::repeat(layer, s.layers)?,

@@ -47,16 +47,24 @@ pub(super) fn groups(count: usize, chosen: usize) -> Option<Groups> {
 /// A mixture with nothing beside the experts, which are built like the decoder's
 /// feed-forward but have `inner` values inside.
 pub(super) fn plain(d: &Decoder, router: Router, inner: usize) -> Experts {
+    let expert = FeedForward {
+        inner,
+        ..d.feed_forward
+    };
+    of(router, expert)
+}
+
+/// The same of these experts.
+pub(super) fn of(router: Router, expert: FeedForward) -> Experts {
     Experts {
         router,
         router_bias: false,
         correction: false,
-        expert: FeedForward {
-            inner,
-            ..d.feed_forward
-        },
+        expert,
         weight_on_input: false,
         shared: None,
+        router_norm: None,
+        factors: false,
     }
 }
 

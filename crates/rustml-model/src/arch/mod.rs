@@ -10,6 +10,7 @@ mod exaone4;
 mod falcon_h1;
 mod gemma;
 mod gemma3;
+mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod gpt2;
@@ -45,7 +46,7 @@ mod starcoder2;
 use crate::error::{show, Error, Result};
 use crate::load::Scheme;
 use crate::source::{Config, Gguf};
-use crate::spec::{Activation, Attention, Layer, Part, Spec};
+use crate::spec::{Activation, Attention, Block, Layer, Part, Spec};
 use rustml_io::{FileFormat, Store};
 use std::path::Path;
 
@@ -124,6 +125,30 @@ pub enum Role {
     RelativeBias,
     /// One more score for each query head.
     Sinks,
+    /// After a feed-forward that experts are beside.
+    MlpPostNorm,
+    /// Before experts that are beside a feed-forward.
+    ExpertsNorm,
+    /// After them.
+    ExpertsPostNorm,
+    /// Of what the router reads.
+    RouterNorm,
+    /// Factor of each expert's result.
+    ExpertFactors,
+    /// Vectors of the tokens for every layer.
+    PerLayerEmbedding,
+    /// From a token's vector to those of every layer.
+    PerLayerProjection,
+    /// Of each of these.
+    PerLayerNorm,
+    /// To what a layer's vector multiplies.
+    PerLayerGate,
+    /// Back to the width of the stream.
+    PerLayerOut,
+    /// Of that.
+    PerLayerPostNorm,
+    /// What multiplies the stream after a layer.
+    LayerFactor,
     /// From a row to a score of each expert.
     ExpertRouter,
     /// Added to the scores for choosing.
@@ -309,6 +334,7 @@ pub const ALL: &[&Arch] = &[
     &llama::ARCH,
     &gemma3::ARCH,
     &gemma3::EMBEDDING,
+    &gemma4::ARCH,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN2_VL,
@@ -389,8 +415,20 @@ impl Role {
     pub fn norms(part: &Part) -> (Role, Role) {
         match part {
             Part::Attention(_) | Part::Recurrent(_) => (AttnNorm, AttnPostNorm),
-            Part::FeedForward(_) | Part::Experts(_) => (FfnNorm, FfnPostNorm),
+            Part::FeedForward(_) | Part::Experts(_) | Part::Factor => (FfnNorm, FfnPostNorm),
+            Part::ReadsPerLayer(_) => (FfnNorm, PerLayerPostNorm),
             Part::Parallel(_) => (AttnNorm, FfnPostNorm),
+        }
+    }
+
+    /// Those of a part among parallel blocks.
+    pub fn norms_within(blocks: &[Block], part: &Part) -> (Role, Role) {
+        let mut all = blocks.iter();
+        let beside = all.any(|b| matches!(b.part, Part::FeedForward(_)));
+        match part {
+            Part::FeedForward(_) => (FfnNorm, MlpPostNorm),
+            Part::Experts(_) if beside => (ExpertsNorm, ExpertsPostNorm),
+            part => Role::norms(part),
         }
     }
 
@@ -442,6 +480,14 @@ impl Role {
                 AttnOut => return (s.hidden, a.heads * l.value),
                 _ => {}
             }
+        }
+        let per_layer = s.embedding.per_layer.map_or(0, |p| p.width);
+        match self {
+            PerLayerEmbedding => return (s.vocab, s.layers.len() * per_layer),
+            PerLayerProjection => return (s.layers.len() * per_layer, s.hidden),
+            PerLayerGate => return (per_layer, s.hidden),
+            PerLayerOut => return (s.hidden, per_layer),
+            _ => {}
         }
         match (self, dims) {
             (Query, Some((q, _, _))) => (q, s.hidden),

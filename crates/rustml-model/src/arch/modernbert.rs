@@ -201,6 +201,7 @@ fn encoder(s: Sizes, head_dim: usize) -> Spec {
             first_position: 0,
             types: false,
             norm: Some(s.norm),
+            per_layer: None,
         },
         layers: s.types.iter().enumerate().map(layer).collect(),
         ropes: s.ropes.into(),

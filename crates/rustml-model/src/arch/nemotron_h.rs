@@ -158,6 +158,8 @@ fn from_config(c: &Config) -> Result<Spec> {
         correction: true,
         expert: expert(size("moe_intermediate_size", 7688)?),
         weight_on_input: false,
+        router_norm: None,
+        factors: false,
         shared: Some(Shared {
             expert: FeedForward {
                 inner: size("moe_shared_expert_intermediate_size", 7688)?,
@@ -309,6 +311,8 @@ fn gguf_experts(g: &Gguf, feed_forward: FeedForward, first: usize) -> Result<Exp
         correction: g.has_tensor(&format!("blk.{first}.exp_probs_b.bias")),
         expert: expert(g.need_usize("expert_feed_forward_length")?),
         weight_on_input: false,
+        router_norm: None,
+        factors: false,
         shared: match g.has_tensor(&shared) {
             true => Some(Shared {
                 expert: expert(g.tensor_rows(&shared)?),

@@ -17,15 +17,19 @@ impl Exec {
         let start = self.recorder.start();
         let b = &mut self.buffers;
         let output = |l: &'_ Linear| rows * l.weights.rows();
-        let mut outputs = vec![
-            output_of(&w.query, &mut b.q[..output(&w.query)]),
-            output_of(&w.key, &mut b.k[..output(&w.key)]),
-            output_of(&w.value, &mut b.v[..output(&w.value)]),
+        let mut outputs = vec![output_of(&w.query, &mut b.q[..output(&w.query)])];
+        let mut ops = vec![Op::Query];
+        let others = [
+            (Op::Key, &w.key, &mut b.k),
+            (Op::Value, &w.value, &mut b.v),
+            (Op::AttnGate, &w.gate, &mut b.gate),
         ];
-        if let Some(gate) = &w.gate {
-            outputs.push(output_of(gate, &mut b.gate[..output(gate)]));
+        for (op, linear, buffer) in others {
+            if let Some(l) = linear {
+                outputs.push(output_of(l, &mut buffer[..output(l)]));
+                ops.push(op);
+            }
         }
-        let ops = [Op::Query, Op::Key, Op::Value, Op::AttnGate];
         expect(&self.team, rows, &[&w.out.weights]);
         products(
             &self.team,

@@ -1,6 +1,7 @@
 //! Everything a step writes.
 
 use super::latent::LatentBuffers;
+use super::per_layer::PerLayerBuffers;
 use super::recurrent::RecurrentBuffers;
 use super::Capacity;
 use crate::model::Model;
@@ -39,6 +40,8 @@ pub(crate) struct Buffers {
     /// Factors of what attention gives, as wide as the queries at most; empty where none
     /// has them.
     pub gate: Aligned<f32>,
+    /// Vectors that each token has for every layer.
+    pub per_layer: PerLayerBuffers,
     /// Of latent attention.
     pub latent: LatentBuffers,
     /// Of recurrent parts.
@@ -91,7 +94,9 @@ impl Buffers {
             Part::Parallel(blocks) => blocks.iter().any(follows),
             _ => false,
         };
-        let normed = spec.embedding.norm.is_some();
+        let routed = spec.layers.iter().filter_map(Layer::experts);
+        let routed = routed.map(|e| e.router_norm).any(|n| n.is_some());
+        let normed = spec.embedding.norm.is_some() || routed;
         let y = |l: &Layer| match normed || l.blocks.iter().any(|b| follows(b) || within(b)) {
             true => spec.hidden,
             false => 0,
@@ -114,6 +119,7 @@ impl Buffers {
             k: kv(),
             v: kv(),
             gate: attention(&|a| a.gate.map_or(0, |_| a.heads * a.head_dim)),
+            per_layer: PerLayerBuffers::new(spec, rows),
             latent: LatentBuffers::new(spec, rows),
             recurrent: RecurrentBuffers::new(spec, rows),
             mixed: widest(&|l| {

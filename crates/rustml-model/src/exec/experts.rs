@@ -90,7 +90,14 @@ impl Exec {
         let start = self.recorder.start();
         let forms = forms_for(Phase::Decode, &[&w.router.weights]);
         let (b, team, hidden) = (&mut self.buffers, &self.team, self.hidden);
-        let input = &b.input[..rows.count * hidden];
+        let len = rows.count * hidden;
+        let input = match (&e.router_norm, &w.router_norm) {
+            (Some(n), Some(w)) => {
+                par::norm_to_rows(team, norm(n, w), &b.x[..len], &mut b.y[..len]);
+                &b.y[..len]
+            }
+            _ => &b.input[..len],
+        };
         par::prepare_rows(team, input, hidden, &mut b.acts, forms);
         let logits = &mut b.router[..rows.count * e.router.experts];
         let mut outputs = [Output {
@@ -102,6 +109,11 @@ impl Exec {
         par::matmul(team, &b.acts, &mut outputs, None);
         let choices = &mut b.choices[..rows.count * e.router.chosen];
         par::route_rows(team, &e.router, logits, &w.correction, choices);
+        if !w.factors.is_empty() {
+            for choice in choices {
+                choice.weight *= w.factors[choice.expert as usize];
+            }
+        }
         let cost = cost::product(&b.acts, &w.router.weights, w.router.bias.as_deref());
         self.recorder.record(Op::Route, start, cost);
     }

@@ -58,6 +58,9 @@ impl Exec {
         of: &LatentWeights,
         rows: &Rows,
     ) {
+        let (Some(key), Some(value)) = (&w.key, &w.value) else {
+            unreachable!("latent attention has keys and values of its own");
+        };
         let start = self.recorder.start();
         let n = rows.count;
         let b = &mut self.buffers;
@@ -66,7 +69,7 @@ impl Exec {
             Some(down) => (down, &mut b.latent.query[..n * down.weights.rows()]),
             None => (&w.query, &mut b.q[..n * a.heads * a.head_dim]),
         };
-        let mut outputs = [output_of(down, queries), output_of(&w.key, both)];
+        let mut outputs = [output_of(down, queries), output_of(key, both)];
         let ops = [Op::Query, Op::Key];
         products(
             &self.team,
@@ -89,7 +92,7 @@ impl Exec {
         {
             to.copy_from_slice(&from[..l.rank]);
         }
-        self.up(Op::Value, l, &of.norm, &w.value, l.rank, rows.phase, n);
+        self.up(Op::Value, l, &of.norm, value, l.rank, rows.phase, n);
         let start = self.recorder.start();
         let b = &mut self.buffers;
         let (plain, width) = (a.head_dim - l.rotated, a.heads * a.head_dim);

@@ -8,7 +8,9 @@ mod buffers;
 mod cost;
 mod experts;
 mod latent;
+mod per_layer;
 mod recurrent;
+mod shared;
 
 use crate::forward::Rows;
 use crate::model::Model;
@@ -114,6 +116,8 @@ impl Exec {
                 spec::Part::FeedForward(_) => "feed-forward",
                 spec::Part::Experts(_) => "experts",
                 spec::Part::Recurrent(_) => "state",
+                spec::Part::ReadsPerLayer(_) => "vectors of the layer",
+                spec::Part::Factor => "layer's factor",
                 spec::Part::Parallel(_) => "attention and feed-forward",
             };
             self.finite = Some(Some((layer, part)));
@@ -362,6 +366,7 @@ impl Exec {
         let b = &mut self.buffers;
         to_front(&mut b.x, hidden, wanted);
         to_front(&mut b.q, a.heads * a.head_dim, wanted);
+        b.per_layer.keep(wanted);
         if let Some(g) = a.gate {
             let each = if g.per_head { 1 } else { a.head_dim };
             to_front(&mut b.gate, a.heads * each, wanted);
@@ -371,6 +376,7 @@ impl Exec {
     /// Moves the wanted rows of the stream to the front.
     pub(crate) fn keep(&mut self, wanted: &[usize]) {
         to_front(&mut self.buffers.x, self.hidden, wanted);
+        self.buffers.per_layer.keep(wanted);
     }
 
     /// Logits of the rows of the stream for which `wanted` is true, from row

@@ -151,8 +151,7 @@ impl KvPool {
             stride += 2 * shape.block_bytes();
             (shape, at)
         };
-        let attentions = spec.layers.iter().filter_map(Layer::attention);
-        let layers = attentions.map(layer).collect();
+        let layers = storing(spec).map(layer).collect();
         let smaller = match blocks {
             0 | 1 => "",
             _ => "; a smaller context needs less",
@@ -186,8 +185,7 @@ impl KvPool {
 
     /// Bytes of a block of such a pool.
     pub fn block_bytes(spec: &Spec, kv_type: KvType) -> usize {
-        let attentions = spec.layers.iter().filter_map(Layer::attention);
-        let bytes = attentions.map(|a| 2 * shape(a, kv_type).block_bytes());
+        let bytes = storing(spec).map(|a| 2 * shape(a, kv_type).block_bytes());
         bytes.sum()
     }
 
@@ -405,8 +403,9 @@ impl KvPool {
     /// before.
     pub fn read_bytes(&self, spec: &Spec, positions: usize) -> usize {
         let attentions = spec.layers.iter().filter_map(Layer::attention);
-        let layers = self.layers.iter().zip(attentions);
-        let bytes = layers.map(|((shape, _), a)| {
+        let kv_type = self.layers.first().map(|(shape, _)| shape.kv_type);
+        let bytes = attentions.map(|a| {
+            let shape = shape(a, kv_type.unwrap_or(KvType::F32));
             let seen = positions.min(a.window.unwrap_or(usize::MAX));
             seen * (2 * shape.block_bytes() / KV_BLOCK)
         });
@@ -427,6 +426,12 @@ impl KvPool {
 
 /// States that a pool has room for where nobody says how many.
 const DEFAULT_STATES: usize = 32;
+
+/// Attention with keys and values of its own.
+fn storing(spec: &Spec) -> impl Iterator<Item = &Attention> {
+    let all = spec.layers.iter().filter_map(Layer::attention);
+    all.filter(|a| a.shares.is_none())
+}
 
 fn shape(a: &Attention, kv_type: KvType) -> KvShape {
     KvShape {

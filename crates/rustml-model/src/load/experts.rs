@@ -9,7 +9,7 @@ use super::Loader;
 use crate::arch::{Name, Repair, Role};
 use crate::error::{show, Error, Result};
 use crate::spec::Experts;
-use crate::weights::ExpertsWeights;
+use crate::weights::{ExpertsWeights, NormWeights};
 use rustml_io::DType;
 use rustml_kernels::formats::{convert_row, decode_row};
 use rustml_kernels::par::{pack_expert, ExpertMatrix};
@@ -89,7 +89,25 @@ impl<'a> Loader<'a> {
                 Some(s) if s.gated => self.vector(Role::SharedRouter, i, self.spec.hidden)?,
                 _ => Vec::new(),
             },
+            router_norm: match e.router_norm {
+                Some(_) => Some(self.router_norm(i)?),
+                None => None,
+            },
+            factors: match e.factors {
+                true => self.vector(Role::ExpertFactors, i, e.router.experts)?,
+                false => Vec::new(),
+            },
         })
+    }
+
+    /// What the router reads is divided by the square root of its width, too.
+    fn router_norm(&mut self, layer: usize) -> Result<NormWeights> {
+        let hidden = self.spec.hidden;
+        let mut weight = self.vector(Role::RouterNorm, layer, hidden)?;
+        let root = (hidden as f32).sqrt();
+        weight.iter_mut().for_each(|w| *w /= root);
+        let bias = Vec::new();
+        Ok(NormWeights { weight, bias })
     }
 
     /// The numbers of a tensor that is a vector, whatever comes after its name.

@@ -37,11 +37,12 @@ impl Loader<'_> {
         Ok(AttentionWeights {
             cache: self.caches - 1,
             query: self.linear(Role::Query, at, false)?,
-            key: self.linear(Role::Key, at, a.qkv_bias)?,
-            value: match is_split {
+            key: Some(self.linear(Role::Key, at, a.qkv_bias)?),
+            value: Some(match is_split {
                 true => self.split_values(i, a, l)?,
                 false => self.linear(Role::Value, at, false)?,
-            },
+            }),
+            value_norm: None,
             query_norm: None,
             key_norm: None,
             out: self.linear(Role::AttnOut, at, a.out_bias)?,

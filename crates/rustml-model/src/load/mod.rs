@@ -11,6 +11,7 @@
 mod experts;
 mod latent;
 mod names;
+mod per_layer;
 mod quantised;
 mod recurrent;
 mod report;
@@ -99,6 +100,8 @@ pub(crate) fn load(
         .norm
         .map(|n| l.norm(Role::EmbeddingNorm, None, n.bias));
     let embedding_norm = norm.transpose()?;
+    let per_layer = spec.embedding.per_layer.map(|p| l.per_layer(&p));
+    let per_layer = per_layer.transpose()?.map(Box::new);
     let layers = (0..spec.layers.len()).map(|i| l.layer(i));
     let layers = layers.collect::<Result<Vec<_>>>()?;
     let norm = |l: &mut Loader, role, n: Option<Norm>| {
@@ -118,6 +121,7 @@ pub(crate) fn load(
         positions,
         types,
         embedding_norm,
+        per_layer,
         layers,
         final_norm,
         head,
@@ -409,14 +413,18 @@ impl Loader<'_> {
 
     fn layer(&mut self, i: usize) -> Result<LayerWeights> {
         let blocks = self.spec.layers[i].blocks.iter();
-        let blocks = blocks.map(|block| self.block(i, block));
+        let blocks = blocks.map(|block| self.block(i, block, Role::norms(&block.part)));
         Ok(LayerWeights {
             blocks: blocks.collect::<Result<_>>()?,
         })
     }
 
-    fn block(&mut self, i: usize, block: &Block) -> Result<BlockWeights> {
-        let (before, after) = Role::norms(&block.part);
+    fn block(
+        &mut self,
+        i: usize,
+        block: &Block,
+        (before, after): (Role, Role),
+    ) -> Result<BlockWeights> {
         let mut norm = |norm: Option<Norm>, role| {
             let norm = norm.map(|n| self.norm(role, Some(i), n.bias));
             norm.transpose()
@@ -431,8 +439,13 @@ impl Loader<'_> {
             }
             Part::Experts(e) => PartWeights::Experts(Box::new(self.experts(i, e)?)),
             Part::Recurrent(r) => PartWeights::Recurrent(Box::new(self.recurrent(i, r)?)),
+            Part::ReadsPerLayer(_) => {
+                PartWeights::ReadsPerLayer(Box::new(self.reads_per_layer(i)?))
+            }
+            Part::Factor => PartWeights::Factor(self.vector(Role::LayerFactor, i, 1)?[0]),
             Part::Parallel(blocks) => {
-                let blocks = blocks.iter().map(|b| self.block(i, b));
+                let all = blocks.iter();
+                let blocks = all.map(|b| self.block(i, b, Role::norms_within(blocks, &b.part)));
                 PartWeights::Parallel(blocks.collect::<Result<_>>()?)
             }
         };
@@ -466,13 +479,29 @@ impl Loader<'_> {
             norm.transpose()
         };
         let query_norm = norm(Role::QueryNorm, a.heads)?;
-        let key_norm = norm(Role::KeyNorm, a.kv_heads)?;
-        self.caches += 1;
+        let key_norm = match a.shares {
+            Some(_) => None,
+            None => norm(Role::KeyNorm, a.kv_heads)?,
+        };
+        let has = |there: bool, role| there.then_some(role);
+        let own = a.shares.is_none();
+        let (key, value) = (
+            has(own, Role::Key),
+            has(own && !a.keys_as_values, Role::Value),
+        );
+        let optional = |l: &mut Self, role: Option<Role>| {
+            let linear = role.map(|role| l.linear(role, at, a.qkv_bias));
+            linear.transpose()
+        };
         Ok(AttentionWeights {
-            cache: self.caches - 1,
+            cache: self.cache_of(i, a),
             query: self.linear(Role::Query, at, a.qkv_bias)?,
-            key: self.linear(Role::Key, at, a.qkv_bias)?,
-            value: self.linear(Role::Value, at, a.qkv_bias)?,
+            key: optional(self, key)?,
+            value: optional(self, value)?,
+            value_norm: a.value_norm.map(|_| NormWeights {
+                weight: vec![1.0; a.head_dim],
+                bias: Vec::new(),
+            }),
             query_norm,
             key_norm,
             out: self.linear(Role::AttnOut, at, a.out_bias)?,

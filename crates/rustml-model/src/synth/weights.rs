@@ -111,7 +111,7 @@ impl Plan<'_> {
                 self.matrix(Role::Down, at, f.bias);
             }
             // No shape of these is made yet.
-            Part::Experts(_) | Part::Recurrent(_) => {
+            Part::Experts(_) | Part::Recurrent(_) | Part::ReadsPerLayer(_) | Part::Factor => {
                 unreachable!("no shape has experts or states")
             }
             Part::Parallel(blocks) => blocks.iter().for_each(|b| self.block(at, b)),
