@@ -2,7 +2,8 @@
 
 use crate::logits::Ids;
 use rustml_nlp::cli::{examples, open, print, stdin, Failure, ModelArgs};
-use rustml_nlp::{Embedding, Pooling, Quantize};
+use rustml_nlp::{Embedding, Input, Pooling, Quantize};
+use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -66,7 +67,8 @@ enum Format {
     Safetensors,
 }
 
-fn parse_pooling(name: &str) -> Result<Pooling, String> {
+/// A pooling by its name.
+pub(crate) fn parse_pooling(name: &str) -> Result<Pooling, String> {
     Pooling::named(name).ok_or_else(|| "known are mean, cls and last".to_owned())
 }
 
@@ -99,7 +101,10 @@ pub fn run(args: &EmbedArgs) -> Result<(), Failure> {
         return Err(Failure::Usage(says));
     }
     let inputs = match &args.tokens {
-        Some(Ids(ids)) => vec![(ids.clone(), false)],
+        Some(Ids(ids)) => vec![Input {
+            ids: ids.clone(),
+            ..Input::default()
+        }],
         None => {
             let encode = |(i, text): (usize, &String)| {
                 let ids = embedder.encode(&format!("{before}{text}"), args.truncate);
@@ -154,18 +159,30 @@ fn texts(args: &EmbedArgs) -> Result<Vec<String>, Failure> {
     }
 }
 
+/// An object of `--format json`. Its values are the shortest that read as the same single
+/// precision.
+#[derive(Serialize)]
+struct Line<'a> {
+    index: usize,
+    embedding: &'a [f32],
+    tokens: usize,
+    truncated: bool,
+}
+
 fn write(format: Format, all: &[Embedding]) -> Result<(), Failure> {
     match format {
         Format::Json => {
             let mut out = String::new();
             for (i, e) in all.iter().enumerate() {
-                let object = json!({
-                    "index": i,
-                    "embedding": e.values,
-                    "tokens": e.tokens,
-                    "truncated": e.truncated,
-                });
-                out += &format!("{object}\n");
+                let line = Line {
+                    index: i,
+                    embedding: &e.values,
+                    tokens: e.tokens,
+                    truncated: e.truncated,
+                };
+                let json = serde_json::to_string(&line);
+                out += &json.map_err(|e| Failure::Other(e.to_string()))?;
+                out.push('\n');
             }
             print(&out)
         }

@@ -1,13 +1,15 @@
 //! `rustml serve`: OpenAI's API and a chat page.
 
+mod encoder;
+
 use crate::fingerprint;
 use rustml_kernels::roof;
 use rustml_model::{KvPool, KV_BLOCK};
 use rustml_nlp::cli::{
     examples, note, open, open_draft, DraftArgs, Failure, ModelArgs, Profile, ProfileArgs, Signals,
 };
-use rustml_nlp::Model;
-use rustml_server::{serve, Config, Served};
+use rustml_nlp::{Model, Pooling};
+use rustml_server::{serve, Config, MakeEngine, Served};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
@@ -142,6 +144,12 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = parse_seconds, help_heading = "Limits")]
     drain_timeout: f64,
 
+    /// Turn texts into vectors at /v1/embeddings as well, by this pooling of the
+    /// states of a model that generates: mean, cls or last. Of a model that was made
+    /// for vectors, it replaces what its files say
+    #[arg(long, value_name = "KIND", value_parser = crate::embed::parse_pooling)]
+    pooling: Option<Pooling>,
+
     #[command(flatten)]
     profile: ProfileArgs,
 }
@@ -155,29 +163,50 @@ pub fn run(args: &ServeArgs, signals: &Signals) -> Result<(), Failure> {
     let load = args.model.load.options();
     let name = &args.model.source.shown();
     let mut model = open(args.model.source.name(), &load)?;
+    let generates = !model.model().spec().is_encoder();
+    if !generates {
+        encoder::check(args)?;
+    }
     open_draft(&mut model, &args.draft, &load)?;
     let profile = args.profile.begin(&mut model)?;
-    let positions = positions(args, &model, config.memory())?;
+    let encodes = match generates && args.pooling.is_none() {
+        true => None,
+        false => Some(encoder::of(&model, args.pooling)?),
+    };
+    let positions = match generates {
+        true => positions(args, &model, config.memory())?,
+        false => 0,
+    };
     let mut names = vec![own_name(name)];
     names.extend(args.alias.iter().cloned());
-    tell(args, &names[0], &listeners[0], &model, positions);
+    match (&encodes, generates) {
+        (Some((encodes, _)), false) => encoder::tell(&names[0], &listeners[0], &model, encodes),
+        _ => tell(args, &names[0], &listeners[0], &model, positions),
+    }
     // What decoding reads, up to what no cache holds.
     let weights = model.model().weights().matrices();
     let roof = roof::read_weights(model.model().team(), weights, usize::MAX, ROOF_TIME);
     let fingerprint = fingerprint::of(&model, args.draft.draft.as_deref());
     let fingerprint = fingerprint.map_err(|e| Failure::Other(e.to_string()))?;
+    // A request cannot have more than there is.
+    let context = match (&encodes, generates) {
+        (Some((encodes, _)), false) => encodes.most,
+        _ => model.context().min(positions),
+    };
     let (model, slots, speculate) = (Arc::new(model), args.slots, args.speculate);
     let served = Served {
         names,
         tokenizer: model.tokenizer().clone(),
-        // A request cannot have more than there is.
-        context: model.context().min(positions),
+        context,
         roof,
         fingerprint,
-        engine: Box::new(move || {
-            let engine = model.engine(slots, positions, speculate);
-            engine.map_err(|e| e.to_string())
+        engine: generates.then(|| -> MakeEngine {
+            Box::new(move || {
+                let engine = model.engine(slots, positions, speculate);
+                engine.map_err(|e| e.to_string())
+            })
         }),
+        encodes,
     };
     serve(
         listeners,

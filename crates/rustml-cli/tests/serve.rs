@@ -57,6 +57,11 @@ fn a_port_that_is_taken_is_said_before_the_model_is_loaded() {
     assert!(said.contains(&port) && !said.contains("slots"), "{said}");
 }
 
+#[cfg(unix)]
+fn testdata(model: &str) -> String {
+    format!("{}/../../testdata/{model}", env!("CARGO_MANIFEST_DIR"))
+}
+
 /// A server that runs, and what it says.
 #[cfg(unix)]
 struct Running {
@@ -69,8 +74,13 @@ struct Running {
 #[cfg(unix)]
 impl Running {
     fn start(flags: &[&str]) -> Running {
+        Running::of("tiny/llama", flags)
+    }
+
+    /// Of a model of the test data.
+    fn of(model: &str, flags: &[&str]) -> Running {
         use std::io::BufRead;
-        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/tiny/llama");
+        let model = &testdata(model);
         let mut process = std::process::Command::new(env!("CARGO_BIN_EXE_rustml"))
             .args(["serve", model, "--port", "0", "--threads", "1"])
             .args(flags)
@@ -199,4 +209,62 @@ fn localhost_is_at_both_its_addresses_and_has_no_other_name() {
     }
     server.kill(1);
     assert_eq!(server.end().0, Some(0));
+}
+
+/// What is served is what the command prints, to the last digit; of a model that generates,
+/// beside its answers.
+#[test]
+#[cfg(unix)]
+fn vectors_are_those_of_the_command() {
+    use std::io::Write;
+    for (model, flags) in [
+        ("families/bert", &[][..]),
+        ("tiny/llama", &["--pooling", "mean"]),
+    ] {
+        let mut command = Command::cargo_bin("rustml").unwrap();
+        let exact = ["--quantize", "none"];
+        let printed = command
+            .args([
+                "embed",
+                &testdata(model),
+                "--text",
+                "Hello",
+                "--threads",
+                "1",
+            ])
+            .args(flags)
+            .assert()
+            .success();
+        let printed = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+        let vector = printed.split_once("\"embedding\":").unwrap().1;
+        let vector = &vector[..=vector.find(']').unwrap()];
+        let running = Running::of(model, &[flags, &exact].concat());
+        let ask = |path: &str, body: &str| {
+            let mut stream = std::net::TcpStream::connect(&running.at).unwrap();
+            write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            text(&mut stream)
+        };
+        let answer = ask("/v1/embeddings", r#"{"input": "Hello"}"#);
+        assert!(answer.contains(vector), "{vector} is not in {answer}");
+        let answer = ask("/v1/completions", r#"{"prompt": "Hello", "max_tokens": 1}"#);
+        let says = if flags.is_empty() {
+            "HTTP/1.1 400"
+        } else {
+            "HTTP/1.1 200"
+        };
+        assert!(answer.starts_with(says), "{answer}");
+        running.kill(1);
+        assert_eq!(running.end().0, Some(0));
+    }
+}
+
+#[test]
+fn flags_for_generating_are_refused_where_nothing_is_generated() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/families/bert");
+    for flags in [&["--speculate"][..], &["--max-tokens", "4"]] {
+        let mut command = Command::cargo_bin("rustml").unwrap();
+        let said = command.args(["serve", model, "--port", "0", "--threads", "1"]);
+        let said = complaint(said.args(flags).assert().code(2));
+        assert!(said.contains(flags[0]), "{said}");
+    }
 }

@@ -30,7 +30,7 @@ mod memory;
 mod model;
 mod session;
 
-pub use embed::{Embedder, Embedding, Pooling};
+pub use embed::{EmbedSteps, Embedder, Embedding, Pooling};
 pub use error::{Error, Result};
 pub use generate::{Generation, Options, Piece, Prompt};
 pub use logits::Weights;
@@ -40,5 +40,5 @@ pub use model::{
 };
 pub use rustml_engine::{Finish, Observer, Refusal, Sampling, Timings};
 pub use rustml_model::{KvType, Quantize};
-pub use rustml_tokenizer::{Content, Message};
+pub use rustml_tokenizer::{Content, Input, Message};
 pub use session::Session;

@@ -1,7 +1,7 @@
 //! Vectors of texts, against PyTorch and against themselves.
 
 use rustml_io::Store;
-use rustml_nlp::{Embedding, LoadOptions, Model, Pooling, Quantize};
+use rustml_nlp::{Embedding, Input, LoadOptions, Model, Pooling, Quantize};
 use serde_json::{json, Value};
 use std::path::{Path, PathBuf};
 
@@ -56,6 +56,13 @@ fn reference() -> (Vec<u32>, Vec<Vec<f32>>) {
     )
 }
 
+fn input(ids: &[u32]) -> Input {
+    Input {
+        ids: ids.to_vec(),
+        ..Input::default()
+    }
+}
+
 fn normalised(x: &[f32]) -> Vec<f32> {
     let length = x.iter().map(|x| x * x).sum::<f32>().sqrt();
     x.iter().map(|x| x / length).collect()
@@ -88,7 +95,7 @@ fn every_pooling_is_what_pytorch_makes_of_its_states() {
         (Pooling::Last, last),
     ] {
         embedder.set_pooling(pooling);
-        let all = embedder.run(&[(tokens.clone(), false)]).unwrap();
+        let all = embedder.run(&[input(&tokens)]).unwrap();
         close(&all[0].values, &normalised(expected));
         assert_eq!((all[0].tokens, all[0].truncated), (tokens.len(), false));
     }
@@ -100,9 +107,7 @@ fn strangers_beside_a_text_make_no_difference() {
     let model = open(&bert());
     let embedder = model.embedder().unwrap();
     let cuts = [3, 17, 40, 1, 8, 40, 29];
-    let texts: Vec<_> = (0..60)
-        .map(|i| (tokens[..cuts[i % 7]].to_vec(), false))
-        .collect();
+    let texts: Vec<_> = (0..60).map(|i| input(&tokens[..cuts[i % 7]])).collect();
     let together = embedder.run(&texts).unwrap();
     for (text, together) in texts.iter().zip(&together) {
         let alone = embedder.run(std::slice::from_ref(text)).unwrap();
@@ -135,10 +140,10 @@ fn what_sentence_transformers_writes_is_read() {
     let long = "many words are here, more than twelve tokens of them in any case";
     let says = embedder.encode(long, false).unwrap_err().to_string();
     assert!(says.contains("reads 12 at most"), "{says}");
-    let (ids, cut) = embedder.encode(long, true).unwrap();
-    assert_eq!((ids.len(), cut), (12, true));
+    let cut = embedder.encode(long, true).unwrap();
+    assert!(cut.ids.len() == 12 && cut.cut > 0);
     // Without the module Normalize, the length is kept.
-    let short = embedder.run(&[(tokens[..12].to_vec(), false)]).unwrap();
+    let short = embedder.run(&[input(&tokens[..12])]).unwrap();
     let length: f32 = short[0].values.iter().map(|x| x * x).sum::<f32>().sqrt();
     assert!((length - 1.0).abs() > 0.01, "{length}");
     assert_eq!(states[0].len(), short[0].values.len());

@@ -59,6 +59,7 @@ pub(crate) async fn answer<A: Answers>(
 ) -> Result<Response, ApiError> {
     let salt = auth::cache_salt(&app, &request);
     let bytes = body::read(request, &app).await?;
+    app.worker.generates()?;
     let shared = app.clone();
     let mut job = app
         .reading(bytes.len(), move || read(shared, &bytes))

@@ -35,6 +35,8 @@ mod chat;
 mod completions;
 mod connections;
 mod conversation;
+mod embeddings;
+mod encoder;
 mod job;
 mod lane;
 mod limits;
@@ -52,10 +54,12 @@ mod types;
 mod worker;
 
 pub use body::check_body;
+pub use encoder::{Encoder, Encodes, MakeEncoder};
 pub use limits::Config;
 pub use serve::serve;
 pub use worker::MakeEngine;
 
+use encoder::EncoderThread;
 use lane::Lane;
 use metrics::Metrics;
 use rustml_engine::grammar::{GrammarError, Grammars};
@@ -64,6 +68,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
+use types::ApiError;
 use worker::Worker;
 
 /// The model that is served.
@@ -79,8 +84,10 @@ pub struct Served {
     /// Bytes a second that this machine can read, which decoding can come
     /// close to; for `/metrics`.
     pub roof: Option<f64>,
-    /// Makes its engine.
-    pub engine: MakeEngine,
+    /// Makes its engine, if it generates text.
+    pub engine: Option<MakeEngine>,
+    /// How it turns texts into vectors, if it does.
+    pub encodes: Option<(Encodes, MakeEncoder)>,
 }
 
 /// What all handlers share.
@@ -103,13 +110,24 @@ pub(crate) struct App {
     created: u64,
     metrics: Arc<Metrics>,
     worker: Worker,
+    encoder: Option<(Encodes, EncoderThread)>,
     draining: AtomicBool,
 }
 
 impl App {
     fn new(served: Served, config: Config) -> Result<App, String> {
         let metrics = Arc::new(Metrics::new(config.slots, served.roof));
-        let worker = Worker::start(served.engine, &config, metrics.clone())?;
+        let worker = match served.engine {
+            Some(make) => Worker::start(make, &config, metrics.clone())?,
+            None => Worker::none(),
+        };
+        let encoder = match served.encodes {
+            Some((encodes, make)) => {
+                let thread = EncoderThread::start(&encodes, make, &config, metrics.clone())?;
+                Some((encodes, thread))
+            }
+            None => None,
+        };
         Ok(App {
             keys: auth::Keys::new(&config.api_keys),
             names: served.names,
@@ -124,9 +142,41 @@ impl App {
             created: now(),
             metrics,
             worker,
+            encoder,
             draining: AtomicBool::new(false),
             config,
         })
+    }
+    /// How the model turns texts into vectors, and the thread that does, if it does.
+    fn encodes(&self, model: &str) -> Result<(&Encodes, &EncoderThread), ApiError> {
+        let there = self.encoder.as_ref().map(|(how, thread)| (how, thread));
+        there.ok_or_else(|| {
+            let says = format!(
+                "the model {model} generates text and does not embed; embeddings need one that was \
+                 trained for them, or a pooling that is named when the server starts"
+            );
+            ApiError::field("model", says).code("model_does_not_embed")
+        })
+    }
+
+    /// Requests that are not over.
+    fn open(&self) -> usize {
+        let encoding = self.encoder.as_ref().map_or(0, |(_, thread)| thread.open());
+        self.worker.open() + encoding
+    }
+
+    /// Ends all requests.
+    fn cancel_all(&self) {
+        self.worker.cancel_all();
+        if let Some((_, thread)) = &self.encoder {
+            thread.cancel_all();
+        }
+    }
+
+    /// Whether what computes is at work, or ready to be.
+    fn is_alive(&self) -> bool {
+        let encodes = self.encoder.as_ref().is_none_or(|(_, t)| t.is_alive());
+        self.worker.is_alive() && encodes
     }
 }
 

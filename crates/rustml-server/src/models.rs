@@ -95,7 +95,7 @@ pub(crate) async fn ready(State(app): State<Arc<App>>) -> Result<Json<Value>, Ap
         () if app.draining.load(Ordering::SeqCst) => {
             Err(ApiError::unavailable("the server is ending"))
         }
-        () if !app.worker.is_alive() => Err(ApiError::unavailable("the engine does not step")),
+        () if !app.is_alive() => Err(ApiError::unavailable("the engine does not step")),
         () => Ok(Json(json!({"status": "ready"}))),
     }
 }

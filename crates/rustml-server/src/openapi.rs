@@ -17,7 +17,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
     paths(
         crate::chat::complete,
         crate::completions::complete,
-        crate::tokenize::embeddings,
+        crate::embeddings::embeddings,
         crate::models::list,
         crate::models::one,
         crate::tokenize::tokenize,

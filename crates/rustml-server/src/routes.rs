@@ -1,7 +1,7 @@
 //! What is where: from a path to its handler, and what all requests go through.
 
 use crate::types::ApiError;
-use crate::{auth, chat, completions, models, openapi, page, prepare, tokenize, App};
+use crate::{auth, chat, completions, embeddings, models, openapi, page, prepare, tokenize, App};
 use axum::body::Body;
 use axum::extract::{MatchedPath, State};
 use axum::http::uri::PathAndQuery;
@@ -24,7 +24,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
-        .route("/v1/embeddings", post(tokenize::embeddings))
+        .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models::list))

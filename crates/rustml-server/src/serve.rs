@@ -109,7 +109,7 @@ async fn accept(listeners: &[TcpListener], app: Arc<App>, stop: &AtomicBool) {
             _ = glance.tick() => {
                 if stop.load(Ordering::Relaxed) {
                     let end = *end.get_or_insert_with(|| begin_end(&app));
-                    if app.worker.open() == 0 || Instant::now() >= end {
+                    if app.open() == 0 || Instant::now() >= end {
                         break;
                     }
                 }
@@ -135,7 +135,7 @@ async fn accept(listeners: &[TcpListener], app: Arc<App>, stop: &AtomicBool) {
             });
         }
     }
-    app.worker.cancel_all();
+    app.cancel_all();
     let _ = tokio::time::timeout(CLOSING, graceful.shutdown()).await;
 }
 
@@ -173,7 +173,7 @@ fn begin_end(app: &App) -> Instant {
     let limit = app.config.drain_timeout;
     tracing::info!(
         target: "rustml_server",
-        "ending: {} requests have {} s to be through", app.worker.open(), limit.as_secs_f64()
+        "ending: {} requests have {} s to be through", app.open(), limit.as_secs_f64()
     );
     Instant::now() + limit
 }

@@ -1,4 +1,4 @@
-//! `POST /tokenize`, `/detokenize` and `/v1/embeddings`.
+//! `POST /tokenize` and `/detokenize`.
 
 use crate::body::{self, Fields};
 use crate::tools::Tools;
@@ -108,29 +108,4 @@ pub(crate) async fn detokenize(
         }))
     })
     .await
-}
-
-/// Refused: no model that is served embeds.
-#[utoipa::path(
-    post,
-    path = "/v1/embeddings",
-    operation_id = "createEmbedding",
-    request_body(content = EmbeddingsRequest, example = json!({"input": "Name a river."})),
-    responses(
-        (status = "4XX", body = ErrorResponse, description = "What was wrong with the request"),
-        (status = "5XX", body = ErrorResponse, description = "What went wrong here"),
-    ),
-    security((), ("api_key" = [])),
-)]
-pub(crate) async fn embeddings(
-    State(app): State<Arc<App>>,
-    request: Request<Body>,
-) -> Result<Json<()>, ApiError> {
-    let bytes = body::read(request, &app).await?;
-    let mut fields = Fields::parse(&bytes)?;
-    let asked: EmbeddingsRequest = fields.read()?;
-    fields.end()?;
-    let model = app.model(asked.model.as_deref())?;
-    let says = format!("the model {model} generates text and does not embed; embeddings need one that was trained for them");
-    Err(ApiError::field("model", says).code("model_does_not_embed"))
 }

@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     /// Time without a sign of life after which the engine is taken for stuck.
     stuck: Duration,
     thread: Option<JoinHandle<()>>,
+    /// Whether there is an engine at all.
+    generates: bool,
 }
 
 #[derive(Default)]
@@ -101,6 +103,18 @@ impl Shared {
 }
 
 impl Worker {
+    /// For a model that does not generate.
+    pub fn none() -> Worker {
+        Worker {
+            to: queue::channel().0,
+            shared: Arc::default(),
+            backlog: 1,
+            stuck: Duration::MAX,
+            thread: None,
+            generates: false,
+        }
+    }
+
     /// Starts the thread, and with it the engine.
     pub fn start(
         mut make: MakeEngine,
@@ -143,6 +157,7 @@ impl Worker {
             backlog: config.backlog,
             stuck: config.stuck_after,
             thread: Some(thread),
+            generates: true,
         })
     }
 
@@ -155,6 +170,7 @@ impl Worker {
         requests: Vec<Request>,
         streams: bool,
     ) -> Result<Running, ApiError> {
+        self.generates()?;
         let key = self.shared.next.fetch_add(1, Ordering::Relaxed);
         // A step sends a job one event.
         let (events, receiver) = mpsc::channel(self.backlog.max(1));
@@ -182,6 +198,16 @@ impl Worker {
         Ok(running)
     }
 
+    /// Refuses to generate where the model cannot.
+    pub fn generates(&self) -> Result<(), ApiError> {
+        let says =
+            "this model turns texts into numbers and does not generate; ask it at /v1/embeddings";
+        match self.generates {
+            true => Ok(()),
+            false => Err(ApiError::field("model", says).code("model_does_not_generate")),
+        }
+    }
+
     /// Jobs that are not over.
     pub fn open(&self) -> usize {
         self.shared.open.load(Ordering::SeqCst)
@@ -194,6 +220,9 @@ impl Worker {
 
     /// Whether the thread is stepping, or ready to.
     pub fn is_alive(&self) -> bool {
+        if !self.generates {
+            return true;
+        }
         let thread = self.thread.as_ref().is_some_and(|t| !t.is_finished());
         let alive = self.shared.is_alive(self.stuck);
         thread && (self.shared.idle.load(Ordering::Relaxed) || alive)

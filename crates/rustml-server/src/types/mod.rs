@@ -3,6 +3,7 @@
 mod chat;
 mod common;
 mod completions;
+mod embeddings;
 mod error;
 mod models;
 mod read;
@@ -11,6 +12,7 @@ mod tokenize;
 pub(crate) use chat::*;
 pub(crate) use common::*;
 pub(crate) use completions::*;
+pub(crate) use embeddings::*;
 pub(crate) use error::{ApiError, ErrorResponse};
 pub(crate) use models::*;
 pub(crate) use read::NO_LIMIT;

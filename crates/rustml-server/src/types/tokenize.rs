@@ -1,4 +1,4 @@
-//! `POST /tokenize` and `/detokenize`, as vLLM has them, and `/v1/embeddings`.
+//! `POST /tokenize` and `/detokenize`, as vLLM has them.
 
 use super::chat::{ChatMessage, Tool};
 use serde::{Deserialize, Serialize};
@@ -56,22 +56,4 @@ pub struct DetokenizeRequest {
 pub struct DetokenizeResponse {
     /// It, control tokens included.
     pub prompt: String,
-}
-
-/// Texts whose embeddings are wanted.
-#[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
-pub struct EmbeddingsRequest {
-    /// The model's name; the one that is served, if it is left out.
-    #[serde(default)]
-    pub model: Option<String>,
-    /// The texts.
-    #[serde(deserialize_with = "super::read::value")]
-    #[schema(value_type = Object)]
-    pub input: Option<serde_json::Value>,
-    /// `float` or `base64`.
-    #[serde(default)]
-    pub encoding_format: Option<String>,
-    /// Values of an embedding.
-    #[serde(default)]
-    pub dimensions: Option<usize>,
 }

@@ -5,8 +5,8 @@
 use rustml_engine::{Engine, EngineConfig};
 use rustml_io::Store;
 use rustml_model::{team, KvType, Model, Quantize};
-use rustml_server::{serve, Config, Served};
-use rustml_tokenizer::Tokenizer;
+use rustml_server::{serve, Config, Encoder, Encodes, MakeEncoder, Served};
+use rustml_tokenizer::{Input, Tokenizer};
 use rustml_trace::Detail;
 use serde_json::{json, Value};
 use std::io::{Read, Write};
@@ -55,6 +55,8 @@ pub struct Knobs {
     pub panic: AtomicBool,
     /// Each takes so many milliseconds longer.
     pub slow: AtomicU64,
+    /// How many an encoder took.
+    pub steps: AtomicU64,
 }
 
 impl Server {
@@ -104,8 +106,61 @@ impl Server {
             context: CONTEXT,
             fingerprint: "fp_test".into(),
             roof: None,
-            engine: Box::new(make),
+            engine: Some(Box::new(make)),
+            encodes: None,
         };
+        Server::of(served, config)
+    }
+
+    /// A server of what turns texts into vectors of three values: how many tokens a text
+    /// has, its first one, and its last one, each a third.
+    pub fn encoding(config: Config, knobs: Arc<Knobs>) -> Server {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny/llama");
+        let vector = |text: &Input| {
+            let values = [
+                text.ids.len() as u32,
+                text.ids[0],
+                text.ids[text.ids.len() - 1],
+            ];
+            values.map(|x| x as f32 / 3.0).to_vec()
+        };
+        let make: MakeEncoder = Box::new(move || {
+            let knobs = knobs.clone();
+            let run = move |texts: &[&Input]| {
+                let rows: usize = texts.iter().map(|t| t.ids.len()).sum();
+                assert!(texts.len() == 1 || texts.len() <= 4 && rows <= 32);
+                std::thread::sleep(Duration::from_millis(knobs.slow.load(Ordering::SeqCst)));
+                knobs.steps.fetch_add(1, Ordering::SeqCst);
+                assert!(
+                    !knobs.panic.swap(false, Ordering::SeqCst),
+                    "it was asked to"
+                );
+                Ok(texts.iter().map(|t| Ok(vector(t))).collect())
+            };
+            Ok(Box::new(run) as Encoder)
+        });
+        let tokenizer = Arc::new(Tokenizer::from_dir(&dir).unwrap());
+        let encodes = Encodes {
+            width: 3,
+            vocab: tokenizer.vocab_size(),
+            most: 64,
+            rows: 32,
+            texts: 4,
+            shorten: |values, n| values.truncate(n),
+        };
+        let served = Served {
+            names: vec!["tiny".into()],
+            tokenizer,
+            context: 64,
+            fingerprint: "fp_test".into(),
+            roof: None,
+            engine: None,
+            encodes: Some((encodes, make)),
+        };
+        Server::of(served, config)
+    }
+
+    fn of(served: Served, config: Config) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let stop: &'static AtomicBool = Box::leak(Box::default());
