@@ -57,46 +57,35 @@ impl Kernel for Convolve<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut c = 0;
-        while c < self.channels {
-            let n = S::LANES.min(self.channels - c);
-            // SAFETY: whoever makes one vouches for all pointers; of a block's last
-            // channels no more than there are is read and written.
-            unsafe {
-                let load = |p: *const f32| match n == S::LANES {
-                    true => s.load(p),
-                    false => {
-                        let mut padded = [0f32; STATE_COLUMNS];
-                        std::ptr::copy_nonoverlapping(p, padded.as_mut_ptr(), n);
-                        s.load(padded.as_ptr())
-                    }
-                };
-                let bias = match self.bias.is_empty() {
-                    true => s.splat(0.0),
-                    false => load(self.bias.as_ptr().add(c)),
-                };
-                for row in 0..self.rows {
-                    let mut sum = bias;
+        for row in 0..self.rows {
+            let mut c = 0;
+            while c < self.channels {
+                let n = S::LANES.min(self.channels - c);
+                // SAFETY: whoever makes one vouches for all pointers; of a block's last
+                // channels no more than there are is read and written.
+                unsafe {
+                    let mut sum = match self.bias.is_empty() {
+                        true => s.splat(0.0),
+                        false => load(s, self.bias.as_ptr().add(c), n),
+                    };
                     for tap in 0..self.taps {
-                        let w = load(self.weights.add(tap * self.weight_stride + c));
-                        sum = s.fma(w, load(self.input(row, tap, c)), sum);
+                        let w = load(s, self.weights.add(tap * self.weight_stride + c), n);
+                        sum = s.fma(w, load(s, self.input(row, tap, c), n), sum);
                     }
                     if self.silu {
                         sum = s.mul(sum, sigmoid(s, sum));
                     }
-                    let mut values = [0f32; STATE_COLUMNS];
-                    s.store(values.as_mut_ptr(), sum);
-                    let out = self.out.add(row * self.stride + c);
-                    std::ptr::copy_nonoverlapping(values.as_ptr(), out, n);
+                    store(s, self.out.add(row * self.stride + c), sum, n);
                 }
-                // Each comes from a later place.
-                for i in 0..self.taps - 1 {
-                    let from = self.input(self.rows, i, c);
-                    let to = self.state.add(i * self.state_stride + c);
-                    std::ptr::copy(from, to, n);
-                }
+                c += S::LANES;
             }
-            c += S::LANES;
+        }
+        for i in 0..self.taps - 1 {
+            // SAFETY: as above. Each comes from a later place.
+            unsafe {
+                let from = self.input(self.rows, i, 0);
+                std::ptr::copy(from, self.state.add(i * self.state_stride), self.channels);
+            }
         }
     }
 }
@@ -126,6 +115,28 @@ pub(crate) struct Scan<'a> {
     pub rows: usize,
 }
 
+/// Reads the first `n` lanes, and zeros.
+#[inline(always)]
+unsafe fn load<S: Simd>(s: S, p: *const f32, n: usize) -> S::F {
+    if n == S::LANES {
+        return s.load(p);
+    }
+    let mut padded = [0f32; STATE_COLUMNS];
+    std::ptr::copy_nonoverlapping(p, padded.as_mut_ptr(), n);
+    s.load(padded.as_ptr())
+}
+
+/// Writes the first `n` lanes.
+#[inline(always)]
+unsafe fn store<S: Simd>(s: S, p: *mut f32, v: S::F, n: usize) {
+    if n == S::LANES {
+        return s.store(p, v);
+    }
+    let mut padded = [0f32; STATE_COLUMNS];
+    s.store(padded.as_mut_ptr(), v);
+    std::ptr::copy_nonoverlapping(padded.as_ptr(), p, n);
+}
+
 /// Sums side by side: they hide how long an addition takes.
 const SUMS: usize = 4;
 
@@ -134,10 +145,37 @@ fn sum<S: Simd>(s: S, v: [S::F; SUMS]) -> S::F {
     s.add(s.add(v[0], v[1]), s.add(v[2], v[3]))
 }
 
+/// What a row of the matrix's columns at `at` has for the key, added up.
+#[inline(always)]
+unsafe fn read<S: Simd>(s: S, state: *const f32, key: *const f32, i: usize, sum: S::F) -> S::F {
+    let has = s.load(state.add(i * STATE_COLUMNS));
+    s.fma(has, s.splat(*key.add(i)), sum)
+}
+
+/// Lets it decay, adds to it, and adds up what it then has for the query.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn update<S: Simd>(
+    s: S,
+    state: *mut f32,
+    (key, query): (*const f32, *const f32),
+    i: usize,
+    decay: S::F,
+    added: S::F,
+    sum: S::F,
+) -> S::F {
+    let at = state.add(i * STATE_COLUMNS);
+    let kept = s.mul(s.load(at), decay);
+    let new = s.fma(s.splat(*key.add(i)), added, kept);
+    s.store(at, new);
+    s.fma(new, s.splat(*query.add(i)), sum)
+}
+
 impl Kernel for Scan<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        let whole = self.key_dim / SUMS * SUMS;
         for row in 0..self.rows {
             let (decay, rate) = (self.decay[row * self.heads], self.rate[row * self.heads]);
             let (decay, rate) = (s.splat(decay), s.splat(rate));
@@ -147,54 +185,41 @@ impl Kernel for Scan<'_> {
                 // SAFETY: whoever makes one vouches for all pointers; a matrix has whole
                 // blocks of columns, and of values no more than there are is touched.
                 unsafe {
-                    let (key, query) = (
-                        self.key.add(row * self.stride),
-                        self.query.add(row * self.stride),
-                    );
+                    let at = row * self.stride;
+                    let (key, query) = (self.key.add(at), self.query.add(at));
                     let state = self.state.add(c);
-                    let mut values = [0f32; STATE_COLUMNS];
-                    let value = self.value.add(row * self.stride + c);
-                    std::ptr::copy_nonoverlapping(value, values.as_mut_ptr(), n);
-                    let value = s.load(values.as_ptr());
-                    let whole = self.key_dim / SUMS * SUMS;
-                    let added = match self.rule {
-                        Rule::Add => s.mul(rate, value),
-                        Rule::Delta => {
-                            let mut sums = [s.splat(0.0); SUMS];
-                            for i in (0..whole).step_by(SUMS) {
-                                for (j, sum) in sums.iter_mut().enumerate() {
-                                    let has = s.load(state.add((i + j) * STATE_COLUMNS));
-                                    *sum = s.fma(has, s.splat(*key.add(i + j)), *sum);
-                                }
+                    let value = load(s, self.value.add(at + c), n);
+                    let mut added = s.mul(rate, value);
+                    if self.rule == Rule::Delta {
+                        let mut sums = [s.splat(0.0); SUMS];
+                        let mut i = 0;
+                        while i < whole {
+                            for j in 0..SUMS {
+                                sums[j] = read(s, state, key, i + j, sums[j]);
                             }
-                            for i in whole..self.key_dim {
-                                let has = s.load(state.add(i * STATE_COLUMNS));
-                                sums[0] = s.fma(has, s.splat(*key.add(i)), sums[0]);
-                            }
-                            let has = s.mul(decay, sum(s, sums));
-                            s.mul(rate, s.sub(value, has))
+                            i += SUMS;
                         }
-                    };
-                    let mut sums = [s.splat(0.0); SUMS];
-                    let step = |i: usize, sum: S::F| {
-                        let at = state.add(i * STATE_COLUMNS);
-                        let kept = s.mul(s.load(at), decay);
-                        let new = s.fma(s.splat(*key.add(i)), added, kept);
-                        s.store(at, new);
-                        s.fma(new, s.splat(*query.add(i)), sum)
-                    };
-                    for i in (0..whole).step_by(SUMS) {
-                        for (j, sum) in sums.iter_mut().enumerate() {
-                            *sum = step(i + j, *sum);
+                        while i < self.key_dim {
+                            sums[0] = read(s, state, key, i, sums[0]);
+                            i += 1;
                         }
+                        let has = s.mul(decay, sum(s, sums));
+                        added = s.mul(rate, s.sub(value, has));
                     }
-                    for i in whole..self.key_dim {
-                        sums[0] = step(i, sums[0]);
+                    let mut sums = [s.splat(0.0); SUMS];
+                    let mut i = 0;
+                    while i < whole {
+                        for j in 0..SUMS {
+                            sums[j] = update(s, state, (key, query), i + j, decay, added, sums[j]);
+                        }
+                        i += SUMS;
+                    }
+                    while i < self.key_dim {
+                        sums[0] = update(s, state, (key, query), i, decay, added, sums[0]);
+                        i += 1;
                     }
                     let out = s.fma(s.splat(self.skip), value, sum(s, sums));
-                    s.store(values.as_mut_ptr(), out);
-                    let to = self.out.add(row * self.out_stride + c);
-                    std::ptr::copy_nonoverlapping(values.as_ptr(), to, n);
+                    store(s, self.out.add(row * self.out_stride + c), out, n);
                 }
                 c += S::LANES;
             }
