@@ -6,7 +6,7 @@ use rustml_nlp::{Embedding, Input, Pooling, Quantize};
 use serde::Serialize;
 use serde_json::{json, Value};
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Turn texts into vectors, for search and comparison
 ///
@@ -129,7 +129,13 @@ fn texts(args: &EmbedArgs) -> Result<Vec<String>, Failure> {
     if !args.text.is_empty() {
         return Ok(args.text.clone());
     }
-    let (text, objects) = match &args.file {
+    lines(args.file.as_deref())
+}
+
+/// The texts of a file, or of standard input: a line each, or the field `text` of each
+/// line's object.
+pub(crate) fn lines(file: Option<&Path>) -> Result<Vec<String>, Failure> {
+    let (text, objects) = match file {
         None => (stdin()?, false),
         Some(path) => {
             let read = std::fs::read_to_string(path);

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 /// Write the logits of every position to a safetensors file
 ///
 /// The file holds one tensor, `logits`: F32, [tokens, vocabulary]; row i are
-/// the logits of what follows token i. Keys and values are kept in F32, and
+/// the logits of what follows token i. Of a classifier it is [1, labels]. Keys and values are kept in F32, and
 /// weights in the file's types unless --quantize says otherwise. An existing
 /// file is replaced when the new one is complete.
 #[derive(clap::Args)]
@@ -89,7 +89,7 @@ pub fn run(args: &LogitsArgs, signals: &Signals) -> Result<(), Failure> {
     let cancel = signals.begin();
     let failed = |e| cannot_write(&args.output, e);
     let mut output = Output::create(&args.output)?;
-    let shape = [ids.len(), model.model().spec().vocab];
+    let shape = model.shape(ids.len());
     let mut written = output.write_all(&header(shape));
     model.logits(&ids, &mut |logits| {
         if written.is_ok() {

@@ -17,6 +17,7 @@ mod inspect;
 mod logits;
 mod memory;
 mod report;
+mod rerank;
 mod serve;
 mod summary;
 mod synth;
@@ -60,6 +61,7 @@ enum Command {
     Inspect(inspect::InspectArgs),
     Tokenize(tokenize::TokenizeArgs),
     Embed(embed::EmbedArgs),
+    Rerank(rerank::RerankArgs),
     Logits(logits::LogitsArgs),
     Bench(bench::BenchArgs),
     BenchServe(bench_serve::BenchServeArgs),
@@ -125,6 +127,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Tokenize(args) => tokenize::run(args),
         Command::Embed(args) => embed::run(args),
+        Command::Rerank(args) => rerank::run(args),
         Command::Logits(args) => logits::run(args, &signals),
         Command::Bench(args) => bench::run(args),
         Command::BenchServe(args) => bench_serve::run(args),

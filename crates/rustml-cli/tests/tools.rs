@@ -35,6 +35,8 @@ fn the_overview_names_all_commands() {
         "chat",
         "inspect",
         "tokenize",
+        "embed",
+        "rerank",
         "logits",
         "bench",
         "report",
@@ -369,4 +371,41 @@ fn a_link_to_the_output_stays() {
     rustml(&line).run().ok();
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(tensor(&file).0, [1, 321]);
+}
+
+#[test]
+fn texts_come_in_the_order_of_their_scores() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.jsonl");
+    let texts = ["a river", "many hills and a long way", "the sea"];
+    let lines = texts.map(|t| serde_json::json!({ "text": t }).to_string());
+    fs::write(&file, lines.join("\n")).unwrap();
+    let path = |name: &str| {
+        let folder = common::repo("testdata/classifiers").join(name);
+        folder.display().to_string()
+    };
+    let model = path("bert");
+    let asked = ["rerank", &model, "--query", "which river", "--file"];
+    let file = file.display().to_string();
+    let asked = [&asked[..], &[&file]].concat();
+    let all = rustml(&[&asked[..], &["--format", "json"]].concat()).run();
+    let all = all.json_lines();
+    assert_eq!(all.len(), 3);
+    let logits: Vec<f64> = all.iter().map(|l| l["logit"].as_f64().unwrap()).collect();
+    assert!(logits.is_sorted_by(|a, b| a >= b), "{logits:?}");
+    for line in &all {
+        assert_eq!(
+            line["text"],
+            texts[line["index"].as_u64().unwrap() as usize]
+        );
+    }
+    let best = rustml(&[&asked[..], &["--top", "1"]].concat()).run().ok();
+    let (score, text) = best.trim_end().split_once('\t').unwrap();
+    assert_eq!(text, all[0]["text"]);
+    let off = score.parse::<f64>().unwrap() - all[0]["score"].as_f64().unwrap();
+    assert!(off.abs() < 1e-6, "{best}");
+    let labels = path("bert-labels");
+    let said = rustml(&["rerank", &labels, "--query", "a", "--file", &file]);
+    let said = said.run().failed(1);
+    assert!(said.contains("3 labels"), "{said}");
 }

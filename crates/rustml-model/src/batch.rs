@@ -10,6 +10,8 @@ use crate::kv::KvSequence;
 pub struct Batch<'a> {
     /// Token of each row.
     pub ids: Vec<u32>,
+    /// Type of each row, as far as there are any; the others are of the first type.
+    pub types: Vec<u32>,
     /// Which rows belong to which sequence, in order, without gaps.
     pub spans: Vec<Span<'a>>,
 }
@@ -61,6 +63,25 @@ impl<'a> Batch<'a> {
             output,
         });
         self.ids.extend_from_slice(ids);
+    }
+
+    /// The same of a whole text whose tokens have these types; none are all of the first.
+    pub fn push_typed(
+        &mut self,
+        cache: &'a KvSequence,
+        (ids, types): (&[u32], &[u32]),
+        output: Output,
+    ) {
+        if !types.is_empty() {
+            self.types.resize(self.ids.len(), 0);
+            self.types.extend_from_slice(types);
+        }
+        self.push(cache, ids, ids.len(), output);
+    }
+
+    /// The type of a row.
+    pub(crate) fn type_of(&self, row: usize) -> usize {
+        self.types.get(row).map_or(0, |&t| t as usize)
     }
 
     /// Rows for which something is given.

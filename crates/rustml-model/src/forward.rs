@@ -104,7 +104,7 @@ impl Model {
             wanted: Vec::new(),
             logits: Vec::new(),
         };
-        let (mut ids, mut given) = (Vec::new(), Vec::new());
+        let (mut ids, mut types, mut given) = (Vec::new(), Vec::new(), Vec::new());
         for piece in &pass.pieces {
             let (s, start) = (&batch.spans[piece.span], starts[piece.span] + piece.first);
             rows.spans.push(SpanView {
@@ -120,6 +120,7 @@ impl Model {
                 rows.add_state(slot, piece.rows);
             }
             ids.extend_from_slice(&batch.ids[start..start + piece.rows]);
+            types.extend((start..start + piece.rows).map(|row| batch.type_of(row)));
             let unwanted = s.rows - s.output.wanted(s.rows);
             for row in unwanted.max(piece.first)..piece.first + piece.rows {
                 rows.wanted.push(rows.count + row - piece.first);
@@ -137,7 +138,7 @@ impl Model {
         logits.extend(of(true, &rows));
         hidden.extend(of(false, &rows));
 
-        exec.embed(self, &ids, &rows.spans);
+        exec.embed(self, (&ids, &types), &rows.spans);
         exec.per_layer(self, &ids, rows.phase);
         exec.rope_tables(self, &rows.spans, &rows.lengths);
         for (i, layer) in self.spec().layers.iter().enumerate() {
@@ -320,6 +321,12 @@ impl Model {
         let vocab = self.spec().vocab;
         let unknown = batch.ids.iter().find(|&&id| id as usize >= vocab);
         assert_eq!(unknown, None, "a token outside the vocabulary of {vocab}");
+        let types = self.token_types().max(1);
+        let unknown = batch.types.iter().find(|&&t| t as usize >= types);
+        assert_eq!(
+            unknown, None,
+            "a type of tokens outside the {types} there are"
+        );
         let covered: usize = batch.spans.iter().map(|s| s.rows).sum();
         assert_eq!(covered, rows, "the spans must cover the rows");
         let unused = self.spec().embedding.first_position;

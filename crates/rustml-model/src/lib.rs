@@ -77,6 +77,7 @@
 pub mod arch;
 mod batch;
 mod calibrate;
+mod classifier;
 mod distance;
 mod error;
 mod exec;

@@ -84,6 +84,15 @@ impl<'a> Config<'a> {
         Ok(object.map_or_else(Vec::new, |o| o.objects_if().collect()))
     }
 
+    /// How many entries the object at `key` has, if set.
+    ///
+    /// # Errors
+    /// If it is no object.
+    pub fn named(&self, key: &str) -> Result<Option<usize>> {
+        let object = self.get(key, "an object", Value::as_object)?;
+        Ok(object.map(|o| o.len()))
+    }
+
     /// The objects among these settings, with their names.
     pub fn objects_if(&self) -> impl Iterator<Item = (&'a str, Config<'a>)> + '_ {
         let all = self.json.as_object().into_iter().flatten();

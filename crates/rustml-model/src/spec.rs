@@ -4,6 +4,7 @@
 //! parameters; the forward pass reads nothing else. What varies from layer to
 //! layer is simply another [`Layer`] at that index.
 
+pub use crate::classifier::{Classifier, ClassifierDense};
 pub use crate::distance::{slopes, Relative, Temperature};
 pub use crate::per_layer::{PerLayer, ReadsPerLayer};
 pub use crate::recurrent::{Delta, Factors, GatedNorm, Mamba2, Mixer, Recurrent};
@@ -31,6 +32,8 @@ pub struct Spec {
     pub final_norm: Option<Norm>,
     /// How vectors become logits; an encoder of texts has none.
     pub head: Option<Head>,
+    /// How a text's states become scores of labels, where they do.
+    pub classifier: Option<Classifier>,
 }
 
 /// How tokens become vectors.
@@ -451,6 +454,11 @@ impl Spec {
             .iter()
             .flatten()
             .try_for_each(epsilon)?;
+        if let Some(c) = self.classifier {
+            bounded("the number of labels", c.labels, Classifier::MOST)?;
+            let norm = c.dense.and_then(|d| d.norm);
+            norm.as_ref().map_or(Ok(()), epsilon)?;
+        }
         let last = self.embedding.first_position;
         bounded("the first position's vector", last + 1, self.context)?;
         if let Some(p) = self.embedding.per_layer {

@@ -1,5 +1,6 @@
 //! A model's weights, in the one convention that the forward pass knows.
 
+pub use crate::classifier::ClassifierWeights;
 use rustml_io::DType;
 use rustml_kernels::par::ExpertMatrix;
 use rustml_kernels::{Forms, Matrix};
@@ -221,7 +222,7 @@ pub struct Weights {
     pub embedding: Matrix,
     /// `[context, hidden]`, where positions are learned.
     pub positions: Option<Matrix>,
-    /// Added to every token's vector, `hidden` wide, or nothing.
+    /// Of each type of tokens what is added to their vectors, `[types, hidden]`, or nothing.
     pub types: Vec<f32>,
     /// Of the sum of these.
     pub embedding_norm: Option<NormWeights>,
@@ -235,6 +236,8 @@ pub struct Weights {
     pub head: Option<Linear>,
     /// Whether the embedding serves as the head.
     pub(crate) tied: bool,
+    /// From states to scores of labels.
+    pub classifier: Option<ClassifierWeights>,
 }
 
 impl LayerWeights {

@@ -28,6 +28,7 @@ mod generate;
 mod logits;
 mod memory;
 mod model;
+mod score;
 mod session;
 
 pub use embed::{EmbedSteps, Embedder, Embedding, Pooling};
@@ -41,4 +42,5 @@ pub use model::{
 pub use rustml_engine::{Finish, Observer, Refusal, Sampling, Timings};
 pub use rustml_model::{KvType, Quantize};
 pub use rustml_tokenizer::{Content, Input, Message};
+pub use score::{Label, Ranked, Scorer};
 pub use session::Session;

@@ -48,6 +48,14 @@ impl Weights {
         &self.model
     }
 
+    /// Rows and columns of what [`Weights::logits`] gives for so many tokens: for each the
+    /// vocabulary, or for all of them the labels of a classifier.
+    pub fn shape(&self, tokens: usize) -> [usize; 2] {
+        let spec = self.model.spec();
+        let labels = spec.classifier.map(|c| [1, c.labels]);
+        labels.unwrap_or([tokens, spec.vocab])
+    }
+
     /// As [`Model::logits`].
     ///
     /// # Errors
@@ -58,7 +66,7 @@ impl Weights {
 }
 
 impl Model {
-    /// Computes the logits that follow each of `ids`. `sink` gets them in
+    /// Computes the logits that follow each of `ids`, or of a classifier's labels. `sink` gets them in
     /// order, `[some rows, vocabulary]` at a time; when it returns false, the
     /// rest is not computed.
     ///
@@ -85,7 +93,7 @@ fn logits(
 ) -> Result<()> {
     let (spec, prompt) = (model.spec(), ids.len());
     let vocab = spec.vocab;
-    if spec.head.is_none() {
+    if spec.head.is_none() && spec.classifier.is_none() {
         let (path, arch) = (model.path().to_owned(), model.arch());
         return Err(rustml_model::Error::NoHead { path, arch }.into());
     }
@@ -98,7 +106,10 @@ fn logits(
     if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
         return Err(Refusal::UnknownToken { id, vocab }.into());
     }
-    let rows = (LOGIT_BYTES / (4 * vocab)).clamp(1, STEP_ROWS).min(prompt);
+    let rows = match spec.classifier {
+        Some(_) => prompt,
+        None => (LOGIT_BYTES / (4 * vocab)).clamp(1, STEP_ROWS).min(prompt),
+    };
     let mut kv = KvPool::new(spec, prompt, kv_type)?;
     let capacity = Capacity {
         rows,
@@ -111,13 +122,22 @@ fn logits(
     sequence.set_text_len(prompt);
     for chunk in ids.chunks(rows) {
         let mut batch = Batch::default();
-        batch.push(&sequence, chunk, prompt, Output::Logits(chunk.len()));
+        let output = match spec.classifier {
+            Some(_) => Output::Hidden(prompt),
+            None => Output::Logits(chunk.len()),
+        };
+        batch.push(&sequence, chunk, prompt, output);
         let outputs = model.forward(&batch, &mut kv, &mut exec);
         let mut finite = true;
-        let more = outputs.logits().all(|logits| {
+        let mut give = |logits: &[f32]| {
             finite = logits.iter().all(|x| x.is_finite());
             finite && sink(logits)
-        });
+        };
+        let states: Vec<&[f32]> = outputs.hidden().collect();
+        let more = match model.scores(&states) {
+            Some(scores) => give(&scores),
+            None => outputs.logits().all(give),
+        };
         if !finite {
             return Err(Error::NotFinite(model.why_not_finite(ids)));
         }

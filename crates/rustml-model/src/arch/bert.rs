@@ -4,6 +4,7 @@
 //! (Sanh et al.) has no types of tokens, MPNet (Song et al.) adds summands of distances,
 //! nomic-embed (Nussbaum et al., "Nomic Embed") rotates instead, and gates.
 
+use super::classifier::{classifier, ranks};
 use super::decoder::{layer_norm, rope_of, Defaults};
 use super::{hf_activation, name, repeat, Arch, Repair::*, Role::*};
 use crate::error::Result;
@@ -13,8 +14,12 @@ use crate::spec::{self, *};
 pub const BERT: Arch = Arch {
     gguf: "bert",
     about: "BERT: MiniLM, bge, e5, gte, arctic-embed, mxbai",
-    hf: &["BertModel", "BertForMaskedLM"],
-    from_config: |c| bert(c, 0),
+    hf: &[
+        "BertModel",
+        "BertForMaskedLM",
+        "BertForSequenceClassification",
+    ],
+    from_config: |c| classifier(c, bert(c, 0)?, Activation::Tanh),
     from_gguf,
     hf_prefixes: &["", "bert."],
     hf_names: &[
@@ -34,8 +39,15 @@ pub const BERT: Arch = Arch {
         name(Up, "encoder.layer.{}.intermediate.dense", AsIs),
         name(Down, "encoder.layer.{}.output.dense", AsIs),
         name(FfnPostNorm, "encoder.layer.{}.output.LayerNorm", AsIs),
+        // A classifier's, outside of what the prefix names. RoBERTa has other names.
+        name(ClassDense, "bert.pooler.dense", AsIs),
+        name(ClassDense, "classifier.dense", AsIs),
+        name(ClassOut, "classifier", AsIs),
+        name(ClassOut, "classifier.out_proj", AsIs),
     ],
     gguf_names: &[
+        name(ClassDense, "cls", AsIs),
+        name(ClassOut, "cls.output", AsIs),
         name(TokenTypes, "token_types", AsIs),
         name(EmbeddingNorm, "token_embd_norm", AsIs),
         name(AttnPostNorm, "blk.{}.attn_output_norm", AsIs),
@@ -59,9 +71,14 @@ pub const ROBERTA: Arch = Arch {
         "RobertaForMaskedLM",
         "XLMRobertaModel",
         "XLMRobertaForMaskedLM",
+        "RobertaForSequenceClassification",
+        "XLMRobertaForSequenceClassification",
     ],
     // Positions begin after that of padding.
-    from_config: |c| bert(c, c.usize("pad_token_id")?.unwrap_or(1) + 1),
+    from_config: |c| {
+        let spec = bert(c, c.usize("pad_token_id")?.unwrap_or(1) + 1)?;
+        classifier(c, spec, Activation::Tanh)
+    },
     hf_prefixes: &["", "roberta."],
     ignored: &["pooler.", "roberta.pooler.", "lm_head.", ".position_ids"],
     ..BERT
@@ -70,8 +87,12 @@ pub const ROBERTA: Arch = Arch {
 pub const DISTILBERT: Arch = Arch {
     gguf: "bert",
     about: "DistilBERT",
-    hf: &["DistilBertModel", "DistilBertForMaskedLM"],
-    from_config: distilbert,
+    hf: &[
+        "DistilBertModel",
+        "DistilBertForMaskedLM",
+        "DistilBertForSequenceClassification",
+    ],
+    from_config: |c| classifier(c, distilbert(c)?, Activation::Relu),
     hf_prefixes: &["", "distilbert."],
     hf_names: &[
         name(Embedding, "embeddings.word_embeddings", AsIs),
@@ -85,6 +106,8 @@ pub const DISTILBERT: Arch = Arch {
         name(Up, "transformer.layer.{}.ffn.lin1", AsIs),
         name(Down, "transformer.layer.{}.ffn.lin2", AsIs),
         name(FfnPostNorm, "transformer.layer.{}.output_layer_norm", AsIs),
+        name(ClassDense, "pre_classifier", AsIs),
+        name(ClassOut, "classifier", AsIs),
     ],
     ignored: &[
         "vocab_transform.",
@@ -283,7 +306,9 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
     let mut s = sizes_of_gguf(g)?;
     // That of padding may be left out of the table.
     s.context = s.context.min(g.tensor_rows("position_embd.weight")?);
-    encoder(s).map_err(|e| g.error(e))
+    let mut spec = encoder(s).map_err(|e| g.error(e))?;
+    spec.classifier = ranks(g, Activation::Tanh, None)?;
+    Ok(spec)
 }
 
 fn nomic_gguf(g: &Gguf) -> Result<Spec> {
@@ -345,6 +370,7 @@ fn encoder(s: Sizes) -> Result<Spec, String> {
         },
     );
     Ok(Spec {
+        classifier: None,
         vocab: s.vocab,
         hidden: s.hidden,
         context: s.context,

@@ -360,6 +360,7 @@ impl Decoder {
             }
         };
         Spec {
+            classifier: None,
             vocab: self.vocab,
             hidden: self.hidden,
             context: self.context,

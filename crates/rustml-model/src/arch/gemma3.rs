@@ -298,6 +298,7 @@ fn spec(s: Sizes) -> Spec {
     // stored beside; in single precision it is exact.
     let scale = (s.hidden as f32).sqrt();
     Spec {
+        classifier: None,
         vocab: s.vocab,
         hidden: s.hidden,
         context: s.context,

@@ -384,6 +384,7 @@ fn spec(s: Sizes) -> Spec {
         Layer { blocks }
     };
     Spec {
+        classifier: None,
         vocab: s.vocab,
         hidden: s.hidden,
         context: s.context,

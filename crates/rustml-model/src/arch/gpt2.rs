@@ -158,6 +158,7 @@ fn spec(s: Sizes) -> Result<Spec, String> {
         },
     );
     Ok(Spec {
+        classifier: None,
         vocab: s.vocab,
         hidden: s.hidden,
         context: s.context,

@@ -178,6 +178,7 @@ fn spec(
         }],
     };
     Ok(Spec {
+        classifier: None,
         vocab,
         hidden,
         // Any text will do; nothing depends on its length.

@@ -2,6 +2,7 @@
 
 mod apertus;
 mod bert;
+mod classifier;
 mod cohere;
 mod decoder;
 mod deepseek;
@@ -82,6 +83,12 @@ pub enum Role {
     Positions,
     /// Vectors of the types of tokens.
     TokenTypes,
+    /// Of a classifier, before its last layer.
+    ClassDense,
+    /// After that one.
+    ClassNorm,
+    /// To the scores of its labels.
+    ClassOut,
     /// Of the sum of these three.
     EmbeddingNorm,
     /// After the last layer.

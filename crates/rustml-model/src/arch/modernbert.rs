@@ -1,16 +1,21 @@
 //! ModernBERT (Warner et al., "Smarter, Better, Faster, Longer"): an encoder of texts with
 //! norms before each part, gates, rotations, and a window in two of three layers.
 
+use super::classifier::{classifies, labels, ranks};
 use super::decoder::{layer_norm, layer_types, rope_of, Defaults, LayerType};
 use super::{hf_activation, name, Arch, Repair::*, Role::*};
-use crate::error::Result;
+use crate::error::{show, Result};
 use crate::source::{Config, Gguf};
 use crate::spec::{self, *};
 
 pub const ARCH: Arch = Arch {
     gguf: "modern-bert",
     about: "ModernBERT: gte-modernbert, nomic-embed modernbert",
-    hf: &["ModernBertModel", "ModernBertForMaskedLM"],
+    hf: &[
+        "ModernBertModel",
+        "ModernBertForMaskedLM",
+        "ModernBertForSequenceClassification",
+    ],
     from_config,
     from_gguf,
     hf_prefixes: &["model.", ""],
@@ -27,8 +32,14 @@ pub const ARCH: Arch = Arch {
         name(Gate, "layers.{}.mlp.Wi", Fused),
         name(Up, "layers.{}.mlp.Wi", Fused),
         name(Down, "layers.{}.mlp.Wo", AsIs),
+        name(ClassDense, "head.dense", AsIs),
+        name(ClassNorm, "head.norm", AsIs),
+        name(ClassOut, "classifier", AsIs),
     ],
     gguf_names: &[
+        name(ClassDense, "cls", AsIs),
+        name(ClassNorm, "cls.norm", AsIs),
+        name(ClassOut, "cls.output", AsIs),
         name(EmbeddingNorm, "token_embd_norm", AsIs),
         name(Query, "blk.{}.attn_qkv", Fused),
         name(Key, "blk.{}.attn_qkv", Fused),
@@ -97,7 +108,31 @@ fn from_config(c: &Config) -> Result<Spec> {
         window: c.usize("local_attention")?.unwrap_or(128) / 2,
         types,
     };
-    Ok(encoder(s, head_dim))
+    let norm = s.norm;
+    let mut spec = encoder(s, head_dim);
+    if classifies(c)? {
+        spec.classifier = Some(Classifier {
+            labels: labels(c)?,
+            mean: match c.str("classifier_pooling")? {
+                None | Some("cls") => false,
+                Some("mean") => true,
+                Some(other) => {
+                    let says = format!(
+                        "classifier_pooling is {}, but must be cls or mean",
+                        show(other)
+                    );
+                    return Err(c.error(says));
+                }
+            },
+            dense: Some(ClassifierDense {
+                bias: c.bool("classifier_bias")?.unwrap_or(false),
+                activation: hf_activation(c, "classifier_activation", "gelu")?,
+                norm: Some(norm),
+            }),
+            bias: true,
+        });
+    }
+    Ok(spec)
 }
 
 fn from_gguf(g: &Gguf) -> Result<Spec> {
@@ -155,7 +190,13 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
         window: g.usize("attention.sliding_window")?.unwrap_or(128) / 2,
         types,
     };
-    Ok(encoder(s, head_dim))
+    let norm = Norm {
+        bias: g.has_tensor("cls.norm.bias"),
+        ..s.norm
+    };
+    let mut spec = encoder(s, head_dim);
+    spec.classifier = ranks(g, Activation::GeluErf, Some(norm))?;
+    Ok(spec)
 }
 
 /// The first layer sees everything, and every `n`-th after it.
@@ -192,6 +233,7 @@ fn encoder(s: Sizes, head_dim: usize) -> Spec {
         layer
     };
     Spec {
+        classifier: None,
         vocab: s.vocab,
         hidden: s.hidden,
         context: s.context,

@@ -179,6 +179,7 @@ fn from_config(c: &Config) -> Result<Spec> {
     super::repeat((), kinds.len()).map_err(|e| c.error(e))?;
     let layers = kinds.into_iter().map(|kind| parts.layer(kind));
     Ok(Spec {
+        classifier: None,
         vocab: c.need_usize("vocab_size")?,
         hidden: c.need_usize("hidden_size")?,
         context: size("max_position_embeddings", 4096)?,
@@ -274,6 +275,7 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
     };
     let layers = kinds.iter().map(|kind| parts.layer(*kind));
     Ok(Spec {
+        classifier: None,
         vocab: g.tensor_rows("token_embd.weight")?,
         hidden: g.need_usize("embedding_length")?,
         context: g.need_usize("context_length")?,

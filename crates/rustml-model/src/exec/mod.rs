@@ -140,8 +140,13 @@ impl Exec {
         self.capacity
     }
 
-    /// `x[row] = embedding[id] * scale (+ positions[position])`
-    pub(crate) fn embed(&mut self, model: &Model, ids: &[u32], spans: &[SpanView]) {
+    /// `x[row] = embedding[id] * scale (+ positions[position]) (+ types[type])`
+    pub(crate) fn embed(
+        &mut self,
+        model: &Model,
+        (ids, types): (&[u32], &[usize]),
+        spans: &[SpanView],
+    ) {
         let start = self.recorder.start();
         let (spec, weights) = (model.spec(), model.weights());
         let hidden = spec.hidden;
@@ -161,7 +166,7 @@ impl Exec {
                     ops::add(isa, x, extra);
                 }
                 if !weights.types.is_empty() {
-                    ops::add(isa, x, &weights.types);
+                    ops::add(isa, x, &weights.types[types[row] * hidden..][..hidden]);
                 }
             }
         }

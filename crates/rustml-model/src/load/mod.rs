@@ -8,6 +8,7 @@
 //! is large. A tensor that nobody asked for is an error, because the model
 //! would not be the one in the file.
 
+mod classifier;
 mod experts;
 mod latent;
 mod names;
@@ -92,7 +93,7 @@ pub(crate) fn load(
         false => None,
     };
     let types = match spec.embedding.types {
-        true => l.first_row(Role::TokenTypes)?,
+        true => l.types()?,
         false => Vec::new(),
     };
     let norm = spec
@@ -113,6 +114,7 @@ pub(crate) fn load(
         None => None,
         Some(head) => Some(l.linear(Role::Head, None, head.bias)?),
     };
+    let classifier = spec.classifier.map(|c| l.classifier(&c)).transpose()?;
     l.check_leftovers()?;
     // Small tensors and those that are ignored.
     (l.progress)(l.total, l.total);
@@ -126,6 +128,7 @@ pub(crate) fn load(
         final_norm,
         head,
         tied: head_is_tied,
+        classifier,
     };
     let mut report = l.report;
     report.bytes = weights.bytes();
@@ -324,30 +327,6 @@ impl Loader<'_> {
         Ok(all
             .map(|(head, ahead)| table[r.range(ahead) * heads + head])
             .collect())
-    }
-
-    /// The first row of a table as wide as the stream.
-    fn first_row(&mut self, role: Role) -> Result<Vec<f32>> {
-        let (tensor, _) = self.tensor(role, None, ".weight")?;
-        let (shape, hidden) = (&tensor.info.shape, self.spec.hidden);
-        let rows = shape.first().copied().unwrap_or(0);
-        if shape[..] != [hidden] && (rows == 0 || shape[..] != [rows, hidden]) {
-            return Err(self.error(format!(
-                "the tensor {} has the shape {shape:?}, but by the configuration its rows have {hidden} values",
-                show(&tensor.info.name),
-            )));
-        }
-        let bytes = tensor.dtype.row_bytes(hidden);
-        let Some(row) = bytes.and_then(|bytes| tensor.data.get(..bytes)) else {
-            return Err(self.error(format!(
-                "the tensor {} has no whole row",
-                show(&tensor.info.name)
-            )));
-        };
-        let mut out = vec![0.0; hidden];
-        decode_row(tensor.dtype, row, &mut out);
-        self.report.parameters += tensor.info.len();
-        Ok(out)
     }
 
     fn norm(&mut self, role: Role, layer: Option<usize>, bias: bool) -> Result<NormWeights> {

@@ -47,6 +47,7 @@ impl<'a> Loader<'a> {
     fn prefixes(&self, role: Role) -> &[&str] {
         match role {
             Role::Head if !self.is_gguf() => Self::HEAD_PREFIXES,
+            Role::ClassDense | Role::ClassNorm | Role::ClassOut => &[""],
             _ => std::slice::from_ref(&self.prefix),
         }
     }

@@ -11,7 +11,7 @@ pub(super) fn damaged(path: &Path, what: impl std::fmt::Display) -> Error {
     Error::Embedding(format!("{}: {what}", path.display()))
 }
 
-pub(super) fn json(path: &Path) -> Result<Option<Value>> {
+pub(crate) fn json(path: &Path) -> Result<Option<Value>> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

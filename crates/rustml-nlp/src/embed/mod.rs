@@ -9,6 +9,7 @@ mod dense;
 mod files;
 mod run;
 
+pub(crate) use files::json as read_json;
 pub use run::EmbedSteps;
 
 use crate::error::{Error, Result};
@@ -80,21 +81,13 @@ impl Model {
     /// If these files are damaged, or ask for what is not supported.
     pub fn embedder(&self) -> Result<Embedder> {
         let model = self.model();
-        let encodes = model.spec().is_encoder();
-        let mut e = Embedder {
-            model: model.clone(),
-            tokenizer: self.tokenizer().clone(),
-            path: self.path().to_owned(),
-            pooling: if encodes {
-                Pooling::Mean
-            } else {
-                Pooling::Last
-            },
-            dense: Vec::new(),
-            normalise: true,
-            most: self.context(),
-            prompts: Vec::new(),
-        };
+        if model.spec().classifier.is_some() {
+            return Err(Error::Embedding(format!(
+                "{}: this model gives scores of labels and no vectors: it is a reranker or a classifier",
+                self.path().display()
+            )));
+        }
+        let mut e = Embedder::plain(self);
         let store = Store::open(self.path())?;
         match store.format() {
             FileFormat::Gguf { .. } => e.read_gguf(&store, model.arch())?,
@@ -117,6 +110,23 @@ impl Model {
 }
 
 impl Embedder {
+    /// By what is usual where no file says more.
+    pub(crate) fn plain(model: &Model) -> Embedder {
+        Embedder {
+            model: model.model().clone(),
+            tokenizer: model.tokenizer().clone(),
+            path: model.path().to_owned(),
+            pooling: match model.model().spec().is_encoder() {
+                true => Pooling::Mean,
+                false => Pooling::Last,
+            },
+            dense: Vec::new(),
+            normalise: true,
+            most: model.context(),
+            prompts: Vec::new(),
+        }
+    }
+
     /// Takes another pooling.
     pub fn set_pooling(&mut self, pooling: Pooling) {
         self.pooling = pooling;
@@ -144,8 +154,11 @@ impl Embedder {
         STEP_ROWS.max(self.most.min(USUAL))
     }
 
-    /// Values of a vector.
+    /// Values of a vector, or scores.
     pub fn width(&self) -> usize {
+        if let Some(head) = self.model.spec().classifier {
+            return head.labels;
+        }
         let hidden = self.model.spec().hidden;
         self.dense
             .iter()
@@ -172,6 +185,16 @@ impl Embedder {
     /// # Errors
     /// If it is longer than the model reads, and may not be cut.
     pub fn encode(&self, text: &str, truncate: bool) -> Result<Input> {
+        self.encode_pair(text, None, truncate)
+    }
+
+    /// The same of a text, or of two that are compared.
+    pub(crate) fn encode_pair(
+        &self,
+        text: &str,
+        second: Option<&str>,
+        truncate: bool,
+    ) -> Result<Input> {
         let options = Encode {
             add_special: true,
             // As sentence-transformers reads texts; there are no turns to forge.
@@ -181,7 +204,7 @@ impl Embedder {
             tokens: self.most,
             side: Side::Right,
         });
-        let input = self.tokenizer.encode_input(text, None, options, most);
+        let input = self.tokenizer.encode_input(text, second, options, most);
         let input = input.map_err(|source| {
             let path = self.path.clone();
             Error::Tokenizer { path, source }
@@ -197,7 +220,13 @@ impl Embedder {
     }
 
     /// Refuses what is no text that the model can read.
-    fn check(&self, ids: &[u32]) -> Result<()> {
+    fn check(&self, text: &Input) -> Result<()> {
+        let (ids, known) = (&text.ids, self.model.token_types());
+        if let Some(kind) = self.types(text).iter().find(|t| **t as usize >= known) {
+            return Err(Error::Embedding(format!(
+                "the tokenizer gives tokens the type {kind}, but the model has {known} types"
+            )));
+        }
         let vocab = self.model.spec().vocab;
         if ids.is_empty() {
             return Err(Error::Embedding("a text has no tokens".into()));
@@ -216,8 +245,19 @@ impl Embedder {
         }
     }
 
-    /// Makes the vector of the states that are pooled.
+    /// The types of a text's tokens, where the model knows any.
+    fn types<'t>(&self, text: &'t Input) -> &'t [u32] {
+        match self.model.token_types() {
+            0 => &[],
+            _ => &text.types,
+        }
+    }
+
+    /// Makes the vector of the states that are pooled, or the scores.
     fn finish(&self, states: &[&[f32]]) -> Vec<f32> {
+        if let Some(scores) = self.model.scores(states) {
+            return scores;
+        }
         let mut x = match self.pooling {
             Pooling::First | Pooling::Last => states[0].to_vec(),
             Pooling::Mean => {

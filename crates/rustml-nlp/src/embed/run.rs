@@ -64,7 +64,7 @@ impl Embedder {
     /// or a value is no finite number.
     pub fn run(&self, texts: &[Input]) -> Result<Vec<Embedding>> {
         for input in texts {
-            self.check(&input.ids)?;
+            self.check(input)?;
         }
         let total: usize = texts.iter().map(|t| t.ids.len()).sum();
         let mut steps = self.steps_of(self.rows().min(total).max(1))?;
@@ -106,7 +106,7 @@ impl EmbedSteps {
     /// If a text cannot be read, there are too many, or memory is lacking.
     pub fn step(&mut self, texts: &[&Input]) -> Result<Vec<Result<Embedding>>> {
         for text in texts {
-            self.embedder.check(&text.ids)?;
+            self.embedder.check(text)?;
         }
         let rows: usize = texts.iter().map(|t| t.ids.len()).sum();
         if texts.len() > TEXTS || (rows > self.room.rows && texts.len() > 1) {
@@ -136,7 +136,8 @@ impl EmbedSteps {
         let mut batch = Batch::default();
         for (cache, text) in caches.iter().zip(texts) {
             let output = Output::Hidden(wanted(text));
-            batch.push(cache, &text.ids, text.ids.len(), output);
+            let types = self.embedder.types(text);
+            batch.push_typed(cache, (&text.ids, types), output);
         }
         let outputs = model.forward(&batch, &mut room.kv, &mut room.exec);
         let mut rows = outputs.hidden();
