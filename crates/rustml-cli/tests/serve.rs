@@ -258,6 +258,41 @@ fn vectors_are_those_of_the_command() {
     }
 }
 
+/// What is served is what the command prints, to the last digit.
+#[test]
+#[cfg(unix)]
+fn scores_are_those_of_the_command() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("texts.txt");
+    std::fs::write(&file, "a river\nthe sea\n").unwrap();
+    let model = "classifiers/bert";
+    let mut command = Command::cargo_bin("rustml").unwrap();
+    command.args(["rerank", &testdata(model), "--query", "which river"]);
+    command.args(["--format", "json", "--threads", "1", "--file"]);
+    let printed = command.arg(&file).assert().success();
+    let printed = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+    let running = Running::of(model, &["--quantize", "none"]);
+    let ask = |path: &str, body: &str| {
+        let mut stream = std::net::TcpStream::connect(&running.at).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        text(&mut stream)
+    };
+    let body = r#"{"query": "which river", "documents": ["a river", "the sea"]}"#;
+    let answer = ask("/v1/rerank", body);
+    assert_eq!(printed.lines().count(), 2);
+    for line in printed.lines() {
+        let (index, rest) = line.split_once(",\"score\":").unwrap();
+        let score = rest.split_once(',').unwrap().0;
+        let served = format!("{index},\"relevance_score\":{score}}}");
+        assert!(answer.contains(&served), "{served} is not in {answer}");
+    }
+    let answer = ask("/v1/completions", r#"{"prompt": "Hello", "max_tokens": 1}"#);
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    running.kill(1);
+    assert_eq!(running.end().0, Some(0));
+}
+
 #[test]
 fn flags_for_generating_are_refused_where_nothing_is_generated() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/families/bert");

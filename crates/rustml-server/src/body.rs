@@ -55,13 +55,15 @@ pub fn check_body(bytes: &[u8]) -> Vec<(&'static str, Result<(), String>)> {
         fields.end()
     }
     type Read = fn(&[u8]) -> Result<(), ApiError>;
-    let all: [(&str, Read); 5] = [
+    let all: [(&str, Read); 7] = [
         ("/v1/chat/completions", read::<ChatFields, CommonFields>),
         ("/v1/completions", read::<CompletionFields, CommonFields>),
         (
             "/v1/embeddings",
             read::<EmbeddingsRequest, EmbeddingsRequest>,
         ),
+        ("/v1/rerank", read::<RerankRequest, RerankRequest>),
+        ("/classify", read::<ClassifyRequest, ClassifyRequest>),
         ("/tokenize", read::<TokenizeRequest, TokenizeRequest>),
         ("/detokenize", read::<DetokenizeRequest, DetokenizeRequest>),
     ];

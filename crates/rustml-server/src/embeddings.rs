@@ -44,7 +44,7 @@ pub(crate) async fn embeddings(
     let asked = app
         .reading(bytes.len(), move || read(&shared, &bytes))
         .await?;
-    let (encodes, _) = app.encodes(&asked.model)?;
+    let encodes = app.embeds(&asked.model)?;
     let usage = TextUsage::of(&asked.texts);
     let cut: Vec<bool> = asked.texts.iter().map(|t| t.cut > 0).collect();
     let (dimensions, shorten) = (asked.dimensions, encodes.shorten);
@@ -91,7 +91,7 @@ fn read(app: &App, bytes: &[u8]) -> Result<Asked, ApiError> {
     let asked: EmbeddingsRequest = fields.read()?;
     fields.end()?;
     let model = app.model(asked.model.as_deref())?;
-    let (encodes, _) = app.encodes(&model)?;
+    let encodes = app.embeds(&model)?;
     let base64 = match asked.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
@@ -106,32 +106,43 @@ fn read(app: &App, bytes: &[u8]) -> Result<Asked, ApiError> {
         return Err(ApiError::field("dimensions", says));
     }
     let truncate = asked.truncate == Some(true);
-    let text = |app: &App, i: usize, text: &str| {
-        tokens(app, encodes, text, None, truncate).map_err(|e| at(e, "input", i))
-    };
-    let list =
-        |i: usize, ids: Vec<u32>| given(encodes, ids, truncate).map_err(|e| at(e, "input", i));
-    let texts = match asked.input {
-        Prompt::Text(one) => vec![text(app, 0, &one)?],
-        Prompt::Texts(all) => {
-            count("input", all.len(), width)?;
-            let all = all.iter().enumerate();
-            all.map(|(i, t)| text(app, i, t))
-                .collect::<Result<_, _>>()?
-        }
-        Prompt::Tokens(ids) => vec![list(0, ids)?],
-        Prompt::Lists(all) => {
-            count("input", all.len(), width)?;
-            let all = all.into_iter().enumerate();
-            all.map(|(i, ids)| list(i, ids)).collect::<Result<_, _>>()?
-        }
-    };
+    let texts = inputs(app, encodes, asked.input, truncate)?;
     Ok(Asked {
         model,
         texts,
         base64,
         dimensions: asked.dimensions,
     })
+}
+
+/// The texts of a request, as tokens.
+pub(crate) fn inputs(
+    app: &App,
+    encodes: &Encodes,
+    input: Prompt,
+    truncate: bool,
+) -> Result<Vec<Input>, ApiError> {
+    let text = |app: &App, i: usize, text: &str| {
+        tokens(app, encodes, text, None, truncate).map_err(|e| at(e, "input", i))
+    };
+    let list =
+        |i: usize, ids: Vec<u32>| given(encodes, ids, truncate).map_err(|e| at(e, "input", i));
+    let texts = match input {
+        Prompt::Text(one) => vec![text(app, 0, &one)?],
+        Prompt::Texts(all) => {
+            count("input", all.len(), encodes.width)?;
+            let all = all.iter().enumerate();
+            all.map(|(i, t)| text(app, i, t))
+                .collect::<Result<_, _>>()?
+        }
+        Prompt::Tokens(ids) => vec![list(0, ids)?],
+        Prompt::Lists(all) => {
+            count("input", all.len(), encodes.width)?;
+            let all = all.into_iter().enumerate();
+            all.map(|(i, ids)| list(i, ids)).collect::<Result<_, _>>()?
+        }
+    };
+    Ok(texts)
 }
 
 /// Says which text an error is of.

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 /// A model that turns texts into vectors.
 pub struct Encodes {
-    /// Values of a vector.
+    /// Values of a vector; or labels, where it gives their scores.
     pub width: usize,
     /// Tokens that there are.
     pub vocab: usize,
@@ -30,7 +30,20 @@ pub struct Encodes {
     pub texts: usize,
     /// Keeps so many values of a vector.
     pub shorten: fn(&mut Vec<f32>, usize),
+    /// What its values are scores of, if they are no vectors.
+    pub labels: Option<Labels>,
 }
+
+/// What a classifier or a reranker gives scores of.
+pub struct Labels {
+    /// What they are called; a reranker has one.
+    pub names: Vec<String>,
+    /// From scores to how likely each is.
+    pub probabilities: Probabilities,
+}
+
+/// From scores to how likely each is.
+pub type Probabilities = Box<dyn Fn(&[f32]) -> Vec<f32> + Send + Sync>;
 
 /// Makes an encoder, in the thread that will own it; again, should it ever have to be replaced.
 pub type MakeEncoder = Box<dyn FnMut() -> Result<Encoder, String> + Send>;

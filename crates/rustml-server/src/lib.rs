@@ -32,6 +32,7 @@ mod body;
 mod call_object;
 mod calls;
 mod chat;
+mod classify;
 mod completions;
 mod connections;
 mod conversation;
@@ -45,6 +46,7 @@ mod models;
 mod openapi;
 mod page;
 mod prepare;
+mod rerank;
 mod routes;
 mod serve;
 mod sse;
@@ -54,7 +56,7 @@ mod types;
 mod worker;
 
 pub use body::check_body;
-pub use encoder::{Encoder, Encodes, MakeEncoder};
+pub use encoder::{Encoder, Encodes, Labels, MakeEncoder, Probabilities};
 pub use limits::Config;
 pub use serve::serve;
 pub use worker::MakeEngine;
@@ -156,6 +158,29 @@ impl App {
                  trained for them, or a pooling that is named when the server starts"
             );
             ApiError::field("model", says).code("model_does_not_embed")
+        })
+    }
+
+    /// How the model turns texts into vectors, if it does.
+    fn embeds(&self, model: &str) -> Result<&Encodes, ApiError> {
+        match self.encodes(model)?.0 {
+            encodes if encodes.labels.is_none() => Ok(encodes),
+            _ => {
+                let says = format!(
+                    "the model {model} gives scores and no vectors; ask it at /v1/rerank or /classify"
+                );
+                Err(ApiError::field("model", says).code("model_does_not_embed"))
+            }
+        }
+    }
+
+    /// What the model gives scores of, if it does.
+    fn labels(&self, model: &str) -> Result<&Labels, ApiError> {
+        let encodes = self.encoder.as_ref().map(|(encodes, _)| encodes);
+        encodes.and_then(|e| e.labels.as_ref()).ok_or_else(|| {
+            let says =
+                format!("the model {model} gives no scores; that needs a reranker or a classifier");
+            ApiError::field("model", says).code("model_does_not_rerank")
         })
     }
 

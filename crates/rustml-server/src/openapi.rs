@@ -18,6 +18,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
         crate::chat::complete,
         crate::completions::complete,
         crate::embeddings::embeddings,
+        crate::rerank::rerank,
+        crate::classify::classify,
         crate::models::list,
         crate::models::one,
         crate::tokenize::tokenize,

@@ -1,7 +1,10 @@
 //! What is where: from a path to its handler, and what all requests go through.
 
 use crate::types::ApiError;
-use crate::{auth, chat, completions, embeddings, models, openapi, page, prepare, tokenize, App};
+use crate::{
+    auth, chat, classify, completions, embeddings, models, openapi, page, prepare, rerank,
+    tokenize, App,
+};
 use axum::body::Body;
 use axum::extract::{MatchedPath, State};
 use axum::http::uri::PathAndQuery;
@@ -25,6 +28,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
         .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/v2/rerank", post(rerank::rerank))
+        .route("/rerank", post(rerank::rerank))
+        .route("/classify", post(classify::classify))
         .route("/tokenize", post(tokenize::tokenize))
         .route("/detokenize", post(tokenize::detokenize))
         .route("/v1/models", get(models::list))

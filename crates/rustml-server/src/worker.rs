@@ -201,7 +201,7 @@ impl Worker {
     /// Refuses to generate where the model cannot.
     pub fn generates(&self) -> Result<(), ApiError> {
         let says =
-            "this model turns texts into numbers and does not generate; ask it at /v1/embeddings";
+            "this model turns texts into numbers and does not generate; ask it at /v1/embeddings, /v1/rerank or /classify";
         match self.generates {
             true => Ok(()),
             false => Err(ApiError::field("model", says).code("model_does_not_generate")),

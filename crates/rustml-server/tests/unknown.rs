@@ -48,6 +48,8 @@ fn an_unknown_key_is_named_wherever_it_stands() {
         ("/v1/chat/completions", "tools[0].function."),
         ("/v1/completions", "response_format."),
         ("/v1/embeddings", ""),
+        ("/v1/rerank", "documents[0]."),
+        ("/classify", ""),
         ("/tokenize", "messages[0].content[0]."),
         ("/detokenize", ""),
     ] {

@@ -3,7 +3,7 @@
 use super::ServeArgs;
 use rustml_nlp::cli::{note, Failure};
 use rustml_nlp::{EmbedSteps, Embedding, Input, Model, Pooling};
-use rustml_server::{Encoder, Encodes, MakeEncoder};
+use rustml_server::{Encoder, Encodes, Labels, MakeEncoder};
 use std::net::TcpListener;
 
 /// Refuses flags that say how to generate, for a model that does not.
@@ -27,10 +27,30 @@ pub(super) fn of(
     model: &Model,
     pooling: Option<Pooling>,
 ) -> Result<(Encodes, MakeEncoder), Failure> {
-    let mut embedder = model.embedder()?;
-    if let Some(pooling) = pooling {
-        embedder.set_pooling(pooling);
-    }
+    let (embedder, labels) = match model.model().spec().classifier {
+        Some(_) if pooling.is_some() => {
+            let says = "--pooling is for vectors; this model gives scores of labels";
+            return Err(Failure::Usage(says.into()));
+        }
+        Some(_) => {
+            let scorer = model.scorer()?;
+            let labels = Labels {
+                names: scorer.labels().to_vec(),
+                probabilities: {
+                    let scorer = scorer.clone();
+                    Box::new(move |logits| scorer.probabilities(logits))
+                },
+            };
+            (scorer.embedder().clone(), Some(labels))
+        }
+        None => {
+            let mut embedder = model.embedder()?;
+            if let Some(pooling) = pooling {
+                embedder.set_pooling(pooling);
+            }
+            (embedder, None)
+        }
+    };
     let encodes = Encodes {
         width: embedder.width(),
         vocab: embedder.vocab(),
@@ -38,6 +58,7 @@ pub(super) fn of(
         rows: embedder.rows(),
         texts: EmbedSteps::TEXTS,
         shorten: Embedding::shorten_values,
+        labels,
     };
     let make = move || {
         let mut steps = embedder.steps().map_err(|e| e.to_string())?;
@@ -58,11 +79,16 @@ pub(super) fn tell(name: &str, listener: &TcpListener, model: &Model, encodes: &
     let at = listener
         .local_addr()
         .map_or(String::new(), |a| a.to_string());
+    let (what, path) = match &encodes.labels {
+        None => ("vectors of texts", "v1/embeddings"),
+        Some(labels) if labels.names.len() == 1 => ("documents in order", "v1/rerank"),
+        Some(_) => ("labels of texts", "classify"),
+    };
     note(format_args!(
-        "{name} at http://{at}: vectors of texts at http://{at}/v1/embeddings"
+        "{name} at http://{at}: {what} at http://{at}/{path}"
     ));
     note(format_args!(
-        "{} values of a text, which may have {} tokens; {} MiB of weights, {} threads",
+        "{} values for a text, which may have {} tokens; {} MiB of weights, {} threads",
         encodes.width,
         encodes.most,
         model.model().report().bytes >> 20,

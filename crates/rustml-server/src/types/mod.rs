@@ -7,6 +7,7 @@ mod embeddings;
 mod error;
 mod models;
 mod read;
+mod rerank;
 mod tokenize;
 
 pub(crate) use chat::*;
@@ -16,4 +17,5 @@ pub(crate) use embeddings::*;
 pub(crate) use error::{ApiError, ErrorResponse};
 pub(crate) use models::*;
 pub(crate) use read::NO_LIMIT;
+pub(crate) use rerank::*;
 pub(crate) use tokenize::*;

@@ -5,7 +5,7 @@
 use rustml_engine::{Engine, EngineConfig};
 use rustml_io::Store;
 use rustml_model::{team, KvType, Model, Quantize};
-use rustml_server::{serve, Config, Encoder, Encodes, MakeEncoder, Served};
+use rustml_server::{serve, Config, Encoder, Encodes, Labels, MakeEncoder, Served};
 use rustml_tokenizer::{Input, Tokenizer};
 use rustml_trace::Detail;
 use serde_json::{json, Value};
@@ -115,14 +115,33 @@ impl Server {
     /// A server of what turns texts into vectors of three values: how many tokens a text
     /// has, its first one, and its last one, each a third.
     pub fn encoding(config: Config, knobs: Arc<Knobs>) -> Server {
+        Server::of_numbers(config, knobs, None)
+    }
+
+    /// The same numbers as scores of labels, each as likely as it is of them together. One
+    /// alone is the first: how many tokens a text has.
+    pub fn scoring(config: Config, names: &[&str]) -> Server {
+        let labels = Labels {
+            names: names.iter().map(|&n| n.to_owned()).collect(),
+            probabilities: Box::new(|scores| {
+                let sum: f32 = scores.iter().sum();
+                let all = scores.iter().map(|s| s / sum.max(64.0));
+                all.collect()
+            }),
+        };
+        Server::of_numbers(config, Arc::default(), Some(labels))
+    }
+
+    fn of_numbers(config: Config, knobs: Arc<Knobs>, labels: Option<Labels>) -> Server {
+        let width = labels.as_ref().map_or(3, |l| l.names.len());
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/tiny/llama");
-        let vector = |text: &Input| {
+        let vector = move |text: &Input| {
             let values = [
                 text.ids.len() as u32,
                 text.ids[0],
                 text.ids[text.ids.len() - 1],
             ];
-            values.map(|x| x as f32 / 3.0).to_vec()
+            values.map(|x| x as f32 / 3.0)[..width].to_vec()
         };
         let make: MakeEncoder = Box::new(move || {
             let knobs = knobs.clone();
@@ -141,12 +160,13 @@ impl Server {
         });
         let tokenizer = Arc::new(Tokenizer::from_dir(&dir).unwrap());
         let encodes = Encodes {
-            width: 3,
+            width,
             vocab: tokenizer.vocab_size(),
             most: 64,
             rows: 32,
             texts: 4,
             shorten: |values, n| values.truncate(n),
+            labels,
         };
         let served = Served {
             names: vec!["tiny".into()],
