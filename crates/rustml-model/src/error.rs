@@ -40,7 +40,7 @@ pub enum Error {
         what: String,
     },
     /// The model encodes texts, and has no head that makes tokens of vectors.
-    #[error("{}: this model encodes texts and cannot continue them: {arch} has no output layer", path.display())]
+    #[error("{}: this model encodes texts and cannot continue them: {arch} has no output layer; `rustml embed` makes vectors of texts, `rustml rerank` puts them in order", path.display())]
     NoHead {
         /// The model.
         path: PathBuf,

@@ -204,7 +204,8 @@ fn an_encoder_continues_no_text() {
         .unwrap_err()
         .to_string();
     assert!(
-        says.contains("this model encodes texts and cannot continue them"),
+        says.contains("this model encodes texts and cannot continue them")
+            && says.contains("`rustml embed`"),
         "{says}"
     );
 }
