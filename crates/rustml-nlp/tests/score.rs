@@ -118,6 +118,20 @@ fn documents_come_in_order_and_labels_with_their_names() {
         let sigmoid = 1.0 / (1.0 + (-f64::from(r.logit)).exp());
         assert_eq!(r.relevance(), sigmoid as f32);
     }
+    // A model of one type takes what its tokenizer makes of two texts, whatever types that has.
+    let one_type = open(&folder("roberta"));
+    let scorer = one_type.scorer().unwrap();
+    let typed = scorer.pair("which river", "the sea", false).unwrap();
+    assert!(
+        typed.types.contains(&1),
+        "the tokenizer says more than the model knows"
+    );
+    let plain = Input {
+        types: Vec::new(),
+        ..typed.clone()
+    };
+    assert_eq!(scorer.run(&[typed]).unwrap(), scorer.run(&[plain]).unwrap());
+    assert_eq!(one_type.rerank("which river", &documents).unwrap().len(), 4);
     let says = reranker.embed(&["a"]).unwrap_err().to_string();
     assert!(says.contains("no vectors"), "{says}");
 

@@ -245,10 +245,10 @@ impl Embedder {
         }
     }
 
-    /// The types of a text's tokens, where the model knows any.
+    /// The types of a text's tokens, where the model knows several.
     fn types<'t>(&self, text: &'t Input) -> &'t [u32] {
         match self.model.token_types() {
-            0 => &[],
+            0 | 1 => &[],
             _ => &text.types,
         }
     }
