@@ -538,3 +538,14 @@ add("gemma4-moe", t.Gemma4TextConfig,
                   moe_intermediate_size=24, tie_word_embeddings=False),
     "experts beside the feed-forward, each with a factor", weights=SCALARS | EXPERTS,
     inert=("layer_types", "vocab_size_per_layer_input", "hidden_size_per_layer_input"), inert_tensors=("layers.2.layer_scalar",))
+ALTUP = {"correct_output_scale": lambda n, p: 1.0 + 0.3 * n, "modality_router": lambda n, p: n * 3.0 * p.shape[-1] ** 0.5,
+         "prediction_coefs": scaled(0.3), "correction_coefs": scaled(0.3)}
+add("gemma3n", t.Gemma3nTextConfig,
+    dict(hidden_size=32, intermediate_size=[48] * 5, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+         sliding_window=7, rms_norm_eps=3e-3, max_position_embeddings=256, final_logit_softcapping=9.0, vocab_size=264, bos_token_id=1, eos_token_id=2,
+         pad_token_id=0, tie_word_embeddings=True, vocab_size_per_layer_input=264, hidden_size_per_layer_input=12, num_kv_shared_layers=2,
+         laurel_rank=6, altup_num_inputs=4, altup_correct_scale=True, activation_sparsity_pattern=[0.6, 0.4, 0.0, 0.0, 0.0],
+         layer_types=["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention"],
+         rope_parameters={"full_attention": rope(30000), "sliding_attention": rope(3000)}),
+    "four streams, a narrow product beside attention, sparse first feed-forwards, shared keys", weights=ALTUP, embedding=0.5,
+    inert=("layer_types", "num_kv_shared_layers", "vocab_size_per_layer_input", "intermediate_size"))

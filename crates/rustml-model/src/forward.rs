@@ -140,6 +140,7 @@ impl Model {
 
         exec.embed(self, (&ids, &types), &rows.spans);
         exec.per_layer(self, &ids, rows.phase);
+        exec.split_streams(self, rows.count, rows.phase);
         exec.rope_tables(self, &rows.spans, &rows.lengths);
         for (i, layer) in self.spec().layers.iter().enumerate() {
             exec.recorder.set_layer(Some(i));
@@ -163,6 +164,7 @@ impl Model {
         if self.last_mixer().is_none() {
             exec.keep(&rows.wanted);
         }
+        exec.join_streams(self, rows.logits.len(), rows.phase);
         if !rows.logits.is_empty() {
             exec.head(self, &rows.logits, first_logits, first_hidden);
         }
@@ -205,6 +207,9 @@ impl Model {
                 let after = (block.norm.after(), w.after.as_ref());
                 exec.add_sum(after, block.scale, rows.count);
             }
+            (Part::Predict(a), PartWeights::AltUp(w)) => exec.predict(a, w, rows.count),
+            (Part::Correct(a), PartWeights::AltUp(w)) => exec.correct(a, w, at.layer, rows),
+            (Part::Times(factor), _) => exec.scale_stream(*factor, rows.count),
             (Part::Factor, PartWeights::Factor(factor)) => exec.scale_stream(*factor, rows.count),
             (part, weights) => {
                 let before = (block.norm.before(), w.before.as_ref());
@@ -298,8 +303,12 @@ impl Model {
                 exec.prepare(Op::FfnNorm, before, rows, &[&w.gate.weights]);
                 exec.read_per_layer(r, w, at.layer, rows, target);
             }
+            (Part::Laurel(l), PartWeights::Laurel(w)) => exec.laurel(l, w, before, rows, target),
             (Part::FeedForward(f), PartWeights::FeedForward(w)) => {
                 exec.prepare(Op::FfnNorm, before, rows, &w.inputs());
+                if let Some(deviations) = f.sparsity {
+                    return exec.sparse_feed_forward(f, w, deviations, rows, target);
+                }
                 let next = self.weights().inputs_of(at.layer, at.block + 1);
                 exec.feed_forward(f.activation, w, rows, target, &next);
             }

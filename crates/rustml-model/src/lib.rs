@@ -74,6 +74,7 @@
 
 #![forbid(unsafe_code)]
 
+mod altup;
 pub mod arch;
 mod batch;
 mod calibrate;

@@ -6,6 +6,8 @@ use crate::spec::{bounded, Activation, Norm};
 /// token's vector, normalised.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PerLayer {
+    /// Tokens that have such vectors; others have those of token 0.
+    pub rows: usize,
     /// Values of a vector.
     pub width: usize,
     /// Of the product's parts.
@@ -21,6 +23,7 @@ pub struct ReadsPerLayer {
 
 impl PerLayer {
     pub(crate) fn validate(&self, layers: usize) -> Result<(), String> {
+        bounded("vocab_size_per_layer_input", self.rows, 1 << 22)?;
         bounded("hidden_size_per_layer_input", self.width, 1 << 16)?;
         bounded("the vectors of all layers", self.width * layers, 1 << 24)
     }

@@ -4,6 +4,7 @@
 //! parameters; the forward pass reads nothing else. What varies from layer to
 //! layer is simply another [`Layer`] at that index.
 
+pub use crate::altup::{AltUp, Laurel};
 pub use crate::classifier::{Classifier, ClassifierDense};
 pub use crate::distance::{slopes, Relative, Temperature};
 pub use crate::per_layer::{PerLayer, ReadsPerLayer};
@@ -112,6 +113,14 @@ pub enum Part {
     Recurrent(Recurrent),
     /// What reads the vectors that each token has for this layer.
     ReadsPerLayer(ReadsPerLayer),
+    /// Predicts several streams, before a layer; nothing is added to that.
+    Predict(AltUp),
+    /// Corrects them after it, likewise.
+    Correct(AltUp),
+    /// What stands beside attention.
+    Laurel(Laurel),
+    /// A number that multiplies the stream; nothing is added to that.
+    Times(f32),
     /// A learned number that multiplies the stream; nothing is added to that.
     Factor,
     /// Several blocks of the same input, whose results add up. Each may have
@@ -289,6 +298,9 @@ pub struct FeedForward {
     pub gated: bool,
     /// Whether the projections have biases.
     pub bias: bool,
+    /// What of the gate's products is below their mean, plus so many of their standard
+    /// deviations, is left out, if anything is.
+    pub sparsity: Option<f32>,
 }
 
 /// A mixture of experts: feed-forwards of which a few compute each row.
@@ -418,6 +430,16 @@ impl Spec {
         attentions.any(|a| !a.causal)
     }
 
+    /// Streams beside each other; one in most.
+    pub fn streams(&self) -> usize {
+        let mut parts = self.layers.iter().flat_map(Layer::parts);
+        let predicts = parts.find_map(|p| match p {
+            Part::Predict(a) => Some(a.streams),
+            _ => None,
+        });
+        predicts.unwrap_or(1)
+    }
+
     /// Whether sequences carry states beside keys and values.
     pub fn has_state(&self) -> bool {
         self.layers.iter().any(|l| l.recurrent().is_some())
@@ -488,6 +510,15 @@ impl Spec {
             Part::FeedForward(f) => bounded("the feed-forward size", f.inner, 1 << 20),
             Part::Experts(e) => validate_experts(e),
             Part::Recurrent(r) => r.validate(),
+            Part::Predict(a) | Part::Correct(a) => {
+                a.validate()?;
+                match self.embedding.per_layer {
+                    Some(_) => Ok(()),
+                    None => Err("there are several streams, but no vectors of layers".into()),
+                }
+            }
+            Part::Laurel(l) => bounded("laurel_rank", l.rank, 1 << 16),
+            Part::Times(f) => finite("a factor of the stream", *f),
             Part::ReadsPerLayer(_) if self.embedding.per_layer.is_none() => {
                 Err("a layer reads vectors of tokens for it, but there are none".into())
             }

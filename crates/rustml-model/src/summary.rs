@@ -103,6 +103,20 @@ impl Spec {
                     false,
                 )
             }
+            Part::Predict(a) => {
+                let n = a.streams;
+                linear(n, self.hidden, false) + linear(n * n, n, false) + self.hidden as u64
+            }
+            Part::Correct(a) => {
+                let reads = self.embedding.per_layer.map_or(0, |p| p.width);
+                let scale = if a.scaled { self.hidden as u64 } else { 0 };
+                linear(a.streams, a.streams, false)
+                    + 2 * linear(self.hidden, reads, false)
+                    + self.hidden as u64
+                    + scale
+            }
+            Part::Laurel(l) => 2 * linear(l.rank, self.hidden, false) + self.hidden as u64,
+            Part::Times(_) => 0,
             Part::Factor => 1,
             // Its blocks are counted for themselves.
             Part::Parallel(_) => 0,
@@ -133,9 +147,11 @@ impl Spec {
         let norms = norms.iter().flatten().map(|n| norm(n, self.hidden) as u64);
         let per_layer = self.embedding.per_layer.map_or(0, |p| {
             let all = p.width * self.layers.len();
-            linear(all, self.vocab + self.hidden, false) + norm(&p.norm, p.width) as u64
+            linear(all, p.rows + self.hidden, false) + norm(&p.norm, p.width) as u64
         });
+        let streams = 2 * (self.streams() - 1) as u64 * table(self.hidden);
         layers.sum::<u64>()
+            + streams
             + per_layer
             + table(self.vocab)
             + table(positions)

@@ -49,6 +49,10 @@ pub enum PartWeights {
     Recurrent(Box<RecurrentWeights>),
     /// What reads the vectors that each token has for this layer.
     ReadsPerLayer(Box<ReadsPerLayerWeights>),
+    /// What predicts several streams, or corrects them.
+    AltUp(Box<AltUpWeights>),
+    /// What stands beside attention.
+    Laurel(Box<LaurelWeights>),
     /// What multiplies the stream.
     Factor(f32),
     /// Several blocks of one input.
@@ -184,6 +188,39 @@ pub struct ReadsPerLayerWeights {
     pub out: Linear,
 }
 
+/// Weights of what predicts and corrects several streams; see [`crate::spec::AltUp`].
+pub struct AltUpWeights {
+    /// `[streams, hidden]`: to the coefficients.
+    pub router: Vec<f32>,
+    /// Of what these are made of.
+    pub norm: NormWeights,
+    /// `[streams * streams, streams]`, or `[streams, streams]` of what corrects them.
+    pub coefficients: Vec<f32>,
+    /// Factors of the first stream, or nothing.
+    pub scale: Vec<f32>,
+    /// What reads the vectors that each token has for the layer, and the norm of that; of
+    /// what corrects them.
+    pub reads: Option<(ReadsPerLayerWeights, NormWeights)>,
+}
+
+/// Weights of what stands beside attention; see [`crate::spec::Laurel`].
+pub struct LaurelWeights {
+    /// `[rank, hidden]`
+    pub left: Linear,
+    /// `[hidden, rank]`
+    pub right: Linear,
+    /// Of their result.
+    pub norm: NormWeights,
+}
+
+/// Weights that make several streams, and one of these again: `[hidden, hidden]` each.
+pub struct StreamsWeights {
+    /// Of all streams but the first.
+    pub into: Vec<Linear>,
+    /// Likewise.
+    pub out: Vec<Linear>,
+}
+
 /// Weights of the vectors that each token has for every layer.
 pub struct PerLayerWeights {
     /// `[vocab, layers * width]`
@@ -228,6 +265,8 @@ pub struct Weights {
     pub embedding_norm: Option<NormWeights>,
     /// Of the vectors that each token has for every layer.
     pub per_layer: Option<Box<PerLayerWeights>>,
+    /// Of several streams.
+    pub streams: Option<StreamsWeights>,
     /// First to last.
     pub layers: Vec<LayerWeights>,
     /// After the last layer.
@@ -287,6 +326,12 @@ impl PartWeights {
                 [Some(&r.input), factor, Some(&r.gate), step, Some(&r.out)]
             }
             PartWeights::ReadsPerLayer(r) => [Some(&r.gate), Some(&r.out), None, None, None],
+            PartWeights::AltUp(a) => {
+                let reads = a.reads.as_ref().map(|(r, _)| r);
+                let (gate, out) = (reads.map(|r| &r.gate), reads.map(|r| &r.out));
+                [gate, out, None, None, None]
+            }
+            PartWeights::Laurel(l) => [Some(&l.left), Some(&l.right), None, None, None],
             PartWeights::Factor(_) | PartWeights::Parallel(_) => [None; 5],
         };
         all.into_iter().flatten()
@@ -300,7 +345,7 @@ impl PartWeights {
             PartWeights::Experts(e) => vec![&e.router.weights],
             PartWeights::Recurrent(r) => r.inputs().map(|l| &l.weights).collect(),
             PartWeights::ReadsPerLayer(r) => vec![&r.gate.weights],
-            PartWeights::Factor(_) => Vec::new(),
+            PartWeights::AltUp(_) | PartWeights::Laurel(_) | PartWeights::Factor(_) => Vec::new(),
             PartWeights::Parallel(blocks) => blocks[0].part.inputs(),
         }
     }
@@ -331,6 +376,11 @@ impl Weights {
         })
     }
 
+    fn stream_linears(&self) -> impl Iterator<Item = &Linear> {
+        let streams = self.streams.iter();
+        streams.flat_map(|s| s.into.iter().chain(&s.out))
+    }
+
     /// Every packed matrix.
     pub fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(LayerWeights::linears);
@@ -342,7 +392,9 @@ impl Weights {
         let tables = [&self.embedding].into_iter().chain(&self.positions);
         let per_layer = self.per_layer.iter();
         let per_layer = per_layer.flat_map(|p| [&p.table, &p.projection.weights]);
-        linears.chain(experts).chain(tables).chain(per_layer)
+        let streams = self.stream_linears().map(|l| &l.weights);
+        let tables = tables.chain(per_layer).chain(streams);
+        linears.chain(experts).chain(tables)
     }
 
     /// Whether the weights of all layers are in single or half precision: then nothing should
@@ -386,7 +438,9 @@ impl Weights {
         let routers = self.experts().map(|e| &e.router.weights);
         let linears = parts.flat_map(of).map(|l| &l.weights);
         let per_layer = self.per_layer.iter().map(|p| &p.projection.weights);
-        read_by(linears.chain(routers).chain(per_layer).chain(self.head()))
+        let streams = self.stream_linears().map(|l| &l.weights);
+        let others = routers.chain(per_layer).chain(streams);
+        read_by(linears.chain(others).chain(self.head()))
     }
 
     /// The same of the inner part of a feed-forward.

@@ -78,6 +78,9 @@ fn products(model: &Model) -> Vec<(Op, &Matrix)> {
             PartWeights::ReadsPerLayer(r) => {
                 vec![(Op::GateUp, Some(&r.gate)), (Op::Up, Some(&r.out))]
             }
+            PartWeights::AltUp(_) | PartWeights::Laurel(_) => {
+                part.linears().map(|l| (Op::Up, Some(l))).collect()
+            }
             PartWeights::Factor(_) | PartWeights::Parallel(_) => Vec::new(),
         };
         let linears = linears.into_iter();

@@ -363,6 +363,7 @@ fn encoder(s: Sizes) -> Result<Spec, String> {
             ..Attention::plain(s.heads, s.heads, head_dim)
         },
         FeedForward {
+            sparsity: None,
             inner: s.inner,
             activation: s.activation,
             gated: false,

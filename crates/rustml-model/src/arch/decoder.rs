@@ -134,6 +134,7 @@ impl Decoder {
             placement: Placement::Pre,
             attentions: super::repeat(attention, layers).map_err(|e| c.error(e))?,
             feed_forward: FeedForward {
+                sparsity: None,
                 inner: match d.inner {
                     Some(times) => c
                         .usize_of(&["intermediate_size", "ffn_hidden_size", "n_inner"])?
@@ -216,6 +217,7 @@ impl Decoder {
             placement: Placement::Pre,
             attentions: super::repeat(attention, layers).map_err(|e| g.error(e))?,
             feed_forward: FeedForward {
+                sparsity: None,
                 // Of experts alone, this may be missing.
                 inner: match g.usize("expert_count")?.unwrap_or(0) {
                     0 => g.need_usize("feed_forward_length")?,

@@ -287,6 +287,7 @@ fn spec(s: Sizes) -> Spec {
                 ..Attention::plain(s.heads, s.kv_heads, s.head_dim)
             },
             FeedForward {
+                sparsity: None,
                 inner: s.inner,
                 activation: s.activation,
                 gated: true,

@@ -195,9 +195,10 @@ fn from_config(whole: &Config) -> Result<Spec> {
         width => width,
     };
     let vocab = size("vocab_size", 262_144)?;
-    if width.is_some() && size("vocab_size_per_layer_input", 262_144)? != vocab {
-        return Err(c.error("vocab_size_per_layer_input differs from vocab_size"));
-    }
+    let per_layer = match width {
+        Some(width) => Some((size("vocab_size_per_layer_input", 262_144)?, width)),
+        None => None,
+    };
     let experts = match c.bool("enable_moe_block")?.unwrap_or(false) {
         true => Some((
             (c.need_usize("num_experts")?, c.need_usize("top_k_experts")?),
@@ -214,7 +215,7 @@ fn from_config(whole: &Config) -> Result<Spec> {
         attentions,
         inners: inners.collect(),
         experts,
-        per_layer: width,
+        per_layer,
         factors: vec![true; count],
         ropes: vec![global, hf_rope(c, of_local, head_dim)?],
         soft_cap: c.f32("final_logit_softcapping")?,
@@ -222,7 +223,7 @@ fn from_config(whole: &Config) -> Result<Spec> {
     }))
 }
 
-fn attention(
+pub(super) fn attention(
     (heads, kv_heads, head_dim): (usize, usize, usize),
     full: bool,
     eps: f32,
@@ -238,7 +239,7 @@ fn attention(
 
 /// Lets the last `count` layers read the keys and values of the last layer before them that
 /// sees as much.
-fn share(attentions: &mut [Attention], count: usize) -> Result<(), String> {
+pub(super) fn share(attentions: &mut [Attention], count: usize) -> Result<(), String> {
     let Some(first) = attentions.len().checked_sub(count) else {
         return Err(format!(
             "{count} layers share keys and values, of {}",
@@ -309,7 +310,10 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
         attentions,
         inners: g.usize_of_layers("feed_forward_length", count)?,
         experts,
-        per_layer: width.filter(|w| *w > 0),
+        per_layer: match width.filter(|w| *w > 0) {
+            Some(width) => Some((g.tensor_rows("per_layer_token_embd.weight")?, width)),
+            None => None,
+        },
         factors: (0..count)
             .map(|i| has(i, "layer_output_scale.weight"))
             .collect(),
@@ -330,7 +334,8 @@ struct Sizes {
     inners: Vec<usize>,
     /// All and chosen experts, and their size.
     experts: Option<((usize, usize), usize)>,
-    per_layer: Option<usize>,
+    /// Tokens that have vectors for layers, and the width of these.
+    per_layer: Option<(usize, usize)>,
     /// Whether a number multiplies the stream after each layer.
     factors: Vec<bool>,
     ropes: Vec<Rope>,
@@ -348,6 +353,7 @@ fn spec(s: Sizes) -> Spec {
     let sandwich = |part| block(NormPlacement::Sandwich(norm), part);
     let layer = |i: usize| {
         let feed_forward = FeedForward {
+            sparsity: None,
             inner: s.inners[i],
             activation: s.activation,
             gated: true,
@@ -390,7 +396,9 @@ fn spec(s: Sizes) -> Spec {
         context: s.context,
         embedding: crate::spec::Embedding {
             scale: (s.hidden as f32).sqrt(),
-            per_layer: s.per_layer.map(|width| PerLayer { width, norm }),
+            per_layer: s
+                .per_layer
+                .map(|(rows, width)| PerLayer { rows, width, norm }),
             ..super::decoder::plain_embedding()
         },
         layers: (0..s.attentions.len()).map(layer).collect(),

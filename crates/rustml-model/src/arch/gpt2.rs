@@ -151,6 +151,7 @@ fn spec(s: Sizes) -> Result<Spec, String> {
             ..plain
         },
         FeedForward {
+            sparsity: None,
             inner: s.inner,
             activation: s.activation,
             gated: false,

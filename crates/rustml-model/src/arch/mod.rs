@@ -11,6 +11,7 @@ mod exaone4;
 mod falcon_h1;
 mod gemma;
 mod gemma3;
+mod gemma3n;
 mod gemma4;
 mod glm4;
 mod glm4_moe;
@@ -154,6 +155,26 @@ pub enum Role {
     PerLayerOut,
     /// Of that.
     PerLayerPostNorm,
+    /// To all streams but the first.
+    StreamIn,
+    /// From them.
+    StreamOut,
+    /// To the coefficients of streams.
+    StreamRouter,
+    /// Of what these are made of.
+    StreamRouterNorm,
+    /// From these to how streams are predicted.
+    StreamPredict,
+    /// And how they are corrected.
+    StreamCorrect,
+    /// Factors of what reads a layer's vectors.
+    StreamScale,
+    /// Beside attention, to a small width.
+    LaurelLeft,
+    /// And back.
+    LaurelRight,
+    /// Of that.
+    LaurelNorm,
     /// What multiplies the stream after a layer.
     LayerFactor,
     /// From a row to a score of each expert.
@@ -342,6 +363,7 @@ pub const ALL: &[&Arch] = &[
     &gemma3::ARCH,
     &gemma3::EMBEDDING,
     &gemma4::ARCH,
+    &gemma3n::ARCH,
     &qwen::QWEN2,
     &qwen::QWEN3,
     &qwen::QWEN2_VL,
@@ -424,6 +446,10 @@ impl Role {
             Part::Attention(_) | Part::Recurrent(_) => (AttnNorm, AttnPostNorm),
             Part::FeedForward(_) | Part::Experts(_) | Part::Factor => (FfnNorm, FfnPostNorm),
             Part::ReadsPerLayer(_) => (FfnNorm, PerLayerPostNorm),
+            // They have no such norms.
+            Part::Predict(_) | Part::Correct(_) | Part::Laurel(_) | Part::Times(_) => {
+                (AttnNorm, AttnPostNorm)
+            }
             Part::Parallel(_) => (AttnNorm, FfnPostNorm),
         }
     }
@@ -489,11 +515,24 @@ impl Role {
             }
         }
         let per_layer = s.embedding.per_layer.map_or(0, |p| p.width);
+        let mut parts = layer.into_iter().flat_map(Layer::parts);
+        let laurel = parts.find_map(|p| match p {
+            Part::Laurel(l) => Some(l.rank),
+            _ => None,
+        });
+        let laurel = laurel.unwrap_or(0);
         match self {
-            PerLayerEmbedding => return (s.vocab, s.layers.len() * per_layer),
+            PerLayerEmbedding => {
+                return (
+                    s.embedding.per_layer.map_or(0, |p| p.rows),
+                    s.layers.len() * per_layer,
+                )
+            }
             PerLayerProjection => return (s.layers.len() * per_layer, s.hidden),
             PerLayerGate => return (per_layer, s.hidden),
             PerLayerOut => return (s.hidden, per_layer),
+            LaurelLeft => return (laurel, s.hidden),
+            LaurelRight => return (s.hidden, laurel),
             _ => {}
         }
         match (self, dims) {

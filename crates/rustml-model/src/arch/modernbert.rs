@@ -220,6 +220,7 @@ fn encoder(s: Sizes, head_dim: usize) -> Spec {
             ..Attention::plain(s.heads, s.heads, head_dim)
         };
         let feed_forward = FeedForward {
+            sparsity: None,
             inner: s.inner,
             activation: s.activation,
             gated: true,

@@ -132,6 +132,7 @@ fn from_config(c: &Config) -> Result<Spec> {
         out_bias: in_bias,
     };
     let feed_forward = FeedForward {
+        sparsity: None,
         inner: size("intermediate_size", 21504)?,
         activation: super::hf_activation(c, "mlp_hidden_act", "relu2")?,
         gated: false,
@@ -250,6 +251,7 @@ fn from_gguf(g: &Gguf) -> Result<Spec> {
         Kind::Attention,
     );
     let feed_forward = FeedForward {
+        sparsity: None,
         // Where others have experts, files do not count these.
         inner: match first(Kind::FeedForward) {
             Some(i) => g.tensor_rows(&format!("blk.{i}.ffn_up.weight"))?,

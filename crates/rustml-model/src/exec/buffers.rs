@@ -1,5 +1,6 @@
 //! Everything a step writes.
 
+use super::altup::AltUpBuffers;
 use super::latent::LatentBuffers;
 use super::per_layer::PerLayerBuffers;
 use super::recurrent::RecurrentBuffers;
@@ -40,6 +41,8 @@ pub(crate) struct Buffers {
     /// Factors of what attention gives, as wide as the queries at most; empty where none
     /// has them.
     pub gate: Aligned<f32>,
+    /// Of several streams.
+    pub altup: AltUpBuffers,
     /// Vectors that each token has for every layer.
     pub per_layer: PerLayerBuffers,
     /// Of latent attention.
@@ -119,6 +122,7 @@ impl Buffers {
             k: kv(),
             v: kv(),
             gate: attention(&|a| a.gate.map_or(0, |_| a.heads * a.head_dim)),
+            altup: AltUpBuffers::new(spec, rows),
             per_layer: PerLayerBuffers::new(spec, rows),
             latent: LatentBuffers::new(spec, rows),
             recurrent: RecurrentBuffers::new(spec, rows),

@@ -3,6 +3,7 @@
 //! Every operation of the forward pass is a method here, and only these read
 //! the clock. Buffers are allocated once, for the largest step.
 
+mod altup;
 mod attention;
 mod buffers;
 mod cost;
@@ -117,6 +118,9 @@ impl Exec {
                 spec::Part::Experts(_) => "experts",
                 spec::Part::Recurrent(_) => "state",
                 spec::Part::ReadsPerLayer(_) => "vectors of the layer",
+                spec::Part::Predict(_) | spec::Part::Correct(_) => "streams",
+                spec::Part::Laurel(_) => "what is beside attention",
+                spec::Part::Times(_) => "factor",
                 spec::Part::Factor => "layer's factor",
                 spec::Part::Parallel(_) => "attention and feed-forward",
             };
@@ -372,6 +376,7 @@ impl Exec {
         to_front(&mut b.x, hidden, wanted);
         to_front(&mut b.q, a.heads * a.head_dim, wanted);
         b.per_layer.keep(wanted);
+        b.altup.keep(wanted);
         if let Some(g) = a.gate {
             let each = if g.per_head { 1 } else { a.head_dim };
             to_front(&mut b.gate, a.heads * each, wanted);
@@ -382,6 +387,7 @@ impl Exec {
     pub(crate) fn keep(&mut self, wanted: &[usize]) {
         to_front(&mut self.buffers.x, self.hidden, wanted);
         self.buffers.per_layer.keep(wanted);
+        self.buffers.altup.keep(wanted);
     }
 
     /// Logits of the rows of the stream for which `wanted` is true, from row

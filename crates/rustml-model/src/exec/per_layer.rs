@@ -33,6 +33,11 @@ impl PerLayerBuffers {
         }
     }
 
+    /// A row's vector of a layer.
+    pub fn vector(&self, row: usize, layer: usize) -> &[f32] {
+        &self.vectors[row * self.total + layer * self.width..][..self.width]
+    }
+
     /// Moves the wanted rows to the front.
     pub fn keep(&mut self, wanted: &[usize]) {
         super::to_front(&mut self.vectors, self.total, wanted);
@@ -69,7 +74,8 @@ impl Exec {
         par::map_rows(team, spare, own.total, &|_, x| ops::scale(isa, x, factor));
         par::norm_to_rows(team, norm(&p.norm, weights), spare, vectors);
         for (row, &id) in spare.chunks_exact_mut(own.total).zip(ids) {
-            table.decode_row(id as usize, row);
+            let known = Some(id as usize).filter(|id| *id < table.rows());
+            table.decode_row(known.unwrap_or(0), row);
         }
         let scale = (p.width as f32).sqrt();
         let half = std::f32::consts::FRAC_1_SQRT_2;

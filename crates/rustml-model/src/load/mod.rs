@@ -8,6 +8,7 @@
 //! is large. A tensor that nobody asked for is an error, because the model
 //! would not be the one in the file.
 
+mod altup;
 mod classifier;
 mod experts;
 mod latent;
@@ -103,6 +104,10 @@ pub(crate) fn load(
     let embedding_norm = norm.transpose()?;
     let per_layer = spec.embedding.per_layer.map(|p| l.per_layer(&p));
     let per_layer = per_layer.transpose()?.map(Box::new);
+    let streams = match spec.streams() {
+        1 => None,
+        n => Some(l.streams(n - 1)?),
+    };
     let layers = (0..spec.layers.len()).map(|i| l.layer(i));
     let layers = layers.collect::<Result<Vec<_>>>()?;
     let norm = |l: &mut Loader, role, n: Option<Norm>| {
@@ -124,6 +129,7 @@ pub(crate) fn load(
         types,
         embedding_norm,
         per_layer,
+        streams,
         layers,
         final_norm,
         head,
@@ -421,6 +427,10 @@ impl Loader<'_> {
             Part::ReadsPerLayer(_) => {
                 PartWeights::ReadsPerLayer(Box::new(self.reads_per_layer(i)?))
             }
+            Part::Predict(a) => PartWeights::AltUp(Box::new(self.predicts(i, a)?)),
+            Part::Correct(a) => PartWeights::AltUp(Box::new(self.corrects(i, a)?)),
+            Part::Laurel(l) => PartWeights::Laurel(Box::new(self.laurel(i, l)?)),
+            Part::Times(factor) => PartWeights::Factor(*factor),
             Part::Factor => PartWeights::Factor(self.vector(Role::LayerFactor, i, 1)?[0]),
             Part::Parallel(blocks) => {
                 let all = blocks.iter();

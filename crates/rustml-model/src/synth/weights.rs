@@ -111,7 +111,14 @@ impl Plan<'_> {
                 self.matrix(Role::Down, at, f.bias);
             }
             // No shape of these is made yet.
-            Part::Experts(_) | Part::Recurrent(_) | Part::ReadsPerLayer(_) | Part::Factor => {
+            Part::Experts(_)
+            | Part::Recurrent(_)
+            | Part::ReadsPerLayer(_)
+            | Part::Factor
+            | Part::Predict(_)
+            | Part::Correct(_)
+            | Part::Laurel(_)
+            | Part::Times(_) => {
                 unreachable!("no shape has experts or states")
             }
             Part::Parallel(blocks) => blocks.iter().for_each(|b| self.block(at, b)),

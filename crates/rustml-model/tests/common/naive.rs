@@ -186,7 +186,14 @@ impl Naive<'_> {
         let y = match &block.part {
             Part::Attention(a) => self.attention(layer, a, &normed),
             Part::FeedForward(f) => self.feed_forward(layer, f, &normed),
-            Part::Experts(_) | Part::Recurrent(_) | Part::ReadsPerLayer(_) | Part::Factor => {
+            Part::Experts(_)
+            | Part::Recurrent(_)
+            | Part::ReadsPerLayer(_)
+            | Part::Factor
+            | Part::Predict(_)
+            | Part::Correct(_)
+            | Part::Laurel(_)
+            | Part::Times(_) => {
                 unimplemented!("compared with the reference alone")
             }
             Part::Parallel(blocks) => {
