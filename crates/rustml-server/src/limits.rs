@@ -12,6 +12,9 @@ pub(crate) const BODIES: usize = 16;
 /// those of the likeliest. Answers end with `length` when they have as many.
 pub(crate) const LOGPROBS: usize = 1 << 18;
 
+/// Tokens whose texts one answer of `/tokenize` or `/detokenize` holds.
+pub(crate) const TOKEN_TEXTS: usize = 1 << 18;
+
 /// Settings of a server. Everything has a limit, so that no client can take
 /// memory, time or places without end.
 #[derive(Clone, Debug)]

@@ -1,6 +1,7 @@
 //! `POST /tokenize` and `/detokenize`.
 
 use crate::body::{self, Fields};
+use crate::limits::TOKEN_TEXTS;
 use crate::tools::Tools;
 use crate::types::*;
 use crate::App;
@@ -36,15 +37,31 @@ pub(crate) async fn tokenize(
         fields.end()?;
         app.model(asked.model.as_deref())?;
         let tokens = tokens(&app, &asked)?;
+        let with_texts = asked.return_token_strs == Some(true);
+        if with_texts {
+            told(tokens.len(), "return_token_strs")?;
+        }
         let strings = || tokens.iter().map(|&id| app.token(id).0).collect();
         Ok(Json(TokenizeResponse {
             count: tokens.len(),
             max_model_len: app.context,
-            token_strs: (asked.return_token_strs == Some(true)).then(strings),
+            token_strs: with_texts.then(strings),
             tokens,
         }))
     })
     .await
+}
+
+/// Whether the texts of so many tokens fit into an answer.
+fn told(tokens: usize, field: &str) -> Result<(), ApiError> {
+    if tokens > TOKEN_TEXTS {
+        let says = format!(
+            "the texts of {tokens} tokens are asked for, but an answer holds those of \
+             {TOKEN_TEXTS} at most; send fewer at a time"
+        );
+        return Err(ApiError::field(field, says));
+    }
+    Ok(())
 }
 
 fn tokens(app: &App, asked: &TokenizeRequest) -> Result<Vec<u32>, ApiError> {
@@ -94,6 +111,7 @@ pub(crate) async fn detokenize(
         let asked: DetokenizeRequest = fields.read()?;
         fields.end()?;
         app.model(asked.model.as_deref())?;
+        told(asked.tokens.len(), "tokens")?;
         let vocab = app.tokenizer.vocab_size();
         if let Some(id) = asked.tokens.iter().find(|&&id| id as usize >= vocab) {
             let says = format!("there is no token {id}; the vocabulary has {vocab}");

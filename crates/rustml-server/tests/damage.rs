@@ -7,7 +7,7 @@ use std::path::Path;
 #[test]
 fn damaged_bodies_are_refused_in_short_sentences() {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/requests");
-    let mut taken = [0; 5];
+    let mut taken = [0; 7];
     let mut refused = 0;
     for seed in fs::read_dir(seeds).unwrap() {
         let whole = fs::read(seed.unwrap().path()).unwrap();
@@ -43,6 +43,8 @@ fn damaged_bodies_are_refused_in_short_sentences() {
             }
         }
     }
-    assert!(taken.iter().take(3).all(|&n| n > 0), "{taken:?}");
+    // There are seeds for these.
+    let of = [0, 1, 5].map(|i| taken[i]);
+    assert!(of.iter().all(|&n| n > 0), "{taken:?}");
     assert!(refused > 10_000);
 }

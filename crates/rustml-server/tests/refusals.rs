@@ -232,3 +232,24 @@ fn what_is_wrong_is_named() {
     );
     assert_eq!(s.post("/tokenize", &json!({})).error().0, 400);
 }
+
+/// Texts of tokens can be many times as long as what asks for them.
+#[test]
+fn as_many_texts_of_tokens_are_told_as_an_answer_holds() {
+    let s = Server::start(Config::default());
+    let most = 1 << 18;
+    let prompt = |tokens: usize| {
+        let prompt = "~".repeat(tokens);
+        json!({"prompt": prompt, "return_token_strs": true, "add_special_tokens": false})
+    };
+    let all = s.post("/tokenize", &prompt(most)).ok();
+    assert_eq!(all["token_strs"].as_array().unwrap().len(), most);
+    let (status, param, _) = s.post("/tokenize", &prompt(most + 1)).error();
+    assert_eq!((status, &*param), (400, "return_token_strs"));
+
+    let tokens = |count| json!({"tokens": vec![5; count]});
+    let back = s.post("/detokenize", &tokens(most)).ok();
+    assert!(back["prompt"].as_str().unwrap().len() >= most);
+    let (status, param, _) = s.post("/detokenize", &tokens(most + 1)).error();
+    assert_eq!((status, &*param), (400, "tokens"));
+}

@@ -189,10 +189,10 @@ impl Decoder {
         let scale = g.f32("attention.scale")?.filter(|s| *s != 0.0);
         // Layers without attention have none.
         let kv_heads = match g.usize("attention.head_count_kv") {
-            Ok(Some(one)) => one,
-            _ => {
+            Ok(one) => one.unwrap_or(heads),
+            Err(error) => {
                 let all = g.usize_of_layers("attention.head_count_kv", layers);
-                let all = all.unwrap_or_default().into_iter();
+                let all = all.map_err(|_| error)?.into_iter();
                 all.filter(|n| *n > 0).max().unwrap_or(heads)
             }
         };

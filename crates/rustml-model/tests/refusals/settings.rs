@@ -126,7 +126,7 @@ fn settings_of_another_type() {
         ("block_count", Meta::from("2")),
         ("embedding_length", Meta::from(-1i32)),
         ("attention.head_count", Meta::from(2.0f32)),
-        ("attention.head_count_kv", Meta::from(vec![2u32, 2])),
+        ("attention.head_count_kv", Meta::from(vec![2.0f32, 2.0])),
         ("attention.layer_norm_rms_epsilon", Meta::from("x")),
         ("rope.freq_base", Meta::from(true)),
         ("rope.scaling.type", Meta::from(1u8)),
