@@ -55,7 +55,7 @@ pub fn check_body(bytes: &[u8]) -> Vec<(&'static str, Result<(), String>)> {
         fields.end()
     }
     type Read = fn(&[u8]) -> Result<(), ApiError>;
-    let all: [(&str, Read); 7] = [
+    let all: [(&str, Read); 8] = [
         ("/v1/chat/completions", read::<ChatFields, CommonFields>),
         ("/v1/completions", read::<CompletionFields, CommonFields>),
         (
@@ -66,6 +66,7 @@ pub fn check_body(bytes: &[u8]) -> Vec<(&'static str, Result<(), String>)> {
         ("/classify", read::<ClassifyRequest, ClassifyRequest>),
         ("/tokenize", read::<TokenizeRequest, TokenizeRequest>),
         ("/detokenize", read::<DetokenizeRequest, DetokenizeRequest>),
+        ("/v1/responses", read::<ResponsesFields, CommonFields>),
     ];
     let said = |read: Read| read(bytes).map_err(|e| e.body.message);
     all.map(|(endpoint, read)| (endpoint, said(read))).into()

@@ -38,13 +38,63 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
     let mut fields = Fields::parse(bytes)?;
     let (own, common): (ChatFields, CommonFields) = (fields.read()?, fields.read()?);
     fields.end()?;
-    let head = app.head("chatcmpl-", common.model.as_deref())?;
-    let n = app.choices(common.n, 1)?;
-    let (name, asked) = match own.max_completion_tokens {
+    let stream = job::stream(&common);
+    let limit = match own.max_completion_tokens {
         Some(n) => ("max_completion_tokens", Some(n)),
         None => ("max_tokens", common.max_tokens),
     };
-    let max_tokens = app.max_tokens(name, asked, app.context)?;
+    let Asked {
+        head,
+        requests,
+        shape,
+        prompt_tokens,
+        tools,
+        thinking,
+    } = ask(&app, "chatcmpl-", own, common, limit)?;
+    let answer = |_| Growing {
+        parser: tools.as_ref().map(|t| t.parser(thinking)),
+        ..Growing::default()
+    };
+    let answers = 0..requests.len();
+    Ok(Job {
+        requests,
+        shape,
+        stream,
+        answers: Answers {
+            head,
+            answers: answers.map(answer).collect(),
+            usage: Usage {
+                prompt_tokens,
+                ..Usage::default()
+            },
+            app: app.clone(),
+        },
+    })
+}
+
+/// A conversation that was read: what every wire format becomes.
+pub(crate) struct Asked {
+    pub head: Head,
+    pub requests: Vec<Request>,
+    pub shape: prepare::Shape,
+    pub prompt_tokens: usize,
+    pub tools: Option<Tools>,
+    /// Whether the prompt ends within thoughts.
+    pub thinking: bool,
+}
+
+/// What the engine is asked for. `limit` is the tokens of an answer, by the name of
+/// the field that says so.
+pub(crate) fn ask(
+    app: &Arc<App>,
+    prefix: &str,
+    own: ChatFields,
+    common: CommonFields,
+    limit: (&str, Option<usize>),
+) -> Result<Asked, ApiError> {
+    let head = app.head(prefix, common.model.as_deref())?;
+    let n = app.choices(common.n, 1)?;
+    let max_tokens = app.max_tokens(limit.0, limit.1, app.context)?;
     let logprobs = logprobs(&own)?;
     let mut shape = app.shape(&common)?;
     let parallel = own.parallel_tool_calls != Some(false);
@@ -69,26 +119,23 @@ fn read(app: Arc<App>, bytes: &[u8]) -> Result<Job<Answers>, ApiError> {
             ..app.request(&common, seed, i)?
         })
     };
-    let requests = (0..n).map(request).collect::<Result<_, ApiError>>()?;
-    let thinking = app.ends_with(&prompt, THINK);
-    let answer = |_| Growing {
-        parser: tools.as_ref().map(|t| t.parser(thinking)),
-        ..Growing::default()
-    };
-    Ok(Job {
-        requests,
+    Ok(Asked {
+        requests: (0..n).map(request).collect::<Result<_, ApiError>>()?,
+        head,
         shape,
-        stream: job::stream(&common),
-        answers: Answers {
-            head,
-            answers: (0..n).map(answer).collect(),
-            usage: Usage {
-                prompt_tokens: prompt.len(),
-                ..Usage::default()
-            },
-            app: app.clone(),
-        },
+        prompt_tokens: prompt.len(),
+        tools,
+        thinking: app.ends_with(&prompt, THINK),
     })
+}
+
+/// Why an answer ended, in which tools were called or not.
+pub(crate) fn finish(why: &Finish, called: bool) -> FinishReason {
+    match why {
+        Finish::Stop | Finish::StopString(_) if called => FinishReason::ToolCalls,
+        Finish::Stop | Finish::StopString(_) => FinishReason::Stop,
+        _ => FinishReason::Length,
+    }
 }
 
 fn logprobs(own: &ChatFields) -> Result<Option<usize>, ApiError> {
@@ -143,11 +190,7 @@ impl Answers {
             None => vec![Piece::Text(update.text)],
         };
         let called = answer.parser.as_ref().is_some_and(|p| p.calls() > 0);
-        answer.finish = update.finish.map(|(why, _)| match why {
-            Finish::Stop | Finish::StopString(_) if called => FinishReason::ToolCalls,
-            Finish::Stop | Finish::StopString(_) => FinishReason::Stop,
-            _ => FinishReason::Length,
-        });
+        answer.finish = update.finish.map(|(why, _)| finish(&why, called));
         pieces
     }
 }
@@ -170,7 +213,8 @@ fn logprob(app: &App, l: &rustml_engine::TokenLogprobs) -> TokenLogprob {
     }
 }
 
-fn call_id() -> String {
+/// A name of a call.
+pub(crate) fn call_id() -> String {
     format!("call_{:016x}", any_number())
 }
 

@@ -17,6 +17,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
     paths(
         crate::chat::complete,
         crate::completions::complete,
+        crate::responses::create,
         crate::embeddings::embeddings,
         crate::rerank::rerank,
         crate::classify::classify,
@@ -39,8 +40,9 @@ struct Document;
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct StreamEvent {
-    /// JSON: a `ChatChunk` of a conversation, a `Completion` of a plain prompt, or an
-    /// `ErrorResponse`. The last one is `[DONE]`, which is not JSON.
+    /// JSON: a `ChatChunk` of a conversation, a `Completion` of a plain prompt, an event of
+    /// a response, or an `ErrorResponse`. But for responses the last one is `[DONE]`, which
+    /// is not JSON.
     data: String,
 }
 

@@ -3,7 +3,7 @@
 use crate::types::ApiError;
 use crate::{
     auth, chat, classify, completions, embeddings, models, openapi, page, prepare, rerank,
-    tokenize, App,
+    responses, tokenize, App,
 };
 use axum::body::Body;
 use axum::extract::{MatchedPath, State};
@@ -27,6 +27,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     let guarded = Router::new()
         .route("/v1/chat/completions", post(chat::complete))
         .route("/v1/completions", post(completions::complete))
+        .route("/v1/responses", post(responses::create))
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v2/rerank", post(rerank::rerank))
@@ -59,11 +60,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
 }
 
 /// OpenAI's paths, which clients also ask for without `/v1` before them.
-const OF_OPENAI: [&str; 4] = [
+const OF_OPENAI: [&str; 5] = [
     "/chat/completions",
     "/completions",
     "/embeddings",
     "/models",
+    "/responses",
 ];
 
 /// The address that is meant: clients put together what they are told as the base

@@ -20,16 +20,31 @@ pub(crate) trait Shape: Send + 'static {
     fn take(&mut self, choice: usize, update: Update, out: &mut Pieces);
     /// What comes after all answers.
     fn end(&mut self, out: &mut Pieces);
+    /// What a stream ends with that is no JSON.
+    const DONE: Option<&'static str> = Some("[DONE]");
+    /// What comes instead of the rest when an answer fails.
+    fn fail(&mut self, e: ApiError, out: &mut Pieces) {
+        out.push(&ErrorResponse { error: e.body });
+    }
 }
 
 /// Pieces that wait to be sent.
 #[derive(Default)]
-pub(crate) struct Pieces(VecDeque<String>);
+pub(crate) struct Pieces(VecDeque<(Option<&'static str>, String)>);
 
 impl Pieces {
     pub fn push(&mut self, piece: &impl Serialize) {
+        self.add(None, piece);
+    }
+
+    /// A piece of an event that has a name.
+    pub fn event(&mut self, name: &'static str, piece: &impl Serialize) {
+        self.add(Some(name), piece);
+    }
+
+    fn add(&mut self, name: Option<&'static str>, piece: &impl Serialize) {
         match serde_json::to_string(piece) {
-            Ok(text) => self.0.push_back(text),
+            Ok(text) => self.0.push_back((name, text)),
             Err(e) => tracing::error!(target: "rustml_server", "cannot write a piece: {e}"),
         }
     }
@@ -53,7 +68,7 @@ struct Stream<S> {
 }
 
 impl<S: Shape> Stream<S> {
-    async fn next(&mut self) -> Option<String> {
+    async fn next(&mut self) -> Option<(Option<&'static str>, String)> {
         loop {
             if let Some(piece) = self.pieces.0.pop_front() {
                 return Some(piece);
@@ -88,12 +103,13 @@ impl<S: Shape> Stream<S> {
     }
 
     fn fail(&mut self, e: ApiError) {
-        self.pieces.push(&ErrorResponse { error: e.body });
+        self.shape.fail(e, &mut self.pieces);
         self.end();
     }
 
     fn end(&mut self) {
-        self.pieces.0.push_back("[DONE]".into());
+        let done = S::DONE.map(|done| (None, done.to_owned()));
+        self.pieces.0.extend(done);
         self.over = true;
     }
 }
@@ -107,11 +123,12 @@ pub(crate) fn respond<S: Shape>(app: &App, running: Running, shape: S) -> Respon
         over: false,
     };
     let events = unfold(stream, |mut stream| async move {
-        let piece = stream.next().await?;
-        Some((
-            Ok::<_, Infallible>(sse::Event::default().data(piece)),
-            stream,
-        ))
+        let (name, piece) = stream.next().await?;
+        let mut event = sse::Event::default().data(piece);
+        if let Some(name) = name {
+            event = event.event(name);
+        }
+        Some((Ok::<_, Infallible>(event), stream))
     });
     let alive = KeepAlive::new()
         .interval(app.config.keep_alive)

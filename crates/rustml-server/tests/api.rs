@@ -489,7 +489,7 @@ fn the_document_is_of_what_there_is() {
         Some("3")
     );
     let paths = document["paths"].as_object().unwrap();
-    assert_eq!(paths.len(), 12);
+    assert_eq!(paths.len(), 13);
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys() {
             let path = path.replace("{id}", "tiny");

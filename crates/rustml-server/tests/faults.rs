@@ -28,8 +28,9 @@ const SENDERS: usize = 10;
 /// hundred for each: what is kept of a request is found.
 const ALLOWED: usize = 384 << 10;
 
-/// What the allocator's arenas may come and go by.
-const ARENAS: usize = 96 << 20;
+/// What the allocator's arenas may come and go by: 137 MB were seen beside other
+/// compilations, with nothing kept.
+const ARENAS: usize = 256 << 20;
 
 /// Time in which a request and its body have to be there.
 const READ: Duration = Duration::from_millis(300);

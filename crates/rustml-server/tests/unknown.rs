@@ -47,6 +47,8 @@ fn an_unknown_key_is_named_wherever_it_stands() {
         ("/v1/chat/completions", "tool_choice.function."),
         ("/v1/chat/completions", "tools[0].function."),
         ("/v1/completions", "response_format."),
+        ("/v1/responses", ""),
+        ("/v1/responses", "input[0]."),
         ("/v1/embeddings", ""),
         ("/v1/rerank", "documents[0]."),
         ("/classify", ""),

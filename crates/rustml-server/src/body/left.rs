@@ -17,6 +17,7 @@ const HARMLESS: &[&str] = &[
 /// Fields that are not served, with the values that ask for nothing.
 const OFF: &[(&str, &[&str])] = &[
     ("add_generation_prompt", &["true"]),
+    ("background", &["false"]),
     ("cache_prompt", &["true"]),
     ("continue_final_message", &["false"]),
     ("echo", &["false"]),
@@ -32,6 +33,7 @@ const OFF: &[(&str, &[&str])] = &[
     ("store", &["false"]),
     ("suffix", &["\"\""]),
     ("tfs_z", &["1"]),
+    ("truncation", &["\"disabled\""]),
     ("typical_p", &["1"]),
     ("use_beam_search", &["false"]),
 ];
@@ -67,7 +69,15 @@ const OF_MESSAGES: &[&str] = &[
 ];
 
 /// What parts of messages hold that are not text.
-const NO_TEXT: &[&str] = &["file", "image_url", "input_audio", "video_url"];
+const NO_TEXT: &[&str] = &[
+    "file",
+    "file_data",
+    "file_id",
+    "file_url",
+    "image_url",
+    "input_audio",
+    "video_url",
+];
 
 /// Whether a path leads to what is not text.
 pub(super) fn is_no_text(path: &str) -> bool {
@@ -112,7 +122,8 @@ pub(super) fn may_be_left(path: &Path, unread: Unread) -> bool {
     }
     match (path.first(), path.last()) {
         ("messages", "images") => unread == Unread::Empty,
-        ("messages", last) => OF_MESSAGES.contains(&last),
+        ("input", "status" | "logprobs" | "phase") => true,
+        ("messages" | "input", last) => OF_MESSAGES.contains(&last),
         // Only forced calls always fit the schema.
         ("tools", "strict") => matches!(unread, Unread::Bool(_)),
         ("tools", "cache_control") => true,

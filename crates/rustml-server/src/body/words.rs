@@ -11,7 +11,8 @@ const SHOWN: usize = 120;
 /// A field that no type reads.
 pub(super) fn unknown(path: &str) -> ApiError {
     let path = &*shown(path);
-    if path.starts_with("messages[") && left::is_no_text(path) {
+    let in_text = path.starts_with("messages[") || path.starts_with("input[");
+    if in_text && left::is_no_text(path) {
         let says = format!("{path} is no text, and the model that is served reads text alone");
         return ApiError::field(path, says).code("unsupported_content");
     }

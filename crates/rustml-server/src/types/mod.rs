@@ -8,6 +8,7 @@ mod error;
 mod models;
 mod read;
 mod rerank;
+mod responses;
 mod tokenize;
 
 pub(crate) use chat::*;
@@ -18,4 +19,5 @@ pub(crate) use error::{ApiError, ErrorResponse};
 pub(crate) use models::*;
 pub(crate) use read::NO_LIMIT;
 pub(crate) use rerank::*;
+pub(crate) use responses::*;
 pub(crate) use tokenize::*;
