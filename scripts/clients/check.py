@@ -260,6 +260,46 @@ class River(BaseModel):
     countries: list[Literal["France", "Germany", "Spain"]] = Field(max_length=3)
 
 
+class Responses(Case):
+    """OpenAI's newer form of conversations."""
+
+    def create(self, given="Name a river in Europe.", **more):
+        return self.client.responses.create(model=NAME, input=given, **{"temperature": 0, "max_output_tokens": 24, **more})
+
+    def test_it_is_the_answer_of_a_chat(self):
+        answer = self.create()
+        self.assertEqual(answer.output_text, self.chat().choices[0].message.content)
+        self.assertEqual(answer.usage.total_tokens, answer.usage.input_tokens + answer.usage.output_tokens)
+        again = self.create([{"role": "user", "content": "Name a river in Europe."}, *answer.output, {"role": "user", "content": "And another?"}])
+        self.assertTrue(again.output_text)
+
+    def test_streamed(self):
+        # The package wants an answer that was not cut.
+        with self.client.responses.stream(model=NAME, input="Say hi.", temperature=0, max_output_tokens=300) as events:
+            said = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+            self.assertEqual(said, events.get_final_response().output_text)
+        self.assertEqual(said, self.create("Say hi.", max_output_tokens=300).output_text)
+
+    def test_functions_and_their_results(self):
+        tool = {"type": "function", "strict": True, **WEATHER["function"]}
+        ask = "How is the weather in Paris on the next 2 days?"
+        answer = self.create(ask, tools=[tool], tool_choice="required", parallel_tool_calls=False, max_output_tokens=100)
+        call = answer.output[0]
+        self.assertEqual((call.type, call.name), ("function_call", "get_weather"))
+        self.assertEqual(set(json.loads(call.arguments)), {"city", "days"})
+        result = {"type": "function_call_output", "call_id": call.call_id, "output": "Sunny, 25 degrees."}
+        talk = [{"role": "user", "content": ask}, call, result]
+        self.assertTrue(self.create(talk, tools=[tool], tool_choice="none").output_text)
+
+    def test_parse(self):
+        answer = self.client.responses.parse(model=NAME, input="Name a river in Europe.", text_format=River, temperature=0, max_output_tokens=300)
+        self.assertIsInstance(answer.output_parsed, River)
+
+    def test_what_is_kept_nowhere_is_refused(self):
+        with self.assertRaises(openai.BadRequestError):
+            self.create(previous_response_id="resp_1")
+
+
 class Structured(Case):
     def test_parse(self):
         answer = self.client.chat.completions.parse(model=NAME, messages=HELLO, response_format=River, temperature=0, max_tokens=300)
